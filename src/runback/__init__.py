@@ -1,0 +1,33 @@
+"""runback: train a PyTorch module, and get the run back by its ID.
+
+    from runback import TrainConfig, train, resume, evaluate, predict, load_model
+
+Names are imported on first use, so that `import runback` costs nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from runback.config import TrainConfig
+    from runback.jobs import resume, train
+    from runback.reading import evaluate, load_model, predict
+
+__all__ = ["TrainConfig", "evaluate", "load_model", "predict", "resume", "train"]
+
+_HOMES = {
+    "TrainConfig": "runback.config",
+    "train": "runback.jobs",
+    "resume": "runback.jobs",
+    "evaluate": "runback.reading",
+    "predict": "runback.reading",
+    "load_model": "runback.reading",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'runback' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

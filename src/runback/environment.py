@@ -1,0 +1,85 @@
+"""What a run was made with: versions, the git commit, and what was not committed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+GIT_SECONDS = 10.0
+# A longer patch is cut off, and says so at its end.
+MAX_PATCH_BYTES = 5_000_000
+
+
+def versions() -> dict[str, str]:
+    """Versions of what decides a run's numbers."""
+    return {
+        "python": platform.python_version(),
+        "torch": importlib.metadata.version("torch"),
+        "runback": own_version(),
+    }
+
+
+def own_version() -> str:
+    """runback's version; "unknown" where it runs from files that came with a model."""
+    try:
+        return importlib.metadata.version("runback")
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit checked out in a folder, or None outside a repository."""
+    text = _git(folder, "rev-parse", "HEAD")
+    return text.strip().decode() if text else None
+
+
+def write_environment(folder: Path, work: Path) -> list[Path]:
+    """Writes versions, the list of packages and the uncommitted diff of `work` into `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [
+        _write(folder / "versions.json", json.dumps(_facts(work), indent=2) + "\n"),
+        _write(folder / "packages.txt", "".join(f"{line}\n" for line in _packages())),
+    ]
+    patch = _git(work, "diff", "HEAD", "--no-ext-diff", "--no-color")
+    if patch:
+        cut = b"\n[cut off by runback]\n" if len(patch) > MAX_PATCH_BYTES else b""
+        (folder / "uncommitted.patch").write_bytes(patch[:MAX_PATCH_BYTES] + cut)
+        written.append(folder / "uncommitted.patch")
+    return written
+
+
+def _facts(work: Path) -> dict[str, Any]:
+    return {
+        **versions(),
+        "mlflow": importlib.metadata.version("mlflow"),
+        "numpy": importlib.metadata.version("numpy"),
+        "platform": platform.platform(),
+        "machine": platform.machine(),
+        "git_commit": git_commit(work),
+    }
+
+
+def _packages() -> list[str]:
+    found = {(d.metadata["Name"], d.version) for d in importlib.metadata.distributions()}
+    return sorted(f"{name}=={version}" for name, version in found if name)
+
+
+def _write(path: Path, text: str) -> Path:
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def _git(folder: Path, *arguments: str) -> bytes | None:
+    """git's output, or None where git or the repository is missing or too slow."""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own git
+            capture_output=True, timeout=GIT_SECONDS, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout

@@ -1,0 +1,1 @@
+"""Tables in, tensors out: reading and checking, splitting, batching."""

@@ -1,0 +1,123 @@
+"""Splits rows into train, validation and test parts that the run can rebuild years later."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, random_split
+
+from runback.config import parse_ratio
+from runback.errors import DataError
+
+# Row numbers are written out up to this many rows; beyond it the recipe and the digest must do.
+MAX_LISTED_ROWS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """Row numbers of the three parts, each a sorted int64 tensor `[n_part]`."""
+
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    ratio: str
+    seed: int
+
+    @property
+    def n_rows(self) -> int:
+        """Rows of the whole table."""
+        return len(self.train) + len(self.validation) + len(self.test)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over the three lists of row numbers."""
+        parts = (self.train, self.validation, self.test)
+        text = b"|".join(part.numpy().astype("<i8").tobytes() for part in parts)
+        return hashlib.sha256(text).hexdigest()
+
+    def as_json(self) -> dict[str, Any]:
+        """The recipe, the digest, and the held-out rows; train is every other row."""
+        listed = self.n_rows <= MAX_LISTED_ROWS
+        return {
+            "ratio": self.ratio,
+            "seed": self.seed,
+            "n_rows": self.n_rows,
+            "n_train": len(self.train),
+            "n_validation": len(self.validation),
+            "n_test": len(self.test),
+            "sha256": self.digest,
+            "validation": self.validation.tolist() if listed else None,
+            "test": self.test.tolist() if listed else None,
+        }
+
+
+def make_split(n_rows: int, ratio: str, seed: int) -> Split:
+    """Draws the parts with `torch.utils.data.random_split` and a generator seeded by `seed`.
+
+    Sizes follow the seed text: whole shares for train and validation, the rest for the last part
+    that the ratio names.
+
+    Raises:
+        DataError: a part that the ratio asks for would get no row.
+    """
+    sizes = part_sizes(n_rows, ratio)
+    generator = torch.Generator().manual_seed(seed)
+    parts = random_split(_Rows(n_rows), sizes, generator)
+    train, validation, test = (
+        torch.tensor(part.indices, dtype=torch.int64).sort().values for part in parts
+    )
+    return Split(train, validation, test, ratio=ratio, seed=seed)
+
+
+class _Rows(Dataset[int]):
+    """The row numbers of a table, as `random_split` wants them."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_rows = n_rows
+
+    def __getitem__(self, index: int) -> int:
+        return index
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+
+def part_sizes(n_rows: int, ratio: str) -> tuple[int, int, int]:
+    """The number of rows of each part."""
+    shares = parse_ratio(ratio)
+    total = sum(shares)
+    sizes = [n_rows * share // total for share in shares]
+    last = max(index for index, share in enumerate(shares) if share)
+    sizes[last] += n_rows - sum(sizes)
+    for name, share, size in zip(("training", "validation", "test"), shares, sizes, strict=True):
+        if share and not size:
+            raise DataError(
+                f"option split: {ratio} of {n_rows} rows leaves no {name} row; "
+                "give more rows, or another ratio such as 1:0:0"
+            )
+    return sizes[0], sizes[1], sizes[2]
+
+
+def split_from_json(stored: Mapping[str, Any]) -> Split:
+    """Rebuilds a split, from its row numbers where they were listed, else from its recipe.
+
+    Raises:
+        DataError: the rebuilt rows do not have the stored digest.
+    """
+    if stored["test"] is None:
+        split = make_split(stored["n_rows"], stored["ratio"], stored["seed"])
+    else:
+        validation = torch.tensor(stored["validation"], dtype=torch.int64)
+        test = torch.tensor(stored["test"], dtype=torch.int64)
+        mask = torch.ones(stored["n_rows"], dtype=torch.bool)
+        mask[torch.cat((validation, test))] = False
+        train = mask.nonzero().flatten()
+        split = Split(train, validation, test, stored["ratio"], stored["seed"])
+    if split.digest != stored["sha256"]:
+        raise DataError("split.json: the rows of the split cannot be rebuilt (digest differs)")
+    return split

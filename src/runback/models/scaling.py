@@ -1,0 +1,56 @@
+"""Scaling as a part of the module: fitted on training rows, kept in buffers, saved with the weights."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class Scale(nn.Module):
+    """`(x - offset) / scale`, column by column: `[n, n_features] -> [n, n_features]`.
+
+    A column that is constant in the training rows has scale 1: it becomes 0, not NaN.
+    """
+
+    offset: Tensor
+    scale: Tensor
+
+    def __init__(self, n_features: int) -> None:
+        super().__init__()
+        self.register_buffer("offset", torch.zeros(n_features))
+        self.register_buffer("scale", torch.ones(n_features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scales each column."""
+        return (x - self.offset) / self.scale
+
+    def fit(self, x: Tensor, how: str) -> None:
+        """Sets the buffers from training rows, computed in float64.
+
+        Args:
+            x: `[n_train, n_features]`, training rows only.
+            how: "standard" (mean and population standard deviation) or "minmax" (to [0, 1]).
+        """
+        exact = x.detach().cpu().double()
+        if how == "standard":
+            offset, scale = exact.mean(0), exact.std(0, correction=0)
+        else:
+            offset = exact.amin(0)
+            scale = exact.amax(0) - offset
+        scale[scale == 0] = 1.0
+        self.offset.copy_(offset)
+        self.scale.copy_(scale)
+
+
+class Scaled(nn.Module):
+    """A module behind a `Scale`: takes raw feature columns, as every runback model does."""
+
+    def __init__(self, n_features: int, module: nn.Module) -> None:
+        super().__init__()
+        self.scale = Scale(n_features)
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scales, then applies the module."""
+        out: Tensor = self.module(self.scale(x))
+        return out

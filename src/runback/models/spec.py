@@ -1,0 +1,275 @@
+"""ModelSpec: the JSON from which a module is rebuilt, and the folder it travels in.
+
+A model folder holds `model.json` (this spec), `model_state_dict.pt` (weights, loaded with
+`weights_only=True`) and, for a user's own module, `source/` with the code that trained it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runback.config import TrainConfig
+from runback.errors import CheckpointError, ModelError
+from runback.models.builtin import BUILTIN
+from runback.models.own import OwnClass, OwnCode, copy_sources, import_class, is_own, locate
+from runback.models.scaling import Scaled
+
+FORMAT = 1
+STATE_FILE = "model_state_dict.pt"
+SPEC_FILE = "model.json"
+SOURCE_FOLDER = "source"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is needed, beside the weights, to rebuild a module.
+
+    Attributes:
+        model: a built-in name, `package.module:Class` or `file.py:Class`.
+        model_args: keyword arguments of the class.
+        features: the input columns, in order.
+        targets: the output columns, in order.
+        normalize: none, standard or minmax.
+        dtype: "float32" or "float64", of weights and input.
+        own_module: for a user's class, its importable name below `source/`; otherwise empty.
+    """
+
+    model: str
+    model_args: dict[str, Any]
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    normalize: str
+    dtype: str
+    own_module: str = ""
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch names it."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def as_json(self) -> dict[str, Any]:
+        """The spec as JSON values, with the format's number."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> ModelSpec:
+        """Reads what `as_json` wrote.
+
+        Raises:
+            ModelError: another format, or a field is missing.
+        """
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise ModelError(f"{SPEC_FILE}: not a model of format {FORMAT}")
+        try:
+            values = {f.name: stored[f.name] for f in dataclasses.fields(cls)}
+        except KeyError as error:
+            raise ModelError(f"{SPEC_FILE}: the entry {error} is missing") from None
+        values["features"] = tuple(values["features"])
+        values["targets"] = tuple(values["targets"])
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A module in train mode on the CPU, its spec, and the user's code it came from, if any."""
+
+    module: nn.Module
+    spec: ModelSpec
+    own: OwnClass | None
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of weights and data; bf16 is autocast over float32 weights."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def build_model(
+    config: TrainConfig,
+    features: tuple[str, ...],
+    targets: tuple[str, ...],
+    source: Path | None = None,
+) -> BuiltModel:
+    """Builds the untrained module that a configuration asks for.
+
+    Args:
+        config: names the model and its arguments.
+        features: the input columns.
+        targets: the output columns.
+        source: a folder with a user's code that must be used instead of what is importable now.
+
+    Raises:
+        ModelError: unknown name, code that does not import, arguments that do not fit, or a
+            module without parameters.
+    """
+    own = _own_class(config.model, source)
+    spec = ModelSpec(
+        model=config.model,
+        model_args=config.model_args,
+        features=features,
+        targets=targets,
+        normalize=config.normalize,
+        dtype="float64" if config.precision == "float64" else "float32",
+        own_module=own.code.module if own else "",
+    )
+    module = _assemble(spec, own.cls if own else _builtin_class(config.model))
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ModelError(f"option model: {config.model} has no parameter to train")
+    return BuiltModel(module, spec, own)
+
+
+def check_output(module: nn.Module, features: Tensor, n_targets: int) -> None:
+    """Runs the module once on real rows, changing neither it nor any generator.
+
+    Raises:
+        ModelError: it fails on `[n, n_features]`, or does not return `[n, n_targets]`.
+    """
+    module.eval()
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            output = module(features)
+    except Exception as error:  # a user's forward can raise anything
+        raise ModelError(
+            f"option model: forward fails on input {list(features.shape)}: {_one_line(error)}"
+        ) from error
+    finally:
+        module.train()
+    expected = (features.shape[0], n_targets)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if shape != expected:
+        raise ModelError(f"option model: forward returns {shape}, not {expected} (rows, targets)")
+
+
+def save_model(folder: Path, built: BuiltModel, state_dict: dict[str, Tensor]) -> None:
+    """Writes a model folder: spec, weights, and the user's code."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state_dict, folder / STATE_FILE)
+    text = json.dumps(built.spec.as_json(), indent=2, sort_keys=True)
+    (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
+    if built.own is not None:
+        copy_sources(built.own, folder / SOURCE_FOLDER)
+
+
+def load_spec(folder: Path) -> ModelSpec:
+    """Reads the spec of a model folder.
+
+    Raises:
+        ModelError: no spec, or one that cannot be read.
+    """
+    try:
+        stored = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / SPEC_FILE}: cannot be read ({error})") from None
+    return ModelSpec.from_json(stored)
+
+
+def load_module(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
+    """Rebuilds the module of a model folder, in eval mode, with its weights on `device`.
+
+    Raises:
+        ModelError: the spec or the code cannot be read, or the weights do not fit the module.
+        CheckpointError: the weights cannot be read, or would run code.
+    """
+    spec = load_spec(folder)
+    own = (
+        _own_class(spec.model, folder / SOURCE_FOLDER, spec.own_module) if spec.own_module else None
+    )
+    module = _assemble(spec, own.cls if own else _builtin_class(spec.model))
+    load_weights(module, load_tensors(folder / STATE_FILE))
+    return module.to(device).eval()
+
+
+def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
+    """`torch.load(weights_only=True)`: tensors and plain values only, nothing is executed.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"{path}: refused as damaged or unsafe ({_one_line(error)})"
+        ) from None
+
+
+def load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """Copies weights into a module after checking every leaf against it.
+
+    Raises:
+        ModelError: a leaf is missing, unexpected, or has another shape or dtype; it is named.
+    """
+    own = module.state_dict()
+    for name in own.keys() ^ state_dict.keys():
+        side = "the module has no" if name not in own else "the stored weights have no"
+        raise ModelError(f"weights do not fit: {side} {name!r}")
+    for name, tensor in state_dict.items():
+        have, want = _kind(tensor), _kind(own[name])
+        if have != want:
+            raise ModelError(
+                f"weights do not fit: {name!r} is stored as {have}, the module has {want}"
+            )
+    module.load_state_dict(state_dict)
+
+
+def _kind(value: Any) -> str:
+    return (
+        f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    )
+
+
+def _own_class(model: str, source: Path | None, module: str = "") -> OwnClass | None:
+    if not is_own(model):
+        return None
+    if source is None:
+        return import_class(locate(model))
+    place, _, name = model.rpartition(":")
+    stem = Path(place).stem if place.endswith(".py") else place
+    return import_class(OwnCode(source.resolve(), module or stem, name))
+
+
+def _builtin_class(model: str) -> type[nn.Module]:
+    if model not in BUILTIN:
+        known = ", ".join(BUILTIN)
+        raise ModelError(
+            f"option model: {model!r} is not one of {known}, file.py:Class or package.module:Class"
+        )
+    return BUILTIN[model]
+
+
+def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
+    n_features, n_targets = len(spec.features), len(spec.targets)
+    _check_arguments(cls, spec, n_features, n_targets)
+    try:
+        module = cls(n_features, n_targets, **spec.model_args)
+    except Exception as error:  # a user's __init__ can raise anything
+        raise ModelError(
+            f"option model_args: {spec.model} refuses {spec.model_args}: {_one_line(error)}"
+        ) from error
+    if spec.normalize != "none":
+        module = Scaled(n_features, module)
+    return module.to(spec.torch_dtype)
+
+
+def _check_arguments(cls: type[nn.Module], spec: ModelSpec, *sizes: int) -> None:
+    try:
+        inspect.signature(cls).bind(*sizes, **spec.model_args)
+    except TypeError as error:
+        raise ModelError(
+            f"option model_args: {spec.model} is called as "
+            f"{cls.__name__}(n_features, n_targets, **model_args): {error}"
+        ) from None
+
+
+def _one_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,103 @@
+"""Costs, optimizers and learning-rate schedules by name, all torch's own."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn, optim
+from torch.nn import functional
+from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
+
+from runback.config import TrainConfig
+from runback.errors import ConfigError
+
+Cost = Callable[[Tensor, Tensor], Tensor]
+
+COSTS: dict[str, Cost] = {
+    "mse": functional.mse_loss,
+    "l1": functional.l1_loss,
+    "huber": functional.huber_loss,
+}
+_SCHEDULERS: dict[str, type[Any]] = {
+    "step": StepLR,
+    "cosine": CosineAnnealingLR,
+    "plateau": ReduceLROnPlateau,
+}
+
+
+def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+    """The optimizer that a configuration names."""
+    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.optimizer == "sgd":
+        return optim.SGD(parameters, momentum=config.momentum, **common)
+    if config.optimizer == "adam":
+        return optim.Adam(parameters, **common)
+    return optim.AdamW(parameters, **common)
+
+
+class Schedule:
+    """One of torch's schedulers, stepped once an epoch.
+
+    The cosine stops at its lowest point: trained past `T_max`, torch's own would climb again, and
+    a run that is resumed with more epochs would get a second wave that nobody asked for.
+
+    Raises:
+        ConfigError: on construction, where `scheduler_args` do not fit.
+    """
+
+    def __init__(self, config: TrainConfig, optimizer: optim.Optimizer) -> None:
+        self.name, self.steps = config.scheduler, 0
+        args = {**_defaults(config), **config.scheduler_args}
+        cls = _SCHEDULERS[self.name]
+        try:
+            inspect.signature(cls).bind(optimizer, **args)
+            self.torch_schedule = cls(optimizer, **args)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"option scheduler_args: {self.name} refuses {args}: {error}"
+            ) from None
+
+    def step(self, cost: float) -> None:
+        """Ends an epoch; `cost` is what the plateau watches: val_cost, or cost without one."""
+        if self.steps >= getattr(self.torch_schedule, "T_max", math.inf):
+            return
+        self.steps += 1
+        if self.name == "plateau":
+            self.torch_schedule.step(cost)
+        else:
+            self.torch_schedule.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values only."""
+        return {"steps": self.steps, "schedule": self.torch_schedule.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores what `state_dict` gave."""
+        self.steps = state["steps"]
+        self.torch_schedule.load_state_dict(state["schedule"])
+
+
+def make_schedule(config: TrainConfig, optimizer: optim.Optimizer) -> Schedule | None:
+    """The schedule that a configuration names, or None."""
+    return None if config.scheduler == "none" else Schedule(config, optimizer)
+
+
+def _defaults(config: TrainConfig) -> dict[str, Any]:
+    """Step: a tenth after each third of the run. Cosine: to zero at its end. Plateau: torch's own."""
+    if config.scheduler == "step":
+        return {"step_size": max(1, config.epochs // 3), "gamma": 0.1}
+    return {"T_max": config.epochs} if config.scheduler == "cosine" else {}
+
+
+def learning_rate(optimizer: optim.Optimizer) -> float:
+    """The learning rate of the first parameter group."""
+    return float(optimizer.param_groups[0]["lr"])
+
+
+def clip_gradients(parameters: list[nn.Parameter], largest_norm: float) -> None:
+    """Scales gradients down to `largest_norm` (Pascanu, Mikolov, Bengio 2013)."""
+    torch.nn.utils.clip_grad_norm_(parameters, largest_norm)

@@ -1,0 +1,1 @@
+"""Atomic files, checkpoints, the journal, the lock; knows nothing of MLflow."""

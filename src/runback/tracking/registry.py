@@ -1,0 +1,207 @@
+"""The logged model and the model registry."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.pyfunc
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types.schema import ColSpec, DataType, Schema
+
+import runback
+from runback.errors import RunNotFoundError, TrackingError
+from runback.tracking.runs import RunInfo
+from runback.tracking.store import asked, first_line
+
+MODEL_NAME = "model"
+LOADER = "runback.models.serving"
+TAG_DIGEST = "runback.model_sha256"
+# What rebuilding and running a model imports; mlflow adds itself.
+REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow")
+# Serving needs no more of runback than this; the rest would drag in what a server has not.
+CODE = ("__init__.py", "config.py", "errors.py", "data", "models")
+
+
+def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any]) -> str:
+    """Logs a model folder as the run's LoggedModel `model` and registers it; safe to repeat.
+
+    Args:
+        client: of the tracking server.
+        run_id: the run that trained the model.
+        folder: a model folder (`runback.models.spec`) with `example.json` beside the weights.
+        note: `register` (a name, or "none"), `epoch`, `description`, `sha256` of the weights,
+            `tags`, and `metrics`: lists of [key, value, timestamp, step] to attach.
+
+    Returns:
+        "NAME/VERSION", or the model's ID where it is not registered.
+    """
+    run = client.get_run(run_id)
+    model = _logged_model(client, run.info.experiment_id, run_id, note)
+    if str(model.status) != "READY":
+        _upload(client, run_id, model, folder)
+        client.finalize_logged_model(model.model_id, "READY")
+    metrics = [
+        Metric(key, value, timestamp, step, model_id=model.model_id, run_id=run_id)
+        for key, value, timestamp, step in note["metrics"]
+    ]
+    client.log_batch(run_id, metrics=metrics)
+    if note["register"] == "none":
+        return str(model.model_id)
+    version = _register(client, run_id, model, note)
+    return f"{version.name}/{version.version}"
+
+
+def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:
+    """Downloads the model folder of a run, or of the version that RUN named.
+
+    Raises:
+        RunNotFoundError: the run has no model yet.
+        TrackingError: the server is away.
+    """
+    model_id = info.model_id or _newest_model(client, info.run_id)
+    try:
+        local = mlflow.artifacts.download_artifacts(
+            artifact_uri=f"models:/{model_id}",
+            dst_path=str(folder),
+            tracking_uri=client.tracking_uri,
+        )
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"model of run {info.run_id}: {first_line(error)}") from error
+    return Path(local) / "data"
+
+
+def logged_model(client: MlflowClient, info: RunInfo) -> LoggedModel:
+    """The LoggedModel that RUN named, or the run's newest."""
+    model_id = info.model_id or _newest_model(client, info.run_id)
+    return asked(f"model {model_id}", lambda: client.get_logged_model(model_id))
+
+
+def _newest_model(client: MlflowClient, run_id: str) -> str:
+    run = asked(f"run {run_id}", lambda: client.get_run(run_id))
+    models = _ready_models(client, run.info.experiment_id, run_id)
+    if not models:
+        raise RunNotFoundError(f"run {run_id} has no model; it has status {run.info.status}")
+    return str(models[0].model_id)
+
+
+def _ready_models(client: MlflowClient, experiment_id: str, run_id: str) -> list[LoggedModel]:
+    """The run's finished models, newest first."""
+    found = _models_of(client, experiment_id, run_id)
+    ready = [model for model in found if str(model.status) == "READY"]
+    return sorted(ready, key=lambda model: model.creation_timestamp, reverse=True)
+
+
+def _models_of(client: MlflowClient, experiment_id: str, run_id: str) -> list[LoggedModel]:
+    found = client.search_logged_models(
+        [experiment_id], filter_string=f"source_run_id = '{run_id}' AND name = '{MODEL_NAME}'"
+    )
+    return list(found)
+
+
+def _logged_model(
+    client: MlflowClient, experiment_id: str, run_id: str, note: dict[str, Any]
+) -> LoggedModel:
+    """The LoggedModel for these weights: the one of an earlier attempt, or a new one."""
+    for model in _models_of(client, experiment_id, run_id):
+        if model.tags.get(TAG_DIGEST) == note["sha256"] and str(model.status) in (
+            "READY",
+            "PENDING",
+        ):
+            return model
+    model = client.create_logged_model(
+        experiment_id=experiment_id,
+        name=MODEL_NAME,
+        source_run_id=run_id,
+        tags={**note["tags"], TAG_DIGEST: note["sha256"]},
+        params=dict(client.get_run(run_id).data.params),
+        model_type="regressor",
+    )
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=note["epoch"])])
+    return model
+
+
+def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path) -> None:
+    """Writes the pyfunc model to a temporary folder and uploads it."""
+    with tempfile.TemporaryDirectory(prefix="runback-") as temporary:
+        path = Path(temporary) / "model"
+        mlflow.pyfunc.save_model(
+            path=str(path),
+            loader_module=LOADER,
+            data_path=str(folder),
+            code_paths=[str(_copy_code(Path(temporary) / "code"))],
+            mlflow_model=Model(
+                artifact_path=model.artifact_location,
+                model_uuid=model.model_id,
+                run_id=run_id,
+                model_id=model.model_id,
+            ),
+            signature=_signature(folder),
+            input_example=_example(folder),
+            pip_requirements=_requirements(),
+        )
+        client.log_model_artifacts(model.model_id, str(path))
+
+
+def _copy_code(folder: Path) -> Path:
+    """Copies the part of runback that rebuilds modules; returns the package folder."""
+    source, target = Path(runback.__file__).parent, folder / "runback"
+    target.mkdir(parents=True)
+    for name in CODE:
+        if (source / name).is_dir():
+            ignore = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(source / name, target / name, ignore=ignore)
+        else:
+            shutil.copyfile(source / name, target / name)
+    return target
+
+
+def _signature(folder: Path) -> ModelSignature:
+    spec = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    inputs = Schema([ColSpec(DataType.double, name) for name in spec["features"]])
+    kind = DataType.double if spec["dtype"] == "float64" else DataType.float
+    names = spec["targets"] if len(spec["targets"]) > 1 else [None]
+    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(kind, name) for name in names]))
+
+
+def _example(folder: Path) -> pd.DataFrame:
+    rows = json.loads((folder / "example.json").read_text(encoding="utf-8"))
+    return pd.DataFrame(rows["data"], columns=rows["columns"], dtype="float64")
+
+
+def _requirements() -> list[str]:
+    """Pins without local parts such as +cpu, which no index serves to everybody."""
+    pins = ((name, importlib.metadata.version(name).partition("+")[0]) for name in REQUIREMENTS)
+    return [f"{name}=={version}" for name, version in pins]
+
+
+def _register(
+    client: MlflowClient, run_id: str, model: LoggedModel, note: dict[str, Any]
+) -> ModelVersion:
+    name = note["register"]
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    for version in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
+        if version.tags.get(TAG_DIGEST) == note["sha256"]:
+            return version
+    return client.create_model_version(
+        name,
+        source=f"models:/{model.model_id}",
+        run_id=run_id,
+        tags={**note["tags"], TAG_DIGEST: note["sha256"]},
+        description=note["description"],
+        model_id=model.model_id,
+    )

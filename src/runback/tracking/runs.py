@@ -1,0 +1,370 @@
+"""Runs in MLflow: opening one, finding one by any of its names, reading back what it knows."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import hashlib
+import json
+import os
+import shlex
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.exceptions import MlflowException
+
+from runback.config import FIELDS, TrainConfig, parse
+from runback.environment import git_commit, own_version
+from runback.errors import ConfigError, RunNotFoundError, TrackingError, UsageError
+from runback.tracking.store import asked, first_line, is_permanent
+
+TAG_CONFIG = "runback.config"
+TAG_FINGERPRINT = "runback.data_fingerprint"
+TAG_DATA_PATH = "runback.data_path"
+TAG_VERSION = "runback.version"
+TAG_CHANGED = "runback.changed."
+PREFIX_LENGTH = 4
+PAGE = 1000
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What MLflow shows of the table behind a run; row counts by part."""
+
+    name: str
+    path: str
+    fingerprint: str
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    split_digest: str
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as the server knows it.
+
+    Attributes:
+        run_id: the full ID.
+        status: RUNNING, FINISHED, FAILED or KILLED.
+        tags: all of them.
+        model_id: the logged model that RUN named, where it named one (models:/...).
+    """
+
+    run_id: str
+    status: str
+    tags: dict[str, str]
+    model_id: str = ""
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def config(self) -> TrainConfig:
+        """The run's configuration, with what a resume has changed since.
+
+        Raises:
+            RunNotFoundError: not a runback run.
+        """
+        if TAG_CONFIG not in self.tags:
+            raise RunNotFoundError(
+                f"run {self.run_id} was not trained by runback (tag {TAG_CONFIG})"
+            )
+        values = json.loads(self.tags[TAG_CONFIG])
+        changed = {
+            k.removeprefix(TAG_CHANGED): v
+            for k, v in self.tags.items()
+            if k.startswith(TAG_CHANGED)
+        }
+        return TrainConfig.from_mapping({**values, **changed})
+
+    def as_json(self) -> dict[str, Any]:
+        """For the pipe between the courier and the training process."""
+        return asdict(self)
+
+
+def open_run(
+    client: MlflowClient, config: TrainConfig, facts: DataFacts, run_id: str | None
+) -> str:
+    """Creates a run, or takes over the one that `mlflow run` made; returns its ID.
+
+    Raises:
+        UsageError: the run to take over has been trained already, or its params contradict.
+        TrackingError: the server refuses.
+    """
+    if run_id:
+        adopted = asked(f"run {run_id}", lambda: client.get_run(run_id))
+        params = _missing_params(adopted, config)
+        asked(f"run {run_id}", lambda: _describe(client, run_id, params, config, facts))
+        return run_id
+    experiment_id, tags = _experiment_id(client), _source_tags()
+    made = asked("a run cannot be made", lambda: client.create_run(experiment_id, tags=tags))
+    new_id = str(made.info.run_id)
+    try:
+        _describe(client, new_id, config.as_params(), config, facts)
+    except MlflowException as error:
+        with contextlib.suppress(MlflowException):  # nothing half-made is left behind
+            client.delete_run(new_id)
+        raise TrackingError(f"run {new_id} cannot be described: {first_line(error)}") from error
+    return new_id
+
+
+def find_run(client: MlflowClient, name: str) -> RunInfo:
+    """Finds RUN: an ID, a unique prefix of one, latest, runs:/ID, models:/NAME/VERSION or @ALIAS.
+
+    Raises:
+        RunNotFoundError: none, or more than one.
+    """
+    if not name:
+        raise RunNotFoundError("RUN is empty; give a run ID, a unique prefix of one, or latest")
+    if name.startswith("models:/"):
+        return _run_of_version(client, name)
+    if name == "latest":
+        return _info(_latest(client))
+    return _info(_by_id(client, name.removeprefix("runs:/").split("/")[0]))
+
+
+def reopen_run(client: MlflowClient, run_id: str, changed: dict[str, str]) -> None:
+    """Sets a run to RUNNING again, and notes the options that a resume changes."""
+    tags = [RunTag(TAG_CHANGED + name, value) for name, value in changed.items()]
+    asked(f"run {run_id}", lambda: client.log_batch(run_id, tags=tags))
+    asked(f"run {run_id}", lambda: client.update_run(run_id, status="RUNNING"))
+
+
+def mark_launch(client: MlflowClient, launch_id: str, run_id: str, what: str) -> None:
+    """Nests the run that `mlflow run -e WHAT` made for its own launch under the run it speaks of."""
+    tags = {
+        "mlflow.parentRunId": run_id,
+        "mlflow.runName": f"{what} of {run_id[:8]} (launch only)",
+        "runback.launch": what,
+    }
+    client.log_batch(launch_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def fail_run(client: MlflowClient, run_id: str, message: str) -> None:
+    """Marks the run that `mlflow run` made as FAILED, with the reason."""
+    client.set_tag(run_id, "runback.error", message[:5000])
+    client.set_terminated(run_id, "FAILED")
+
+
+def download(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path:
+    """Downloads one artifact of a run into `folder`.
+
+    Raises:
+        TrackingError: there is none, or the server is away.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(client.download_artifacts(run_id, path, str(folder)))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(
+            f"run {run_id}: artifact {path!r}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+def list_artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
+    """Names of the files in an artifact folder of a run."""
+    found = asked(f"run {run_id}", lambda: client.list_artifacts(run_id, folder))
+    return [Path(info.path).name for info in found if not info.is_dir]
+
+
+def read_json_artifact(client: MlflowClient, run_id: str, path: str, folder: Path) -> Any:
+    """Downloads and reads a JSON artifact."""
+    return json.loads(download(client, run_id, path, folder).read_text(encoding="utf-8"))
+
+
+def log_scores(client: MlflowClient, run_id: str, found: dict[str, float], step: int) -> None:
+    """Logs metrics that the run does not have yet."""
+    metrics = [Metric(key, value, now_ms(), step) for key, value in found.items()]
+    asked(f"run {run_id}", lambda: client.log_batch(run_id, metrics=metrics))
+
+
+def _experiment_id(client: MlflowClient) -> str:
+    """As mlflow chooses: MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME (created), or the default."""
+    if by_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return by_id
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if not name:
+        return "0"
+    return str(asked(f"experiment {name}", lambda: mlflow.set_experiment(name)).experiment_id)
+
+
+def _source_tags() -> dict[str, str]:
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": "runback",
+        "mlflow.source.type": "LOCAL",
+    }
+    commit = git_commit(Path.cwd())
+    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _tags(config: TrainConfig, facts: DataFacts) -> dict[str, str]:
+    return {
+        TAG_CONFIG: config.as_json(),
+        TAG_FINGERPRINT: facts.fingerprint,
+        TAG_DATA_PATH: facts.path,
+        TAG_VERSION: own_version(),
+        "runback.python": sys.version.split()[0],
+    }
+
+
+def _missing_params(run: Run, config: TrainConfig) -> dict[str, str]:
+    """The params that `mlflow run` has not logged yet; refuses those that mean something else."""
+    if TAG_CONFIG in run.data.tags:
+        run_id = run.info.run_id
+        raise UsageError(f"run {run_id} has been trained; go on with: runback resume {run_id}")
+    missing = {}
+    for name, text in config.as_params().items():
+        logged = run.data.params.get(name)
+        if logged is None:
+            missing[name] = text
+        elif not _same(name, logged, getattr(config, name)):
+            raise UsageError(f"run {run.info.run_id} has param {name} = {logged}, not {text}")
+    return missing
+
+
+def _same(name: str, logged: str, value: Any) -> bool:
+    """Whether a param as `mlflow run` logged it, quoted for the shell, means the same value."""
+    if name not in FIELDS:
+        return True
+    try:
+        words = shlex.split(logged)
+        return bool(parse(name, words[0] if words else "") == value)
+    except (ConfigError, ValueError):
+        return False
+
+
+def _describe(
+    client: MlflowClient,
+    run_id: str,
+    params: dict[str, str],
+    config: TrainConfig,
+    facts: DataFacts,
+) -> None:
+    client.log_batch(
+        run_id,
+        params=[Param(key, value) for key, value in params.items()],
+        tags=[RunTag(key, value) for key, value in _tags(config, facts).items()],
+    )
+    client.log_inputs(run_id, datasets=_dataset_inputs(facts))
+    client.update_run(run_id, status="RUNNING")
+
+
+def _dataset_inputs(facts: DataFacts) -> list[DatasetInput]:
+    """One dataset for each part, since MLflow keeps one context for each (name, digest)."""
+    names = (*facts.features, *facts.targets)
+    schema = {"mlflow_colspec": [{"type": "double", "name": n, "required": True} for n in names]}
+    shown = json.dumps(schema) if len(json.dumps(schema)) < 60_000 else None
+    inputs = []
+    for part, n_rows in facts.rows.items():
+        if not n_rows:
+            continue
+        identity = f"{facts.fingerprint}{facts.split_digest}{part}".encode()
+        dataset = Dataset(
+            name=facts.name,
+            digest=hashlib.sha256(identity).hexdigest()[:16],
+            source_type="local",
+            source=json.dumps({"uri": facts.path, "sha256": facts.fingerprint}),
+            schema=shown,
+            profile=json.dumps({"num_rows": n_rows, "num_columns": len(names)}),
+        )
+        inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", part)]))
+    return inputs
+
+
+def _info(run: Run, model_id: str = "") -> RunInfo:
+    return RunInfo(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        tags=dict(run.data.tags),
+        model_id=model_id,
+        metrics=dict(run.data.metrics),
+    )
+
+
+def _run_of_version(client: MlflowClient, name: str) -> RunInfo:
+    path = name.removeprefix("models:/")
+    try:
+        if "@" in path:
+            model, _, alias = path.rpartition("@")
+            version = client.get_model_version_by_alias(model, alias)
+        else:
+            model, _, number = path.rpartition("/")
+            version = client.get_model_version(model, number)
+    except MlflowException as error:
+        raise _not_found(name, error) from error
+    if not version.run_id:
+        raise RunNotFoundError(f"{name}: the version was not made by a run")
+    return _info(_by_id(client, version.run_id), str(getattr(version, "model_id", "") or ""))
+
+
+def _by_id(client: MlflowClient, text: str) -> Run:
+    try:
+        return client.get_run(text)
+    except MlflowException as error:
+        if not is_permanent(error):
+            raise _not_found(text, error) from error
+    return _by_prefix(client, text)
+
+
+def _by_prefix(client: MlflowClient, text: str) -> Run:
+    if len(text) < PREFIX_LENGTH or not text.isalnum():
+        raise RunNotFoundError(
+            f"no run {text!r}; a prefix needs at least {PREFIX_LENGTH} characters"
+        )
+    found = [run for run in _runback_runs(client) if run.info.run_id.startswith(text)]
+    if not found:
+        raise RunNotFoundError(f"no run {text!r} on {mlflow.get_tracking_uri()}")
+    if len(found) > 1:
+        ids = ", ".join(run.info.run_id for run in found[:4])
+        raise RunNotFoundError(f"{len(found)} runs begin with {text!r}: {ids}; give more of the ID")
+    return found[0]
+
+
+def _latest(client: MlflowClient) -> Run:
+    runs = _runback_runs(client, most=1)
+    if not runs:
+        raise RunNotFoundError(f"no run of runback on {mlflow.get_tracking_uri()}")
+    return runs[0]
+
+
+def _runback_runs(client: MlflowClient, most: int | None = None) -> list[Run]:
+    """The runs trained by runback in all experiments, newest first."""
+    experiments = [e.experiment_id for e in asked("experiments", client.search_experiments)]
+    found: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            filter_string=f"tags.`{TAG_VERSION}` != ''",
+            max_results=most or PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        found.extend(page)
+        token = page.token
+        if not token or (most and len(found) >= most):
+            return found
+
+
+def _not_found(name: str, error: MlflowException) -> Exception:
+    if is_permanent(error):
+        return RunNotFoundError(f"{name}: {str(error).splitlines()[0]}")
+    return TrackingError(f"{name}: {str(error).splitlines()[0]}")
+
+
+def now_ms() -> int:
+    """Milliseconds since the epoch, as MLflow counts."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,237 @@
+"""The command line: parses, calls a job, prints. Imports neither torch nor mlflow before a job runs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from runback.config import FIELDS, TrainConfig, render, unknown_option
+from runback.errors import (
+    EXIT_DONE,
+    EXIT_FAILED,
+    EXIT_UNDELIVERED,
+    ConfigError,
+    RunbackError,
+    UsageError,
+)
+
+RUN_HELP = (
+    "run ID, unique prefix of one, latest, runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are `UsageError`s: one sentence, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns the exit code."""
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except RunbackError as error:
+        print(f"runback: {error}", file=sys.stderr)  # noqa: T201
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return EXIT_FAILED
+
+
+def _run(argv: list[str]) -> int:
+    parser = build_parser()
+    options, extra = parser.parse_known_args(argv)
+    if extra:
+        raise ConfigError(_unknown(extra[0]))
+    handler: Callable[[argparse.Namespace], int] = options.handler
+    return handler(options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="runback",
+        description="Train a PyTorch module, and get the run back by its ID.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_train(commands)
+    _add_resume(commands)
+    _add_evaluate(commands)
+    _add_predict(commands)
+    _add_sync(commands)
+    return parser
+
+
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from runback.environment import own_version
+
+        _print(own_version())
+        parser.exit()
+
+
+def _command(commands: Any, name: str, text: str, handler: Callable[..., int]) -> _Parser:
+    command: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    command.set_defaults(handler=handler)
+    return command
+
+
+def _add_train(commands: Any) -> None:
+    command = _command(commands, "train", "train a new run; prints the run ID", _train)
+    command.add_argument("--config", metavar="FILE.toml", help="options from a TOML file")
+    for name in FIELDS:
+        _add_option(command, name)
+
+
+def _add_option(command: argparse.ArgumentParser, name: str) -> None:
+    """One option of TrainConfig; its text is parsed by TrainConfig, not by argparse."""
+    spec = FIELDS[name]
+    default = spec.default_factory() if callable(spec.default_factory) else spec.default
+    choices = spec.metadata["choices"]
+    shown = f" [{', '.join(choices)}]" if choices else ""
+    command.add_argument(
+        f"--{name.replace('_', '-')}",
+        f"--{name}",
+        dest=name,
+        default=argparse.SUPPRESS,
+        metavar=name.upper(),
+        help=f"{spec.metadata['help']}{shown} (default: {render(default) or 'empty'})".replace(
+            "%", "%%"
+        ),
+    )
+
+
+def _add_run(command: argparse.ArgumentParser) -> None:
+    command.add_argument("run", metavar="RUN", help=RUN_HELP)
+
+
+def _add_resume(commands: Any) -> None:
+    command = _command(commands, "resume", "continue a run in place; prints the run ID", _resume)
+    _add_run(command)
+    for name in FIELDS:
+        _add_option(command, name)
+
+
+def _add_evaluate(commands: Any) -> None:
+    command = _command(commands, "evaluate", "score a run on its test rows; prints JSON", _evaluate)
+    _add_run(command)
+    command.add_argument("--data", metavar="FILE", help="score all rows of this table instead")
+
+
+def _add_predict(commands: Any) -> None:
+    command = _command(commands, "predict", "predict the rows of a table; prints CSV", _predict)
+    _add_run(command)
+    command.add_argument("--data", metavar="FILE", required=True, help="a .csv or .parquet table")
+    command.add_argument(
+        "--output", metavar="FILE", default="", help="write here instead of stdout"
+    )
+
+
+def _add_sync(commands: Any) -> None:
+    command = _command(
+        commands, "sync", "deliver what is still in the journal; prints counts", _sync
+    )
+    command.add_argument(
+        "run", metavar="RUN", nargs="?", default="", help="a run ID; all runs otherwise"
+    )
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = read_config(options.config, _given(options))
+    from runback.jobs import run_training
+
+    return _finished(run_training(config))
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from runback.jobs import run_resume
+
+    return _finished(run_resume(options.run, _given(options)))
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from runback.reading import evaluate
+
+    _print(json.dumps(evaluate(options.run, options.data or None), sort_keys=True))
+    return EXIT_DONE
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from runback.prediction import predict_file
+
+    predict_file(options.run, options.data, options.output)
+    return EXIT_DONE
+
+
+def _sync(options: argparse.Namespace) -> int:
+    from runback.tracking.sync import sync
+
+    counts = sync(options.run)
+    _print(json.dumps(counts, sort_keys=True))
+    return EXIT_DONE if counts["waiting"] == 0 else EXIT_UNDELIVERED
+
+
+def read_config(file: str | None, given: dict[str, Any]) -> TrainConfig:
+    """Default < file < command line.
+
+    Raises:
+        ConfigError: an unknown option or a value that does not fit, or a file that cannot count
+            because every option is on the command line, as it is under `mlflow run`.
+    """
+    if file is None:
+        return TrainConfig.from_mapping(given)
+    if len(given) == len(FIELDS):
+        raise ConfigError(
+            "option config: every option is given on the command line already (mlflow run does so), "
+            "and the file could change nothing; give the options with -P"
+        )
+    values = _read_toml(Path(file))
+    TrainConfig.from_mapping(values, where=file)  # the file's own mistakes are told as such
+    return TrainConfig.from_mapping({**values, **given})
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from None
+
+
+def _given(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: value for name, value in vars(options).items() if name in FIELDS}
+
+
+def _finished(outcome: Any) -> int:
+    _print(outcome.run_id)
+    if outcome.delivered:
+        return EXIT_DONE
+    print(  # noqa: T201
+        f"runback: the training is done, but not all of it has reached the tracking server; "
+        f"deliver the rest with: runback sync {outcome.run_id}",
+        file=sys.stderr,
+    )
+    return EXIT_UNDELIVERED
+
+
+def _unknown(argument: str) -> str:
+    if not argument.startswith("--"):
+        return f"{argument!r} is one argument too many; see runback --help"
+    return unknown_option(argument.removeprefix("--").partition("=")[0].replace("-", "_"))
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201

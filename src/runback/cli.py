@@ -20,6 +20,7 @@ from runback.errors import (
     RunbackError,
     UsageError,
 )
+from runback.tracking import QUIET
 
 RUN_HELP = (
     "run ID, unique prefix of one, latest, runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
@@ -35,6 +36,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    os.environ.update({**QUIET, **os.environ})
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
     except RunbackError as error:

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 from torch import Tensor, nn
 
 from runback.training.optimizers import COSTS
@@ -45,6 +44,8 @@ def scores(predicted: Tensor, actual: Tensor, loss: str) -> dict[str, float]:
         `cost`, `rmse`, `mae` in the targets' units, and `r2`, which needs two rows and is left
         out for one.
     """
+    from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error  # a second
+
     found = {"cost": COSTS[loss](predicted, actual).item()}
     p, a = predicted.double().numpy(), actual.double().numpy()
     if np.isfinite(p).all():

@@ -16,6 +16,7 @@ from typing import Any
 
 import runback.errors
 from runback.errors import EXIT_DONE, RunbackError, TrackingError
+from runback.tracking import QUIET
 
 WATCH_SECONDS = 1.0
 
@@ -111,4 +112,5 @@ def _start() -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         bufsize=0,
         start_new_session=True,
+        env={**QUIET, **os.environ},
     )

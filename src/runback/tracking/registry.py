@@ -20,7 +20,7 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 
 import runback
-from runback.errors import RunNotFoundError, TrackingError
+from runback.errors import ModelError, RunNotFoundError, TrackingError
 from runback.tracking.runs import RunInfo
 from runback.tracking.store import asked, first_line
 
@@ -78,7 +78,18 @@ def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:
         )
     except (MlflowException, OSError) as error:
         raise TrackingError(f"model of run {info.run_id}: {first_line(error)}") from error
-    return Path(local) / "data"
+    return Path(local) / _data_path(Path(local))
+
+
+def _data_path(folder: Path) -> str:
+    """Where a downloaded pyfunc model keeps our model folder; never outside itself."""
+    flavor = Model.load(str(folder)).flavors.get("python_function", {})
+    path = str(flavor.get("data", ""))
+    if flavor.get("loader_module") != LOADER or not (folder / path).resolve().is_relative_to(
+        folder
+    ):
+        raise ModelError(f"{folder}: not a model that runback wrote")
+    return path
 
 
 def logged_model(client: MlflowClient, info: RunInfo) -> LoggedModel:

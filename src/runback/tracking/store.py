@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlparse
 
-from runback.durable.lock import FileLock
-from runback.errors import TrackingError
-
-# Read by mlflow at import: quiet, and quick to say no, since retrying is the courier's own work.
-os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+
+from runback.durable.lock import FileLock
+from runback.errors import TrackingError
 
 INIT_SECONDS = 120.0
 # The server understood and will never say yes; anything else may pass with time.
@@ -124,25 +118,38 @@ def _initialised(uri: str, database: Path) -> MlflowClient:
 
 
 def _connect_remote(uri: str) -> MlflowClient:
+    """Asks again and again until the time is up; MLflow's own retries would take four minutes."""
     client = MlflowClient(uri)
     limit = connect_seconds()
     deadline = time.monotonic() + limit
-    usual = os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"]
     delay = 0.1
-    try:
-        while True:
-            left = deadline - time.monotonic()
-            os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, int(left)))
-            try:
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            with _http_settings(MAX_RETRIES="0", TIMEOUT=str(max(1, int(left)))):
                 client.search_experiments(max_results=1)
-                return client
-            except MlflowException as error:
-                if is_permanent(error) or _denied(error) or left <= delay:
-                    raise TrackingError(_unreachable(uri, limit, error)) from error
-            time.sleep(delay)
-            delay = min(2 * delay, 2.0)
+            return client
+        except MlflowException as error:
+            if is_permanent(error) or _denied(error) or left <= delay:
+                raise TrackingError(_unreachable(uri, limit, error)) from error
+        time.sleep(delay)
+        delay = min(2 * delay, 2.0)
+
+
+@contextmanager
+def _http_settings(**settings: str) -> Iterator[None]:
+    """MLflow's HTTP settings for a while; it reads them from the environment at each request."""
+    names = {f"MLFLOW_HTTP_REQUEST_{name}": value for name, value in settings.items()}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
     finally:
-        os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = usual
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _denied(error: MlflowException) -> bool:

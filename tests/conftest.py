@@ -1,0 +1,176 @@
+"""What the tests share: a fresh store for each test, the command line, a real tracking server."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+DATA = ROOT / "data"
+SECONDS = 180.0
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An initialised mlflow.db; making one takes seconds, copying it none."""
+    folder = tmp_path_factory.mktemp("database")
+    script = "import mlflow; mlflow.MlflowClient().search_experiments()"
+    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env=env, check=True)
+    return folder / "mlflow.db"
+
+
+@dataclass
+class Workplace:
+    """A folder of a test's own, with its store, and the command line to use it.
+
+    Attributes:
+        folder: the working directory of every command.
+        uri: the tracking URI.
+        env: the environment of every command.
+    """
+
+    folder: Path
+    uri: str
+    env: dict[str, str] = field(default_factory=dict)
+
+    def runback(
+        self, *arguments: str, timeout: float = SECONDS, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs `python -m runback` to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "runback", *arguments],
+            cwd=self.folder, env={**self.env, **env}, text=True, capture_output=True, timeout=timeout,
+        )  # fmt: skip
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
+        """Starts `python -m runback`; the caller ends it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "runback", *arguments],
+            cwd=self.folder, env={**self.env, **env}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+
+    def train(self, *arguments: str, **env: str) -> str:
+        """Trains quickly on the seed's table and returns the run ID; other options may follow."""
+        quick = (
+            "train",
+            "--data",
+            str(DATA / "non_linear.csv"),
+            "--epochs",
+            "20",
+            "--checkpoint-every",
+            "10",
+        )
+        done = self.runback(*quick, *arguments, **env)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    @property
+    def client(self):
+        """An MlflowClient of the store."""
+        from mlflow import MlflowClient
+
+        return MlflowClient(self.uri)
+
+    def home(self, run_id: str) -> Path:
+        """The run's local folder."""
+        return self.folder / ".runback" / run_id
+
+
+@pytest.fixture
+def place(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A workplace on a SQLite store; the test's own process uses the same store and home."""
+    shutil.copyfile(empty_database, tmp_path / "mlflow.db")
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    own = {"MLFLOW_TRACKING_URI": uri, "RUNBACK_HOME": str(tmp_path / ".runback")}
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    return Workplace(tmp_path, uri, dict(os.environ))
+
+
+class Server:
+    """A real `mlflow server` on loopback that can be killed and started again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self.port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts the server and waits until it answers."""
+        command = [
+            sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port),
+            "--backend-store-uri", f"sqlite:///{self.folder}/server.db",
+            "--artifacts-destination", str(self.folder / "artifacts"), "--workers", "1",
+        ]  # fmt: skip
+        log = (self.folder / "server.log").open("ab")
+        self._process = subprocess.Popen(
+            command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+        )
+        log.close()
+        deadline = time.monotonic() + SECONDS
+        while not self._answers():
+            assert self._process.poll() is None, (self.folder / "server.log").read_text()
+            assert time.monotonic() < deadline, "the server does not answer"
+            time.sleep(0.1)
+
+    def kill(self) -> None:
+        """SIGKILL to the server and its workers."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.uri}/health", timeout=2) as reply:
+                return reply.status == 200
+        except OSError:
+            return False
+
+
+@pytest.fixture
+def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
+    """A running server with an empty store; the `place` fixture is not connected to it."""
+    folder = tmp_path / "server"
+    folder.mkdir()
+    shutil.copyfile(empty_database, folder / "server.db")
+    running = Server(folder)
+    running.start()
+    yield running
+    running.kill()
+
+
+@pytest.fixture
+def remote(place: Workplace, server: Server, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+    """A workplace whose store is the real server."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    return Workplace(place.folder, server.uri, {**place.env, "MLFLOW_TRACKING_URI": server.uri})
+
+
+def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
+    """Polls until something is true."""
+    deadline = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from runback.jobs import resume, train
     from runback.reading import evaluate, load_model, predict
 
+__version__ = "0.1.0"
+
 __all__ = ["TrainConfig", "evaluate", "load_model", "predict", "resume", "train"]
 
 _HOMES = {

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from runback import __version__
 from runback.config import FIELDS, TrainConfig, render, unknown_option
 from runback.errors import (
     EXIT_DONE,
@@ -65,7 +66,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Train a PyTorch module, and get the run back by its ID.",
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
+    parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_train(commands)
     _add_resume(commands)
@@ -73,14 +74,6 @@ def build_parser() -> argparse.ArgumentParser:
     _add_predict(commands)
     _add_sync(commands)
     return parser
-
-
-class _Version(argparse.Action):
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
-        from runback.environment import own_version
-
-        _print(own_version())
-        parser.exit()
 
 
 def _command(commands: Any, name: str, text: str, handler: Callable[..., int]) -> _Parser:

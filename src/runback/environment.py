@@ -9,6 +9,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from runback import __version__
+
 GIT_SECONDS = 10.0
 # A longer patch is cut off, and says so at its end.
 MAX_PATCH_BYTES = 5_000_000
@@ -19,16 +21,8 @@ def versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
-        "runback": own_version(),
+        "runback": __version__,
     }
-
-
-def own_version() -> str:
-    """runback's version; "unknown" where it runs from files that came with a model."""
-    try:
-        return importlib.metadata.version("runback")
-    except importlib.metadata.PackageNotFoundError:
-        return "unknown"
 
 
 def git_commit(folder: Path) -> str | None:

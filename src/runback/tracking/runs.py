@@ -19,8 +19,9 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 
+from runback import __version__
 from runback.config import FIELDS, TrainConfig, parse
-from runback.environment import git_commit, own_version
+from runback.environment import git_commit
 from runback.errors import ConfigError, RunNotFoundError, TrackingError, UsageError
 from runback.tracking.store import asked, first_line, is_permanent
 
@@ -215,7 +216,7 @@ def _tags(config: TrainConfig, facts: DataFacts) -> dict[str, str]:
         TAG_CONFIG: config.as_json(),
         TAG_FINGERPRINT: facts.fingerprint,
         TAG_DATA_PATH: facts.path,
-        TAG_VERSION: own_version(),
+        TAG_VERSION: __version__,
         "runback.python": sys.version.split()[0],
     }
 

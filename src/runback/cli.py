@@ -96,8 +96,7 @@ def _add_option(command: argparse.ArgumentParser, name: str) -> None:
     choices = spec.metadata["choices"]
     shown = f" [{', '.join(choices)}]" if choices else ""
     command.add_argument(
-        f"--{name.replace('_', '-')}",
-        f"--{name}",
+        *dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")),
         dest=name,
         default=argparse.SUPPRESS,
         metavar=name.upper(),
@@ -198,11 +197,12 @@ def read_config(file: str | None, given: dict[str, Any]) -> TrainConfig:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise ConfigError(f"{path}: not TOML: it is not UTF-8 text") from None
+    except (ValueError, RecursionError) as error:  # also a number with thousands of digits
         raise ConfigError(f"{path}: not TOML: {error}") from None
 
 
@@ -223,9 +223,9 @@ def _finished(outcome: Any) -> int:
 
 
 def _unknown(argument: str) -> str:
-    if not argument.startswith("--"):
+    if not argument.startswith("-"):
         return f"{argument!r} is one argument too many; see runback --help"
-    return unknown_option(argument.removeprefix("--").partition("=")[0].replace("-", "_"))
+    return unknown_option(argument.lstrip("-").partition("=")[0].replace("-", "_"))
 
 
 def _print(text: str) -> None:

@@ -19,13 +19,21 @@ from runback.errors import ConfigError
 # MLflow refuses longer values (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
 MAX_VALUE_LENGTH = 6000
 MAX_INT = 2**63 - 1
+MAX_SHOWN = 80
+# Far above any machine's cores; libgomp ends the whole process when it cannot start a thread.
+MAX_PARALLEL = 1024
 
 
 def _option(
-    default: Any, text: str, *, choices: tuple[str, ...] = (), low: float = -math.inf
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float = -math.inf,
+    high: float = MAX_INT,
 ) -> Any:
-    """A field with its help text, allowed values, and lower bound."""
-    meta = {"help": text, "choices": choices, "low": low}
+    """A field with its help text, allowed values, and bounds."""
+    meta = {"help": text, "choices": choices, "low": low, "high": high}
     if isinstance(default, dict):
         return field(default_factory=lambda: dict(default), metadata=meta)
     return field(default=default, metadata=meta)
@@ -69,7 +77,9 @@ class TrainConfig:
     batch_size: int = _option(128, "rows in a batch", low=1)
     drop_last: bool = _option(True, "leave out the last, smaller batch of an epoch")
     shuffle: bool = _option(True, "new order of rows each epoch, derived from seed and epoch")
-    num_workers: int = _option(0, "processes of a DataLoader; 0: gather from memory", low=0)
+    num_workers: int = _option(
+        0, "processes of a DataLoader; 0: gather from memory", low=0, high=MAX_PARALLEL
+    )
     split: str = _option("8:1:1", "ratio train:validation:test")
     seed: int = _option(
         0, "seed of the split, the initial weights, the order and all randomness", low=0
@@ -96,8 +106,9 @@ class TrainConfig:
         choices=("none", "default", "reduce-overhead", "max-autotune"),
     )  # fmt: skip
     threads: int = _option(
-        0, "CPU threads; 0: one for small models, torch's own choice otherwise", low=0
-    )
+        0, "CPU threads; 0: one for small models, torch's own choice otherwise",
+        low=0, high=MAX_PARALLEL,
+    )  # fmt: skip
     register: str = _option(
         "", "registered model name; empty: the data file's stem; none: do not register"
     )
@@ -107,7 +118,7 @@ class TrainConfig:
             value = _checked(spec.name, getattr(self, spec.name))
             _check_range(spec, value)
             object.__setattr__(self, spec.name, value)
-        _check_device(self.device)
+        check_device(self.device)
         _check_combinations(self)
 
     @property
@@ -138,7 +149,10 @@ class TrainConfig:
         for name in values:
             if name not in FIELDS:
                 raise ConfigError(unknown_option(str(name), where))
-        return cls(**{name: parse(name, value) for name, value in values.items()})
+        try:
+            return cls(**{name: parse(name, value) for name, value in values.items()})
+        except ConfigError as error:
+            raise ConfigError(f"{where}: {error}" if where else str(error)) from None
 
 
 # These say how far, where and how often, not what is computed.
@@ -176,6 +190,12 @@ def render(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
+def _shown(value: Any) -> str:
+    """A value as an error message shows it: its beginning, where it is long."""
+    text = repr(value)
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
 def parse(name: str, value: Any) -> Any:
     """Reads the value of option `name`; text is parsed, other types are checked by TrainConfig."""
     kind = _kind(name)
@@ -193,7 +213,7 @@ def parse_ratio(text: str) -> tuple[int, int, int]:
     match = re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9})", text)
     if match is None or int(match[1]) == 0:
         raise ConfigError(
-            f"option split: {text!r} is not a ratio train:validation:test of whole numbers "
+            f"option split: {_shown(text)} is not a ratio train:validation:test of whole numbers "
             "with a training part, such as 8:1:1"
         )
     return int(match[1]), int(match[2]), int(match[3])
@@ -209,41 +229,41 @@ def _parse_bool(name: str, text: str) -> bool:
         return True
     if text.lower() in ("false", "0", "no", "off"):
         return False
-    raise ConfigError(f"option {name}: {text!r} is neither true nor false")
+    raise ConfigError(f"option {name}: {_shown(text)} is neither true nor false")
 
 
 def _parse_int(name: str, text: str) -> int:
     try:
         return int(text)
     except ValueError:
-        raise ConfigError(f"option {name}: {text!r} is not a whole number") from None
+        raise ConfigError(f"option {name}: {_shown(text)} is not a whole number") from None
 
 
 def _parse_float(name: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ConfigError(f"option {name}: {text!r} is not a number") from None
+        raise ConfigError(f"option {name}: {_shown(text)} is not a number") from None
+
+
+def _parse_json(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:  # nested too deeply, or a number too long
+        raise ConfigError(f"option {name}: {_shown(text)} is not JSON ({error})") from None
 
 
 def _parse_dict(name: str, text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text or "{}")
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"option {name}: {text!r} is not JSON ({error.msg})") from None
+    value = _parse_json(name, text or "{}")
     if not isinstance(value, dict):
-        raise ConfigError(f"option {name}: {text!r} is not a JSON object such as {{}}")
+        raise ConfigError(f"option {name}: {_shown(text)} is not a JSON object such as {{}}")
     return value
 
 
 def _parse_names(name: str, text: str) -> tuple[str, ...]:
     if not text.startswith("["):
         return tuple(part.strip() for part in text.split(",") if part.strip())
-    try:
-        value = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"option {name}: {text!r} is not JSON ({error.msg})") from None
-    return tuple(value)
+    return tuple(_parse_json(name, text))
 
 
 _PARSERS: dict[type, Callable[[str, str], Any]] = {
@@ -267,45 +287,62 @@ def _checked(name: str, value: Any) -> Any:
     """The value in the option's own type; refuses what would only fit by guessing."""
     kind: Any = _kind(name)
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = float(value)
+        value = _as_float(name, value)
     if kind is tuple and isinstance(value, list):
         value = tuple(value)
     wrong_bool = isinstance(value, bool) and kind is not bool
     if wrong_bool or not isinstance(value, kind):
-        raise ConfigError(f"option {name}: {value!r} is not {_EXPECTED[kind]}")
+        raise ConfigError(f"option {name}: {_shown(value)} is not {_EXPECTED[kind]}")
     if kind is tuple and not all(isinstance(part, str) and part for part in value):
-        raise ConfigError(f"option {name}: {list(value)!r} is not {_EXPECTED[kind]}")
-    if kind is dict:
-        _check_json(name, value)
-    return value
+        raise ConfigError(f"option {name}: {_shown(list(value))} is not {_EXPECTED[kind]}")
+    return _json_copy(name, value) if kind is dict else value
 
 
-def _check_json(name: str, value: dict[str, Any]) -> None:
+def _as_float(name: str, value: int) -> float:
     try:
-        same = json.loads(json.dumps(value, allow_nan=False)) == value
-    except (TypeError, ValueError):
-        same = False
-    if not same:
-        raise ConfigError(f"option {name}: {value!r} cannot be written as JSON and read back")
+        return float(value)
+    except OverflowError:
+        raise ConfigError(f"option {name}: the number is too large") from None
+
+
+def _json_copy(name: str, value: dict[str, Any]) -> dict[str, Any]:
+    """The value as JSON gives it back; a copy, which the caller's later changes do not reach."""
+    try:
+        copy: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError, RecursionError):
+        copy = {}
+    if copy != value:
+        raise ConfigError(f"option {name}: {_shown(value)} cannot be written as JSON and read back")
+    return copy
 
 
 def _check_range(spec: dataclasses.Field[Any], value: Any) -> None:
     if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"option {spec.name}: {value!r} is not a finite number")
-    low, choices = spec.metadata["low"], spec.metadata["choices"]
-    if isinstance(value, int | float) and not low <= value <= MAX_INT:
-        raise ConfigError(f"option {spec.name}: {value!r} is not between {low:g} and {MAX_INT}")
+        raise ConfigError(f"option {spec.name}: {_shown(value)} is not a finite number")
+    low, high = spec.metadata["low"], spec.metadata["high"]
+    if isinstance(value, int | float) and value < low:
+        raise ConfigError(f"option {spec.name}: {_shown(value)} is less than {low}")
+    if isinstance(value, int | float) and value > high:
+        raise ConfigError(f"option {spec.name}: {_shown(value)} is more than {high}")
+    choices = spec.metadata["choices"]
     if choices and value not in choices:
-        raise ConfigError(f"option {spec.name}: {value!r} is not one of {', '.join(choices)}")
+        raise ConfigError(f"option {spec.name}: {_shown(value)} is not one of {', '.join(choices)}")
     if len(render(value)) > MAX_VALUE_LENGTH:
         raise ConfigError(
             f"option {spec.name}: longer than the {MAX_VALUE_LENGTH} characters that MLflow stores"
         )
 
 
-def _check_device(device: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", device):
-        raise ConfigError(f"option device: {device!r} is not one of auto, cpu, cuda, cuda:N, mps")
+def check_device(device: str) -> None:
+    """Refuses what is no device name; whether this machine has the device is for torch to say.
+
+    Raises:
+        ConfigError: none of the known forms.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?|mps", device):
+        raise ConfigError(
+            f"option device: {_shown(device)} is not one of auto, cpu, cuda, cuda:N, mps"
+        )
 
 
 def _check_combinations(config: TrainConfig) -> None:

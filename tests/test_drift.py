@@ -1,0 +1,109 @@
+"""The command line, TrainConfig and MLproject say the same, and no command forgets a parameter."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import shlex
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import ROOT
+from runback import cli
+from runback.config import FIELDS, OPTION_NAMES, TrainConfig, render
+
+ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "MLproject").read_text())[
+    "entry_points"
+]
+MAIN = ENTRY_POINTS["main"]
+PARSER = cli.build_parser()
+
+
+def commands() -> dict[str, argparse.ArgumentParser]:
+    (action,) = (a for a in PARSER._actions if isinstance(a, argparse._SubParsersAction))
+    return dict(action.choices)
+
+
+def arguments(command: str) -> list[argparse.Action]:
+    return [a for a in commands()[command]._actions if a.dest != "help"]
+
+
+def command_of(entry: str) -> str:
+    """The name of the command that an entry point runs."""
+    return "train" if entry == "main" else entry
+
+
+def test_the_command_line_has_every_field_and_no_other_option() -> None:
+    assert [a.dest for a in arguments("train")] == ["config", *OPTION_NAMES]
+    for action in arguments("train")[1:]:
+        assert action.option_strings[0] == f"--{action.dest.replace('_', '-')}"
+        assert len(set(action.option_strings)) == len(action.option_strings)
+        assert FIELDS[action.dest].metadata["help"] in str(action.help).replace("%%", "%")
+
+
+def test_mlproject_has_every_field_with_the_same_default() -> None:
+    defaults = {name: spec["default"] for name, spec in MAIN["parameters"].items()}
+    assert defaults == TrainConfig().as_params()
+    assert list(defaults) == list(OPTION_NAMES)
+    assert TrainConfig.from_mapping(defaults) == TrainConfig()
+
+
+def test_every_entry_point_parameter_is_text() -> None:
+    """MLflow refuses "1e-4" for a float and checks nothing else: runback checks them all itself."""
+    for entry in ENTRY_POINTS.values():
+        assert {spec["type"] for spec in entry["parameters"].values()} <= {"string"}
+
+
+def test_every_command_is_an_entry_point() -> None:
+    assert {command_of(entry) for entry in ENTRY_POINTS} == set(commands())
+
+
+@pytest.mark.parametrize("entry", ENTRY_POINTS)
+def test_no_command_forgets_a_parameter(entry: str) -> None:
+    spec = ENTRY_POINTS[entry]
+    used = re.findall(r"{(\w+)}", spec["command"])
+    assert sorted(used) == sorted(spec["parameters"])
+
+
+@pytest.mark.parametrize("entry", ENTRY_POINTS)
+def test_every_parameter_reaches_the_option_of_its_name(entry: str) -> None:
+    """Each entry point's command, filled in as MLflow does it, parses to the values put in."""
+    spec = ENTRY_POINTS[entry]
+    given = {name: f"<{name}> 'x' & y" for name in spec["parameters"]}
+    words = shlex.split(spec["command"].format(**{k: shlex.quote(v) for k, v in given.items()}))
+    assert words[:5] == ["exec", "python", "-m", "runback", command_of(entry)]
+    parsed = vars(PARSER.parse_args(words[4:]))
+    for name, value in given.items():
+        assert parsed["run" if name == "run_id" else name] == value
+
+
+@pytest.mark.parametrize("entry", [e for e in ENTRY_POINTS if e != "main"])
+def test_an_entry_point_has_every_argument_of_its_command_that_it_can_use(entry: str) -> None:
+    """`resume` lists all options to refuse most of them by name; MLproject passes RUN on."""
+    wanted = {"run_id" if a.dest == "run" else a.dest for a in arguments(entry)}
+    if entry == "resume":
+        wanted -= set(OPTION_NAMES)
+    assert wanted <= set(ENTRY_POINTS[entry]["parameters"])
+
+
+@pytest.mark.parametrize("name", OPTION_NAMES)
+def test_an_option_of_the_command_line_is_obeyed(name: str) -> None:
+    other: dict[str, str] = {
+        "data": "x.csv", "target": "a,b", "features": "c", "model": "mlp",
+        "model_args": '{"degree": 3}', "scheduler_args": '{"gamma": 0.5}', "split": "7:2:1",
+        "device": "cpu", "register": "m",
+    }  # fmt: skip
+    spec, default = FIELDS[name], getattr(TrainConfig(), name)
+    if name in other:
+        text = other[name]
+    elif spec.metadata["choices"]:
+        text = spec.metadata["choices"][-1]
+    else:
+        text = render(not default if isinstance(default, bool) else default + 1)
+    with_name = ["--scheduler", "step"] if name == "scheduler_args" else []
+    for option in (f"--{name}", f"--{name.replace('_', '-')}"):
+        options = PARSER.parse_args(["train", *with_name, option, text])
+        config = cli.read_config(None, cli._given(options))
+        assert render(getattr(config, name)) == text != render(default)

@@ -48,7 +48,10 @@ class TrainConfig:
             outside its range, or contradicts another option.
     """
 
-    data: str = _option("data/non_linear.csv", "table to train on: a .csv or .parquet file")
+    data: str = _option(
+        "data/non_linear.csv",
+        "table to train on: .csv, .parquet, or a dataset of your own, file.py:Class",
+    )
     target: tuple[str, ...] = _option(
         (), "target column(s), comma-separated; empty: the last column"
     )

@@ -129,7 +129,7 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
 def with_data(config: TrainConfig, tags: dict[str, str], changes: dict[str, Any]) -> TrainConfig:
     """The configuration with the table where the run read it, unless told where it lies now."""
     recorded = tags.get("runback.data_path", "")
-    if "data" in changes or not Path(recorded).exists():
+    if "data" in changes or not Path(recorded.rpartition(":")[0] or recorded).exists():
         return config
     return dataclasses.replace(config, data=recorded)
 

@@ -10,6 +10,7 @@ import torch
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, TensorBatches
+from runback.data.own_dataset import DatasetRows
 from runback.data.split import Split, make_split
 from runback.data.table import Table, read_table
 from runback.errors import ConfigError
@@ -128,6 +129,9 @@ def _part(table: Table, rows: torch.Tensor, device: torch.device) -> TableDatase
 def _batches(
     config: TrainConfig, table: Table, split: Split, order: Order, device: torch.device
 ) -> Batches:
+    if table.dataset is not None:
+        rows = DatasetRows(table.dataset, split.train)
+        return LoaderBatches(rows, order, config.num_workers, device)
     if config.num_workers:
         cpu = _part(table, split.train, torch.device("cpu"))
         return LoaderBatches(cpu, order, config.num_workers, device)

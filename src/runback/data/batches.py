@@ -107,7 +107,7 @@ class LoaderBatches:
     """The same batches through a `DataLoader` with worker processes."""
 
     def __init__(
-        self, dataset: TableDataset, order: Order, num_workers: int, device: torch.device
+        self, dataset: Dataset[Batch], order: Order, num_workers: int, device: torch.device
     ) -> None:
         self.order, self.device = order, device
         self.dataset, self.num_workers = dataset, num_workers

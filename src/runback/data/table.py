@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from runback.data.own_dataset import OwnDataset, content_fingerprint, is_dataset
 from runback.errors import DataError
 
 # What pandas and spreadsheets write for "no value"; a training row must not hold any of them.
@@ -42,6 +43,7 @@ class Table:
         columns: the names behind both.
         fingerprint: SHA-256 of the file's bytes.
         path: the file, absolute.
+        dataset: the user's own dataset that the rows came from; None for a file.
     """
 
     features: Tensor
@@ -49,6 +51,7 @@ class Table:
     columns: Columns
     fingerprint: str
     path: Path
+    dataset: OwnDataset | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -57,10 +60,10 @@ class Table:
 def read_table(
     path: str | Path, target: Sequence[str], features: Sequence[str], dtype: torch.dtype
 ) -> Table:
-    """Reads a CSV or Parquet file into two tensors.
+    """Reads a CSV or Parquet file, or all samples of a user's dataset, into two tensors.
 
     Args:
-        path: the file.
+        path: the file, or `file.py:Class` or `package.module:Class` of a dataset.
         target: target columns; empty means the last column.
         features: feature columns; empty means all others.
         dtype: of the tensors.
@@ -69,6 +72,8 @@ def read_table(
         DataError: no such file, no rows, duplicate or unknown columns, a target among the
             features, or a cell that is not a finite number.
     """
+    if is_dataset(path):
+        return _read_dataset(str(path), target, features, dtype)
     file = _existing(path)
     names = column_names(file)
     columns = choose_columns(file, names, target, features)
@@ -78,6 +83,24 @@ def read_table(
     x = _to_tensor(file, wanted[:count], arrays[:count], dtype)
     y = _to_tensor(file, wanted[count:], arrays[count:], dtype)
     return Table(x, y, columns, fingerprint(file), file.resolve())
+
+
+def _read_dataset(
+    data: str, target: Sequence[str], features: Sequence[str], dtype: torch.dtype
+) -> Table:
+    """All samples; the columns are the dataset's own, and other names for them are refused."""
+    dataset = OwnDataset(data, dtype)
+    x, y = dataset.materialise()
+    columns = Columns(dataset.names("feature", x.shape[1]), dataset.names("target", y.shape[1]))
+    for option, asked, own in (
+        ("target", tuple(target), columns.targets),
+        ("features", tuple(features), columns.features),
+    ):
+        if asked and asked != own:
+            raise DataError(
+                f"option {option}: {data} has the columns {_listing(own)}, in this order"
+            )
+    return Table(x, y, columns, content_fingerprint(x, y), dataset.path, dataset)
 
 
 def fingerprint(path: Path) -> str:

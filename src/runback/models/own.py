@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -29,7 +30,7 @@ class OwnCode:
 class OwnClass:
     """An imported class and the source files, below `code.root`, that importing it read."""
 
-    cls: type[nn.Module]
+    cls: type[Any]
     code: OwnCode
     files: tuple[Path, ...]
 
@@ -39,7 +40,7 @@ def is_own(model: str) -> bool:
     return ":" in model
 
 
-def locate(model: str) -> OwnCode:
+def locate(model: str, option: str = "model") -> OwnCode:
     """Finds the code behind `file.py:Class` or `package.module:Class` without running it.
 
     Raises:
@@ -48,23 +49,23 @@ def locate(model: str) -> OwnCode:
     place, _, name = model.rpartition(":")
     if not place or not name.isidentifier():
         raise ModelError(
-            f"option model: {model!r} is neither file.py:Class nor package.module:Class"
+            f"option {option}: {model!r} is neither file.py:Class nor package.module:Class"
         )
     if place.endswith(".py"):
         file = Path(place).expanduser().resolve()
         if not file.is_file():
-            raise ModelError(f"option model: {place}: no such file")
+            raise ModelError(f"option {option}: {place}: no such file")
         if not file.stem.isidentifier():
-            raise ModelError(f"option model: {place}: the file's name is no Python module name")
+            raise ModelError(f"option {option}: {place}: the file's name is no Python module name")
         return OwnCode(file.parent, file.stem, name)
-    return OwnCode(_root_of(place, model), place, name)
+    return OwnCode(_root_of(place, model, option), place, name)
 
 
-def import_class(code: OwnCode) -> OwnClass:
+def import_class(code: OwnCode, base: type = nn.Module, option: str = "model") -> OwnClass:
     """Imports a class, and forgets the modules that this brought in: the next import is fresh.
 
     Raises:
-        ModelError: the code does not import, or has no such `nn.Module` class.
+        ModelError: the code does not import, or has no class of that name derived from `base`.
     """
     with _isolated(code) as fresh:
         try:
@@ -72,12 +73,13 @@ def import_class(code: OwnCode) -> OwnClass:
         except Exception as error:  # a user's file can raise anything
             where = f"{code.root / code.module.replace('.', '/')}.py"
             raise ModelError(
-                f"option model: {where} does not import: {type(error).__name__}: {error}"
+                f"option {option}: {where} does not import: {type(error).__name__}: {error}"
             ) from error
         cls = getattr(module, code.name, None)
         files = tuple(sorted(_sources(code, fresh())))
-    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):
-        raise ModelError(f"option model: {code.module} has no nn.Module class {code.name!r}")
+    if not (isinstance(cls, type) and issubclass(cls, base)):
+        kind = f"{base.__module__}.{base.__name__}"
+        raise ModelError(f"option {option}: {code.module} has no {kind} class {code.name!r}")
     return OwnClass(cls, code, files)
 
 
@@ -89,7 +91,7 @@ def copy_sources(own: OwnClass, folder: Path) -> None:
         shutil.copyfile(file, target)
 
 
-def _root_of(place: str, model: str) -> Path:
+def _root_of(place: str, model: str, option: str) -> Path:
     """The folder from which a dotted module is imported; the current folder counts, as for -m."""
     top = place.split(".")[0]
     here = str(Path.cwd())
@@ -101,7 +103,7 @@ def _root_of(place: str, model: str) -> Path:
     finally:
         sys.path.remove(here)
     if spec is None:
-        raise ModelError(f"option model: {model!r}: no module named {top!r}")
+        raise ModelError(f"option {option}: {model!r}: no module named {top!r}")
     if spec.submodule_search_locations:
         return Path(next(iter(spec.submodule_search_locations))).resolve().parent
     return Path(str(spec.origin)).resolve().parent

@@ -73,8 +73,9 @@ def test_every_parameter_reaches_the_option_of_its_name(entry: str) -> None:
     spec = ENTRY_POINTS[entry]
     given = {name: f"<{name}> 'x' & y" for name in spec["parameters"]}
     words = shlex.split(spec["command"].format(**{k: shlex.quote(v) for k, v in given.items()}))
-    assert words[:5] == ["exec", "python", "-m", "runback", command_of(entry)]
-    parsed = vars(PARSER.parse_args(words[4:]))
+    start = ["PYTHONPATH=src:$PYTHONPATH", "exec", "python", "-m", "runback", command_of(entry)]
+    assert words[:6] == start
+    parsed = vars(PARSER.parse_args(words[5:]))
     for name, value in given.items():
         assert parsed["run" if name == "run_id" else name] == value
 

@@ -16,6 +16,8 @@ from runback.data.table import Table, read_table
 from runback.errors import ConfigError
 from runback.models.scaling import Scaled
 from runback.models.spec import BuiltModel, build_model, check_output, dtype_of
+from runback.progress import say
+from runback.training.compiling import missing_compiler
 from runback.training.device import choose_device, choose_threads
 from runback.training.randomness import seed_generators
 from runback.training.state import TrainState
@@ -78,6 +80,9 @@ def prepare(config: TrainConfig, source: Path | None = None) -> Work:
     device = choose_device(config.device)
     if device.type == "mps" and config.precision == "float64":
         raise ConfigError("option precision: float64 does not exist on mps; use float32")
+    lack = "" if config.compile == "none" else missing_compiler(device)
+    if lack:
+        say(f"warning: option compile: {lack} on this machine; the step runs uncompiled")
     table = read_table(config.data, config.target, config.features, dtype_of(config.precision))
     split = make_split(len(table), config.split, config.seed)
     order = Order(

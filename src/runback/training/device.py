@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from runback.errors import ConfigError
 
@@ -43,3 +44,11 @@ def _checked_cuda(name: str, device: torch.device) -> torch.device:
         have = f"has {count} CUDA device(s)" if count else "has no CUDA device"
         raise ConfigError(f"option device: {name!r}: this machine {have}; use cpu or auto")
     return torch.device("cuda", index)
+
+
+def read_scalars(values: list[Tensor]) -> list[float]:
+    """Scalars of one device and dtype as floats; a device is waited for once, not for each."""
+    if values[0].device.type == "cpu":
+        return [value.item() for value in values]
+    stacked: list[float] = torch.stack(values).tolist()
+    return stacked

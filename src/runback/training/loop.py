@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -11,15 +10,19 @@ from torch import Tensor
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
-from runback.errors import ConfigError
-from runback.training.optimizers import COSTS, clip_gradients, learning_rate
+from runback.training.compiling import (
+    CostOf,
+    compiled_backward,
+    eager_backward,
+    missing_compiler,
+)
+from runback.training.device import read_scalars
+from runback.training.optimizers import COSTS, clip_gradients, learning_rate, make_update
 from runback.training.randomness import seed_generators
 from runback.training.state import TrainState
 
 # Validation in one pass where it fits, in pieces of this many rows where it does not.
 VALIDATION_ROWS = 65_536
-
-Step = Callable[[Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +74,7 @@ def run_epochs(
     Yields:
         An `EpochResult` for each completed epoch, and a `MidEpoch` for each pause.
     """
-    step = make_step(state, config)
+    step, validate = make_step(state, config), make_validation(state, validation, config)
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         if state.batch == 0:
             seed_generators(config.seed, state.epoch + 1, state.device)
@@ -81,75 +84,71 @@ def run_epochs(
             state.batch += 1
             if pause() and state.batch < len(batches):
                 yield MidEpoch(state.epoch + 1, state.batch)
-        cost = state.cost_sum.item() / len(batches)
-        val_cost = validation_cost(state, validation, config) if validation else None
+        total, val_cost = validate()
+        cost = total / len(batches)
         state.finish_epoch(cost, val_cost)
         yield EpochResult(state.epoch, cost, val_cost, lr)
 
 
-def make_step(state: TrainState, config: TrainConfig) -> Step:
+def make_step(state: TrainState, config: TrainConfig) -> CostOf:
     """The training step: forward, backward, update; returns the batch cost, detached."""
-    model, optimizer = state.model.train(), state.optimizer
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    cost_of = _forward(state, config)
+    parameters = [p for p in state.model.train().parameters() if p.requires_grad]
+    cost_of, update = make_cost(state, config), make_update(state.optimizer)
+    if config.compile == "none" or missing_compiler(state.device):
+        backward = eager_backward(cost_of, parameters)
+    else:
+        backward = compiled_backward(cost_of, parameters, config.compile)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
-        optimizer.zero_grad()
-        cost = cost_of(x, y)
-        cost.backward()
+        cost = backward(x, y)
         if config.clip_norm:
             clip_gradients(parameters, config.clip_norm)
-        optimizer.step()
-        return cost.detach()
+        update()
+        return cost
 
     return step
 
 
-@torch.no_grad()
-def validation_cost(state: TrainState, part: TableDataset, config: TrainConfig) -> float:
-    """Mean cost over the rows of a part, in eval mode; the module is back in train mode after."""
-    cost = COSTS[config.loss]
-    state.model.eval()
-    total = 0.0
-    for low in range(0, len(part), VALIDATION_ROWS):
-        x, y = part.features[low : low + VALIDATION_ROWS], part.targets[low : low + VALIDATION_ROWS]
-        with _autocast(state.device, config):
-            total += cost(state.model(x), y).item() * (len(x) / len(part))
-    state.model.train()
-    return total
+def make_validation(
+    state: TrainState, part: TableDataset | None, config: TrainConfig
+) -> Callable[[], tuple[float, float | None]]:
+    """The end of an epoch: the sum of its batch costs, and the mean cost of the validation rows.
+
+    The validation rows go through in eval mode; the module is back in train mode after. Nothing
+    waits for a device before the last line, where all values come over at once.
+    """
+    if not part:
+        return lambda: (state.cost_sum.item(), None)
+    model, cost_of = state.model, make_cost(state, config)
+    pieces = _pieces(part)
+
+    @torch.no_grad()
+    def validate() -> tuple[float, float | None]:
+        model.eval()
+        costs = [cost_of(x, y) for x, y, _ in pieces]
+        model.train()
+        total, *values = read_scalars([state.cost_sum, *costs])
+        return total, sum(v * share for v, (_, _, share) in zip(values, pieces, strict=True))
+
+    return validate
 
 
-def _forward(state: TrainState, config: TrainConfig) -> Step:
-    """The cost of a batch, in the run's precision, compiled where the run asks for it."""
-    model, cost = state.model, COSTS[config.loss]
-    autocast = config.precision == "bf16"
+def _pieces(part: TableDataset) -> list[tuple[Tensor, Tensor, float]]:
+    """A part in pieces of at most `VALIDATION_ROWS` rows, each with its share of the rows."""
+    features = part.features.split(VALIDATION_ROWS)
+    targets = part.targets.split(VALIDATION_ROWS)
+    return [(x, y, len(x) / len(part)) for x, y in zip(features, targets, strict=True)]
+
+
+def make_cost(state: TrainState, config: TrainConfig) -> CostOf:
+    """The cost of a batch, in the run's precision."""
+    model, cost, device = state.model, COSTS[config.loss], state.device.type
 
     def forward(x: Tensor, y: Tensor) -> Tensor:
         return cost(model(x), y)
 
     def mixed(x: Tensor, y: Tensor) -> Tensor:
-        with _autocast(state.device, config):
+        with torch.autocast(device, torch.bfloat16):
             return forward(x, y)
 
-    chosen = mixed if autocast else forward
-    if config.compile == "none":
-        return chosen
-    check_compiler(state.device)
-    compiled: Step = torch.compile(chosen, mode=config.compile)
-    return compiled
-
-
-def check_compiler(device: torch.device) -> None:
-    """Refuses `compile` where torch has no compiler to call.
-
-    Raises:
-        ConfigError: no C++ compiler on this machine, which torch.compile needs on the CPU.
-    """
-    if device.type == "cpu" and not any(shutil.which(name) for name in ("c++", "g++", "clang++")):
-        raise ConfigError(
-            "option compile: no C++ compiler on this machine; install g++ or use none"
-        )
-
-
-def _autocast(device: torch.device, config: TrainConfig) -> torch.autocast:
-    return torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    return mixed if config.precision == "bf16" else forward

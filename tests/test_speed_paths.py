@@ -1,0 +1,184 @@
+"""The fast paths give the numbers of the plain ones, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from conftest import DATA
+from runback.config import TrainConfig
+from runback.preparation import Work, prepare
+from runback.training import compiling
+from runback.training.loop import EpochResult, MidEpoch, run_epochs
+from runback.training.optimizers import COSTS
+from runback.training.randomness import seed_generators
+
+DIABETES = {"data": str(DATA / "diabetes.csv"), "normalize": "standard", "batch_size": 32}
+CONFIGS = {
+    "seed": {"data": str(DATA / "non_linear.csv")},
+    "adam, dropout, clipping, plateau": {
+        **DIABETES, "model": "mlp", "model_args": {"hidden": [8], "dropout": 0.2}, "lr": 0.01,
+        "optimizer": "adam", "clip_norm": 1.0, "scheduler": "plateau",
+        "scheduler_args": {"patience": 0}, "drop_last": False,
+    },
+    "momentum, no validation": {
+        **DIABETES, "model": "linear", "lr": 0.01, "momentum": 0.9, "split": "9:0:1",
+        "scheduler": "step", "scheduler_args": {"step_size": 2},
+    },
+    "bf16": {**DIABETES, "model": "mlp", "model_args": {"hidden": [8]}, "precision": "bf16"},
+    "float64": {**DIABETES, "model": "mlp", "precision": "float64", "optimizer": "adamw"},
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """`prepare` sets torch's threads for its process, which here is everyone's."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def config_of(name: str, **other: object) -> TrainConfig:
+    return TrainConfig(**{**CONFIGS[name], "epochs": 6, **other})
+
+
+def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:
+    """The loop as one would write it first: zero_grad, step, indexing, `.item()` where it comes."""
+    work = prepare(config)
+    model, optimizer, cost_of = work.state.model, work.state.optimizer, COSTS[config.loss]
+    x, y = (getattr(work.table, name)[work.split.train] for name in ("features", "targets"))
+    rows_of, size, history = work.batches.order.rows, config.batch_size, []
+    for epoch in range(1, config.epochs + 1):
+        model.train()
+        seed_generators(config.seed, epoch, work.state.device)
+        rows, total = rows_of(epoch), torch.zeros((), dtype=x.dtype)
+        for low in range(0, len(work.batches) * size, size):
+            index = rows[low : low + size]
+            optimizer.zero_grad()
+            with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+                cost = cost_of(model(x[index]), y[index])
+            cost.backward()
+            if config.clip_norm:
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_norm)
+            optimizer.step()
+            total += cost.detach()
+        val = None if work.validation is None else plain_validation(work, config, model)
+        history.append((total.item() / len(work.batches), val))
+        if work.state.schedule is not None:
+            work.state.schedule.step(val)
+    return history, model
+
+
+@torch.no_grad()
+def plain_validation(work: Work, config: TrainConfig, model: nn.Module) -> float:
+    model.eval()
+    part = work.validation
+    with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
+        return COSTS[config.loss](model(part.features), part.targets).item()
+
+
+def fast_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:
+    work = prepare(config)
+    history = [(e.cost, e.val_cost) for e in epochs_of(work)]
+    return history, work.state.model
+
+
+def epochs_of(work: Work) -> Iterator[EpochResult]:
+    for event in run_epochs(work.state, work.batches, work.validation, work.config):
+        assert isinstance(event, EpochResult)
+        yield event
+
+
+def weights(model: nn.Module) -> list[Tensor]:
+    return list(model.state_dict().values())
+
+
+def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_loop_gives_what_a_plain_loop_gives(name: str) -> None:
+    fast, fast_model = fast_training(config_of(name))
+    plain, plain_model = plain_training(config_of(name))
+    assert fast == plain
+    assert_same(weights(fast_model), weights(plain_model))
+
+
+@pytest.mark.parametrize("name", ["seed", "adam, dropout, clipping, plateau"])
+def test_gathered_batches_and_the_dataloaders_train_alike(name: str) -> None:
+    gathered, _ = fast_training(config_of(name, epochs=2))
+    loaded, _ = fast_training(config_of(name, epochs=2, num_workers=1))
+    assert gathered == loaded
+
+
+def test_several_validation_pieces_count_by_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of("float64")
+    whole, _ = fast_training(config)
+    monkeypatch.setattr("runback.training.loop.VALIDATION_ROWS", 7)
+    pieces, _ = fast_training(config)
+    assert [v for _, v in pieces] == pytest.approx([v for _, v in whole], rel=1e-12)
+
+
+needs_compiler = pytest.mark.skipif(
+    bool(compiling.missing_compiler(torch.device("cpu"))), reason="no compiler on this machine"
+)
+
+
+@needs_compiler
+def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupted() -> None:
+    """Interrupted before the short last batch, whose shape the resumed process meets first."""
+    config = config_of("adam, dropout, clipping, plateau", compile="default", epochs=3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch.compile says of its own code
+        whole = prepare(config)
+        expected = list(epochs_of(whole))
+        torch.compiler.reset()
+        first = prepare(config)
+        saved, before = interrupted(first, MidEpoch(2, len(first.batches) - 1))
+        torch.compiler.reset()
+        second = prepare(config)
+        second.state.load_state_dict(saved)
+        after = list(epochs_of(second))
+        eager = list(epochs_of(prepare(config_of("adam, dropout, clipping, plateau", epochs=3))))
+    assert before + after == expected
+    assert_same(weights(second.state.model), weights(whole.state.model))
+    assert [e.cost for e in eager] != [e.cost for e in expected], "nothing was compiled"
+
+
+def interrupted(work: Work, at: MidEpoch) -> tuple[dict[str, object], list[EpochResult]]:
+    """Trains until a place inside an epoch; the state there, and the epochs before."""
+    done: list[EpochResult] = []
+    for event in run_epochs(
+        work.state, work.batches, work.validation, work.config, pause=lambda: True
+    ):
+        if event == at:
+            return work.state.state_dict(), done
+        if isinstance(event, EpochResult):
+            done.append(event)
+    raise AssertionError("the training never came there")
+
+
+@needs_compiler
+def test_compiling_changes_the_speed_and_not_the_training() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        compiled, _ = fast_training(config_of("float64", compile="default"))
+    eager, _ = fast_training(config_of("float64"))
+    for ours, theirs in zip(compiled, eager, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+def test_without_a_compiler_the_step_is_eager(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    compiled, _ = fast_training(config_of("seed", compile="default"))
+    assert "g++" in capsys.readouterr().err
+    assert compiled == fast_training(config_of("seed"))[0]

@@ -151,7 +151,9 @@ def _train(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     from runback.jobs import run_resume
 
-    return _finished(run_resume(options.run, _given(options)))
+    # `mlflow run -e resume` passes what nobody gave as empty text
+    given = {name: value for name, value in _given(options).items() if value != ""}
+    return _finished(run_resume(options.run, given))
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -139,7 +139,7 @@ class TrainConfig:
 
     def identity(self) -> str:
         """SHA-256 over the options that decide the numbers; a resume may not change any of them."""
-        text = json.dumps({n: v for n, v in self.as_params().items() if n not in _INDIFFERENT})
+        text = json.dumps({n: v for n, v in self.as_params().items() if n not in CHANGEABLE})
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
@@ -158,8 +158,8 @@ class TrainConfig:
             raise ConfigError(f"{where}: {error}" if where else str(error)) from None
 
 
-# These say how far, where and how often, not what is computed.
-_INDIFFERENT = frozenset(
+# These say how far, where and how often, not what is computed: a resume may change them.
+CHANGEABLE = frozenset(
     {
         "data",
         "epochs",

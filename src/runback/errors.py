@@ -9,6 +9,7 @@
     ├── TrackingError         the tracking server cannot be reached or refuses
     ├── CheckpointError       a checkpoint that cannot be written or read
     ├── JournalError          the journal cannot be opened or written
+    ├── StorageError          another local file cannot be written: the disk is full
     ├── DivergedError         the cost or the weights are no longer finite
     └── RunHeldError          exit code 3: another process holds the run
 
@@ -60,6 +61,10 @@ class CheckpointError(RunbackError):
 
 class JournalError(RunbackError):
     """The run's journal cannot be opened, read or written."""
+
+
+class StorageError(RunbackError):
+    """A local file that is neither checkpoint nor journal cannot be written: the disk is full."""
 
 
 class DivergedError(RunbackError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 import os
 from dataclasses import dataclass
@@ -11,9 +12,9 @@ from typing import Any
 
 import torch
 
-from runback.config import TrainConfig, parse
+from runback.config import CHANGEABLE, OPTION_NAMES, TrainConfig, parse, render, unknown_option
+from runback.durable import lease
 from runback.durable.home import RunFolder, run_folder
-from runback.durable.journal import Point
 from runback.durable.lock import FileLock
 from runback.errors import ConfigError, DataError, DivergedError, Interrupted, RunbackError
 from runback.finishing import finish
@@ -21,13 +22,11 @@ from runback.models.own import copy_sources, is_own
 from runback.preparation import Work, prepare
 from runback.progress import Progress, say
 from runback.recording import Recorder
-from runback.restoring import restore
+from runback.restoring import Restored, catch_up, restore
 from runback.signals import Watch
 from runback.tracking.desk import Desk
 from runback.training.loop import EpochResult, run_epochs
-
-# Resuming with another value of any other option would be another training, not this one continued.
-CHANGEABLE = ("epochs", "device", "data")
+from runback.training.state import TrainState
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,8 @@ def resume(run: str, **changes: Any) -> str:
 
     Args:
         run: in any form that names a run.
-        changes: `epochs` to train to, another `device`, or where the `data` lie now.
+        changes: `epochs` to train to, another `device`, where the `data` lie now, or any other of
+            the options that do not decide the numbers (`config.CHANGEABLE`).
 
     Raises:
         UsageError: no such run, an option that may not change, or data that have changed.
@@ -88,42 +88,102 @@ def run_resume(run: str, changes: dict[str, Any]) -> Outcome:
     """`resume`, with the news whether everything has been delivered."""
     launch = os.environ.get("MLFLOW_RUN_ID") or ""
     with Desk() as desk:
-        info = desk.ask("find", name=run or launch)
-        run_id, tags = info["run_id"], info["tags"]
+        run_id = desk.ask("find", name=run or launch)["run_id"]
         if launch and launch != run_id:
             desk.ask("launch", launch_id=launch, run_id=run_id, what="resume")
-        config = changed(TrainConfig.from_mapping(info["config"]), changes)
         folder = run_folder(run_id)
         with FileLock(folder.lock).acquire(f"run {run_id}"):
-            work = prepare(with_data(config, tags, changes), _own_source(config, folder, desk))
-            require_fingerprint(work.table.fingerprint, tags, config.data)
-            found = restore(work, folder, desk)
-            recorder = Recorder(folder, config, desk)
-            if found is None:
-                say(f"run {run_id} has no good checkpoint: it is trained from epoch 0")
-            elif found.remote:
-                points = desk.ask("history", run_id=run_id, after=work.state.epoch)
-                recorder.journal.adopt(Point(*point) for point in points)
-            desk.ask("reopen", run_id=run_id, changed={k: str(v) for k, v in changes.items()})
-            say(f"run {run_id} resumed after epoch {work.state.epoch}: {_summary(work)}")
+            info = desk.ask("find", name=run_id)  # as it is now that nobody else changes it
+            lease.require_free(info["tags"].get(lease.TAG, ""), f"run {run_id}")
+            config, changes = changed(TrainConfig.from_mapping(info["config"]), changes)
+            work, restored = _restored(config, changes, info["tags"], folder, desk)
+            if info["status"] == "FINISHED" and work.is_done():
+                say(f"run {run_id} has finished; train on with: runback resume {run_id} --epochs N")
+                return Outcome(run_id, delivered=True)
+            recorder = Recorder(folder, work.config, desk, restored)
+            _require_enough_epochs(work, recorder.journal.last_step())
+            desk.ask("reopen", run_id=run_id, tags=_reopening_tags(recorder, changes))
+            say(f"run {run_id} resumed after {_place(work.state)}: {_summary(work)}")
             return _train_to_end(recorder, work)
 
 
-def changed(config: TrainConfig, changes: dict[str, Any]) -> TrainConfig:
-    """The configuration of a resumed run.
+def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a resumed run, and those of the changes that do change something.
 
     Raises:
         ConfigError: an option that a resume may not change, or a value that does not fit.
     """
     for name in changes:
+        if name not in OPTION_NAMES:
+            raise ConfigError(unknown_option(name))
+    wanted = {name: parse(name, value) for name, value in changes.items()}
+    new = dataclasses.replace(config, **wanted)
+    real = {n: getattr(new, n) for n in wanted if getattr(new, n) != getattr(config, n)}
+    for name in real:
         if name not in CHANGEABLE:
             raise ConfigError(
-                f"option {name}: cannot change on resume, as it would break exactness; "
-                f"only {', '.join(CHANGEABLE)} can"
+                f"option {name}: the run has {render(getattr(config, name)) or 'none'}, and a resume "
+                f"cannot change it, as the numbers would be others; it can change "
+                f"{', '.join(n for n in OPTION_NAMES if n in CHANGEABLE)}"
             )
-    return dataclasses.replace(
-        config, **{name: parse(name, value) for name, value in changes.items()}
-    )
+    return new, real
+
+
+def _restored(
+    config: TrainConfig,
+    changes: dict[str, Any],
+    tags: dict[str, str],
+    folder: RunFolder,
+    desk: Desk,
+) -> tuple[Work, Restored | None]:
+    """Everything as it was at the newest good checkpoint, or before the first epoch.
+
+    Prepared with the epochs that the run began with: schedules whose shape comes from them keep it.
+    """
+    config = with_data(config, tags, changes)
+    began_with = TrainConfig.from_mapping(json.loads(tags["runback.config"])).epochs
+    source = _own_source(config, folder, desk)
+
+    def prepared() -> Work:
+        return prepare(dataclasses.replace(config, epochs=began_with), source)
+
+    work = prepared()
+    require_fingerprint(work.table.fingerprint, tags, config.data)
+    restored = restore(work, folder, desk)
+    if restored is None:
+        say(f"run {folder.run_id} has no good checkpoint: it is trained from epoch 0")
+        work = prepared()  # a checkpoint that failed half-way may have left its traces
+    catch_up(folder, tags, desk)
+    return dataclasses.replace(work, config=config), restored
+
+
+def _require_enough_epochs(work: Work, recorded: int) -> None:
+    """Refuses to end a training before the place it has reached.
+
+    Raises:
+        ConfigError: more epochs are done, begun, or recorded.
+    """
+    begun = work.state.epoch + (1 if work.state.batch else 0)
+    if work.config.epochs < max(begun, recorded):
+        raise ConfigError(
+            f"option epochs: {work.config.epochs} is less than the {max(begun, recorded)} epochs "
+            "that the run has trained"
+        )
+
+
+def _reopening_tags(recorder: Recorder, changes: dict[str, Any]) -> dict[str, str]:
+    """Who trains now, whose journal it goes through, and what is no longer as the params say."""
+    tags = {f"runback.changed.{name}": render(value) for name, value in changes.items()}
+    return {
+        **tags,
+        lease.TAG: lease.lease(os.getpid()),
+        "runback.journal": recorder.journal.identity(),
+    }
+
+
+def _place(state: TrainState) -> str:
+    inside = f" and {state.batch} batches" if state.batch else ""
+    return f"epoch {state.epoch}{inside}"
 
 
 def with_data(config: TrainConfig, tags: dict[str, str], changes: dict[str, Any]) -> TrainConfig:

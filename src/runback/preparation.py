@@ -47,6 +47,11 @@ class Work:
         name = self.config.register or self.table.path.stem
         return name.replace("/", "_").replace(":", "_")
 
+    def is_done(self) -> bool:
+        """Whether the loop has nothing left to train."""
+        out_of_patience = self.state.out_of_patience(self.config.patience)
+        return self.state.epoch >= self.config.epochs or out_of_patience
+
     def facts(self) -> dict[str, Any]:
         """What the tracking server is told of the data (`tracking.runs.DataFacts`)."""
         split = self.split

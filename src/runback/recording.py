@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import time
 from pathlib import Path
 from typing import Any
 
 from runback.config import TrainConfig
-from runback.durable.checkpoints import CheckpointWriter, prune, write_checkpoint
+from runback.durable.checkpoints import CheckpointWriter, Owner, Shelf, write_checkpoint
+from runback.durable.files import make_folder, remove_leftovers, write_bytes
 from runback.durable.home import RunFolder
 from runback.durable.journal import Journal
 from runback.environment import versions
-from runback.errors import DivergedError
+from runback.errors import DivergedError, JournalError
 from runback.progress import say
+from runback.restoring import Restored
 from runback.tracking.desk import Desk
 from runback.training.loop import EpochResult
 from runback.training.state import TrainState
+
+# Once determinism has broken, every later epoch differs as well.
+TOLD_MISMATCHES = 3
 
 
 class Recorder:
@@ -26,16 +32,28 @@ class Recorder:
         folder: of the run; the caller holds its lock.
         config: of the run.
         desk: the courier, which carries the journal from `begin` on.
+        restored: where a resumed training continues.
+
+    Raises:
+        CheckpointError, JournalError: the folder cannot be used.
     """
 
-    def __init__(self, folder: RunFolder, config: TrainConfig, desk: Desk) -> None:
+    def __init__(
+        self, folder: RunFolder, config: TrainConfig, desk: Desk, restored: Restored | None = None
+    ) -> None:
         self.folder, self.config, self.desk = folder, config, desk
+        make_folder(folder.checkpoints)
+        remove_leftovers(folder.checkpoints)
         self.journal = Journal(folder.journal)
-        self._lr: float | None = None
+        self._owner = Owner(folder.run_id, config.identity())
+        self._shelf = Shelf(folder.checkpoints, self._owner, config.keep_checkpoints)
+        self._lr = restored.lr if restored else None
+        self._last_saved = restored.manifest.place if restored else (-1, -1)
         self._versions = versions()
         self._writer = CheckpointWriter(self._write)
-        self._last_saved = (-1, -1)
         self._told = 0
+        if restored and not restored.uploaded:  # killed between the manifest and the outbox
+            self._post_checkpoint(restored.manifest.file, restored.manifest.manifest_file)
 
     def begin(self) -> None:
         """Notes where the run is, forgets how it last ended, and lets the courier begin."""
@@ -72,7 +90,8 @@ class Recorder:
             )
         name = self.config.model
         saved = {"model": name, "description": f"{name} checkpoint of epoch {state.epoch}"}
-        self._writer.submit({**saved, **state.state_dict(), "config": self.config.as_json()})
+        more = {"config": self.config.as_json(), "lr": self._lr}
+        self._writer.submit({**saved, **state.state_dict(), **more})
         self._last_saved = place
 
     def wait(self) -> None:
@@ -86,38 +105,50 @@ class Recorder:
 
     def post_json(self, name: str, value: Any) -> None:
         """Adds a JSON artifact at the root of the run."""
-        self.folder.outbox.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder.outbox)
         file = self.folder.outbox / name
-        file.write_text(json.dumps(value, sort_keys=True) + "\n", encoding="utf-8")
+        write_bytes(file, (json.dumps(value, sort_keys=True) + "\n").encode())
         self.post_file(file, "")
 
     def end(self, status: str, error: str = "") -> bool:
-        """Notes how the training ended, and waits for the courier; says whether all has arrived."""
+        """Notes how the training ended, and waits for the courier; says whether all has arrived.
+
+        Raises nothing of its own: what ended the training must not be hidden by what came after.
+        """
         self._writer.close()
-        self._tell_mismatches()
-        self.journal.set_fact("ended_ms", time.time_ns() // 1_000_000)
-        self.journal.set_fact("status", [status, error])
-        self.journal.close()
+        try:
+            self.journal.flush()
+            self._tell_mismatches()
+            self.journal.set_fact("ended_ms", time.time_ns() // 1_000_000)
+            self.journal.set_fact("status", [status, error])
+            self.journal.close()
+        except (JournalError, sqlite3.Error) as failure:
+            say(f"warning: the end is not in the journal: {failure}")
         return self.desk.finish()
 
     def _write(self, state: dict[str, Any]) -> None:
         """On the writer's thread: metrics durable first, then the file, its manifest, the outbox."""
         self.journal.flush(durable=True)
-        folder = self.folder.checkpoints
-        manifest = write_checkpoint(folder, state, self.config.identity(), self._versions)
-        self.post_file(folder / manifest.file, "checkpoints")
-        self.post_file(folder / manifest.manifest_file, "checkpoints")
-        for gone in prune(folder, self.config.keep_checkpoints):
-            for name in (gone.manifest_file, gone.file):
-                self.journal.post("delete", path=f"checkpoints/{name}")
+        manifest = write_checkpoint(self.folder.checkpoints, state, self._owner, self._versions)
+        self._post_checkpoint(manifest.file, manifest.manifest_file)
+        for name in self._shelf.add(manifest):
+            self.journal.post("delete", path=f"checkpoints/{name}")
+
+    def _post_checkpoint(self, *names: str) -> None:
+        for name in names:
+            self.post_file(self.folder.checkpoints / name, "checkpoints")
 
     def _tell_mismatches(self) -> None:
-        """Says and tags every re-trained value that differs from the published one."""
-        for found in self.journal.mismatches[self._told :]:
-            text = (
-                f"{found.key} of epoch {found.step} was {found.recorded!r} and is {found.retrained!r} "
-                "when trained again; the recorded value stays"
-            )
-            say(f"determinism broke: {text}")
-            self.journal.post("tags", tags={"runback.mismatch": text})
-        self._told = len(self.journal.mismatches)
+        """Says and tags that re-trained values differ from those recorded; the first few in full."""
+        found = self.journal.mismatches
+        if len(found) == self._told:
+            return
+        texts = [
+            f"{m.key} of epoch {m.step} was {m.recorded!r} and is {m.retrained!r} when trained again"
+            for m in found[:TOLD_MISMATCHES]
+        ]
+        for text in texts[self._told :]:
+            say(f"determinism broke: {text}; the recorded value stays")
+        more = f"; {len(found)} values in all" if len(found) > len(texts) else ""
+        self.journal.post("tags", tags={"runback.mismatch": "; ".join(texts) + more})
+        self._told = len(found)

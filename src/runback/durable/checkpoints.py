@@ -1,29 +1,44 @@
 """Checkpoints that are whole, verified, and chosen by what their manifest says.
 
-Beside each `checkpoint-NNNNNN.pt` lies a manifest `checkpoint-NNNNNN.json` with epoch, batch, size
-and SHA-256, written after the file it speaks of; a checkpoint without its manifest does not count.
-torch loads files with flipped bits without a word: only the digest tells.
+Beside each `checkpoint-NNNNNN.pt` lies a manifest `checkpoint-NNNNNN.json` with the run, epoch,
+batch, size and SHA-256, written after the file it speaks of; a checkpoint without its manifest does
+not count. torch loads files with flipped bits without a word: only the digest tells. The manifest
+ends in a digest of itself, so that a flipped bit in it tells as well.
 """
 
 from __future__ import annotations
 
+import bisect
+import contextlib
 import hashlib
 import io
 import json
 import queue
 import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from runback.durable.files import sha256_of, write_atomically, write_bytes
+from runback.durable.files import make_folder, sha256_of, write_atomically, write_bytes
 from runback.errors import CheckpointError
 
-_NAME = re.compile(r"checkpoint-\d{6,}(-\d{6,})?\.pt")
+Place = tuple[int, int]
+
+_NAME = re.compile(r"checkpoint-([0-9]{6,18})(?:-([0-9]{6,18}))?\.json")
+_SEAL = "manifest_sha256"
+_LONGEST_MANIFEST = 1 << 16
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose checkpoints these are: the run, and the digest of the configuration it trains with."""
+
+    run_id: str
+    config_sha256: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +51,7 @@ class Manifest:
         batch: batches done inside the next epoch, 0 between epochs.
         size: bytes.
         sha256: of the file.
+        run_id: of the run that wrote it.
         config_sha256: of the run's configuration.
         versions: of torch, Python and runback.
     """
@@ -45,18 +61,25 @@ class Manifest:
     batch: int
     size: int
     sha256: str
+    run_id: str
     config_sha256: str
     versions: dict[str, str]
 
     @property
-    def place(self) -> tuple[int, int]:
+    def place(self) -> Place:
         """Where in the training it was taken; the largest is the newest."""
         return self.epoch, self.batch
 
     @property
     def manifest_file(self) -> str:
         """The manifest's own name."""
-        return self.file.removesuffix(".pt") + ".json"
+        return manifest_name(self.file)
+
+    def as_bytes(self) -> bytes:
+        """The manifest's one and only form as a file, sealed with its own digest."""
+        content = asdict(self)
+        seal = _sha256(json.dumps(content, sort_keys=True).encode())
+        return (json.dumps({**content, _SEAL: seal}, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
     def read(cls, path: Path) -> Manifest:
@@ -66,14 +89,31 @@ class Manifest:
             CheckpointError: it is missing, damaged, or names a file outside its folder.
         """
         try:
-            manifest = cls(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
+            with path.open("rb") as file:
+                content = file.read(_LONGEST_MANIFEST)
+            values = json.loads(content)
+            del values[_SEAL]
+            manifest = cls(**values)
+            sealed = manifest.as_bytes()
+        except OSError as error:
+            raise CheckpointError(f"{path}: {error.strerror}") from None
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"{path}: unreadable manifest ({error})") from None
-        if not _NAME.fullmatch(str(manifest.file)) or manifest.manifest_file != path.name:
-            raise CheckpointError(f"{path}: names another file, {manifest.file!r}")
-        if not all(isinstance(n, int) for n in (manifest.epoch, manifest.batch, manifest.size)):
-            raise CheckpointError(f"{path}: epoch, batch or size is not a whole number")
+        if sealed != content:
+            raise CheckpointError(f"{path}: damaged manifest (its own digest does not fit)")
+        _check_fields(manifest, path)
         return manifest
+
+    def check_owner(self, owner: Owner) -> None:
+        """Refuses the checkpoint of another run, or of another configuration.
+
+        Raises:
+            CheckpointError: it is.
+        """
+        if self.run_id != owner.run_id:
+            raise CheckpointError(f"{self.file}: belongs to run {self.run_id}")
+        if self.config_sha256 != owner.config_sha256:
+            raise CheckpointError(f"{self.file}: written by another configuration")
 
 
 def checkpoint_name(epoch: int, batch: int = 0) -> str:
@@ -82,21 +122,42 @@ def checkpoint_name(epoch: int, batch: int = 0) -> str:
     return f"checkpoint-{epoch:06d}{inside}.pt"
 
 
+def manifest_name(file: str) -> str:
+    """The name of the manifest beside a checkpoint."""
+    return file.removesuffix(".pt") + ".json"
+
+
+def places(names: Iterable[str]) -> list[Place]:
+    """The places in the training that manifests among `names` speak of, the oldest first.
+
+    A manifest is held to its name when it is read, so that the newest can be found without reading
+    the others: the time to a resume does not grow with the number of checkpoints.
+    """
+    matches = filter(None, map(_NAME.fullmatch, names))
+    found = {(int(match[1]), int(match[2] or 0)) for match in matches}
+    return sorted(found)
+
+
+def local_places(folder: Path) -> list[Place]:
+    """`places` of the files in a folder, which need not exist."""
+    return places(file.name for file in folder.iterdir()) if folder.is_dir() else []
+
+
 def write_checkpoint(
-    folder: Path, state: dict[str, Any], config_sha256: str, versions: dict[str, str]
+    folder: Path, state: dict[str, Any], owner: Owner, versions: dict[str, str]
 ) -> Manifest:
     """Writes a checkpoint, reads it back from disk to verify it, and then writes its manifest.
 
     Args:
         folder: where to.
         state: tensors and plain values, with `epoch` and `batch`.
-        config_sha256: goes into the manifest.
+        owner: goes into the manifest.
         versions: goes into the manifest.
 
     Raises:
         CheckpointError: it cannot be written, or reads back differently; older ones are untouched.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / checkpoint_name(state["epoch"], state["batch"])
     buffer = io.BytesIO()
     torch.save(state, buffer)
@@ -107,13 +168,13 @@ def write_checkpoint(
         epoch=state["epoch"],
         batch=state["batch"],
         size=len(content),
-        sha256=_digest(content),
-        config_sha256=config_sha256,
+        sha256=_sha256(content),
+        run_id=owner.run_id,
+        config_sha256=owner.config_sha256,
         versions=versions,
     )
     verify(folder, manifest)
-    text = json.dumps(asdict(manifest), indent=2, sort_keys=True) + "\n"
-    write_bytes(folder / manifest.manifest_file, text.encode())
+    write_bytes(folder / manifest.manifest_file, manifest.as_bytes())
     return manifest
 
 
@@ -125,12 +186,11 @@ def verify(folder: Path, manifest: Manifest) -> None:
     """
     path = folder / manifest.file
     try:
-        if path.stat().st_size != manifest.size or sha256_of(path) != manifest.sha256:
-            raise CheckpointError(
-                f"{path}: damaged (size or SHA-256 is not what its manifest says)"
-            )
+        whole = path.stat().st_size == manifest.size and sha256_of(path) == manifest.sha256
     except OSError as error:
         raise CheckpointError(f"{path}: {error.strerror}") from None
+    if not whole:
+        raise CheckpointError(f"{path}: damaged (size or SHA-256 is not what its manifest says)")
 
 
 def load_checkpoint(folder: Path, manifest: Manifest) -> dict[str, Any]:
@@ -148,49 +208,75 @@ def load_checkpoint(folder: Path, manifest: Manifest) -> dict[str, Any]:
         raise CheckpointError(f"{path}: refused as damaged or unsafe ({first})") from None
     if not isinstance(state, dict) or "model_state_dict" not in state:
         raise CheckpointError(f"{path}: not a runback checkpoint")
+    if (state.get("epoch"), state.get("batch")) != manifest.place:
+        raise CheckpointError(f"{path}: taken at another place than its manifest says")
     return state
 
 
-def manifests(folder: Path, warn: Callable[[str], None]) -> list[Manifest]:
-    """All readable manifests of a folder, the newest first; unreadable ones are warned about."""
-    found = []
-    for path in folder.glob("checkpoint-*.json"):
-        try:
-            found.append(Manifest.read(path))
-        except CheckpointError as error:
-            warn(f"skipped {error}")
-    return sorted(found, key=lambda manifest: manifest.place, reverse=True)
+class Shelf:
+    """The checkpoints of a run, and which of them may go.
 
-
-def prune(folder: Path, keep: int) -> list[Manifest]:
-    """Deletes all but the newest checkpoints, never fewer than two that verify.
-
-    Checkpoints inside an epoch are kept only while they are among the newest two: they are there
-    to resume from, not for the record. The best weights need no file of their own: every
-    checkpoint holds them beside its own.
+    All of those between epochs are kept, or the newest `keep`; those inside an epoch only while
+    they are among the newest two, as they are there to resume from, not for the record. Two that
+    verify always stay. The best weights need no file of their own: every checkpoint holds them
+    beside its own.
 
     Args:
         folder: the checkpoints' folder.
+        owner: of the checkpoints; those of another do not count as good.
         keep: how many of those between epochs to keep; 0 keeps all.
-
-    Returns:
-        The manifests of what was deleted.
     """
-    newest = manifests(folder, lambda _: None)
-    good: list[Manifest] = []
-    for manifest in newest:
-        if len(good) < 2 and _verifies(folder, manifest):
-            good.append(manifest)
-    if len(good) < 2:
-        return []
-    between = [m for m in newest if not m.batch]
-    stays = {m.file for m in (between if keep == 0 else between[: max(keep, 2)])}
-    stays |= {m.file for m in good}
-    gone = [m for m in newest if m.file not in stays]
-    for manifest in gone:  # the manifest first: a file without one does not count
-        (folder / manifest.manifest_file).unlink(missing_ok=True)
-        (folder / manifest.file).unlink(missing_ok=True)
-    return gone
+
+    def __init__(self, folder: Path, owner: Owner, keep: int) -> None:
+        self.folder, self.owner, self.keep = folder, owner, keep
+        found = local_places(folder)
+        self._between = [place for place in found if not place[1]]
+        self._inside = [place for place in found if place[1]]
+
+    def add(self, manifest: Manifest) -> list[str]:
+        """Counts in a checkpoint just written; deletes what may go, and returns its file names."""
+        row, place = self._row(manifest.place), manifest.place
+        index = bisect.bisect_left(row, place)
+        if row[index : index + 1] != [place]:
+            row.insert(index, place)
+        surplus = self._surplus()
+        good = self._two_good() if surplus else []
+        gone = [place for place in surplus if place not in good] if len(good) == 2 else []
+        return [name for place in gone for name in self._delete(place)]
+
+    def _surplus(self) -> list[Place]:
+        newest = sorted(self._between[-2:] + self._inside[-2:])[-2:]
+        old = self._between[: -max(self.keep, 2)] if self.keep else []
+        return [place for place in old + self._inside if place not in newest]
+
+    def _two_good(self) -> list[Place]:
+        good: list[Place] = []
+        for place in sorted(self._between + self._inside, reverse=True):
+            if len(good) < 2 and self._verifies(place):
+                good.append(place)
+        return good
+
+    def _verifies(self, place: Place) -> bool:
+        try:
+            path = self.folder / manifest_name(checkpoint_name(*place))
+            manifest = Manifest.read(path)
+            manifest.check_owner(self.owner)
+            verify(self.folder, manifest)
+        except CheckpointError:
+            return False
+        return True
+
+    def _delete(self, place: Place) -> list[str]:
+        """The manifest first: a file without one does not count."""
+        self._row(place).remove(place)
+        file = checkpoint_name(*place)
+        for name in (manifest_name(file), file):
+            with contextlib.suppress(OSError):  # a file that cannot be deleted does no harm
+                (self.folder / name).unlink(missing_ok=True)
+        return [manifest_name(file), file]
+
+    def _row(self, place: Place) -> list[Place]:
+        return self._inside if place[1] else self._between
 
 
 class CheckpointWriter:
@@ -241,17 +327,20 @@ class CheckpointWriter:
             raise error
 
 
-def _verifies(folder: Path, manifest: Manifest) -> bool:
-    try:
-        verify(folder, manifest)
-    except CheckpointError:
-        return False
-    return True
+def _check_fields(manifest: Manifest, path: Path) -> None:
+    """A manifest may be whole and still lie."""
+    numbers = (manifest.epoch, manifest.batch, manifest.size)
+    if not all(type(n) is int and n >= 0 for n in numbers):
+        raise CheckpointError(f"{path}: epoch, batch or size is not a whole number")
+    if manifest.file != checkpoint_name(manifest.epoch, manifest.batch):
+        raise CheckpointError(f"{path}: names another file, {manifest.file!r}")
+    if manifest.manifest_file != path.name:
+        raise CheckpointError(f"{path}: is the manifest of another file, {manifest.file!r}")
 
 
 def _copy(file: Any, content: memoryview) -> None:
     file.write(content)
 
 
-def _digest(content: memoryview) -> str:
+def _sha256(content: bytes | memoryview) -> str:
     return hashlib.sha256(content).hexdigest()

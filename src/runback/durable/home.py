@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def fetched(self) -> Path:
+        """Checkpoints on their way here from the run's artifacts, not yet verified."""
+        return self.path / "fetched"
+
+    @property
     def outbox(self) -> Path:
         """Other files to deliver: plots, split.json, environment."""
         return self.path / "outbox"

@@ -12,6 +12,7 @@ import math
 import sqlite3
 import threading
 import time
+import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -155,6 +156,20 @@ class Journal:
             self._db.execute("COMMIT")
         self.acknowledge_metrics(self._last_id())
         self._retrained_until = self._last_step()
+
+    def identity(self) -> str:
+        """This file's own name, made once: it tells which machine's journal wrote a run last."""
+        if self.fact("identity") is None:
+            self.set_fact("identity", uuid.uuid4().hex)
+        return str(self.fact("identity"))
+
+    def is_empty(self) -> bool:
+        """Whether no metric was ever recorded."""
+        return self.last_step() == 0
+
+    def last_step(self) -> int:
+        """The last epoch with a recorded cost; 0 before the first."""
+        return self._last_step()
 
     # What the courier reads and acknowledges
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
-from pathlib import Path
-from typing import Any
 
 from mlflow import MlflowClient
 
-from runback.tracking.runs import download, list_artifacts
+from runback.durable.home import run_folder
+from runback.durable.journal import Journal, Point
+from runback.tracking.runs import list_artifacts
 from runback.tracking.store import asked
 
 FOLDER = "checkpoints"
 
 
-def fetch_manifests(client: MlflowClient, run_id: str, folder: Path) -> list[str]:
-    """Downloads the manifests of a run's checkpoints into `folder`; returns their names."""
-    names = [name for name in list_artifacts(client, run_id, FOLDER) if name.endswith(".json")]
-    for name in names:
-        download(client, run_id, f"{FOLDER}/{name}", folder)
-    return names
+def checkpoint_files(client: MlflowClient, run_id: str) -> list[str]:
+    """The names of a run's checkpoints and their manifests."""
+    return list_artifacts(client, run_id, FOLDER)
 
 
-def points_after(client: MlflowClient, run_id: str, epoch: int) -> list[list[Any]]:
-    """The published points `[key, step, value, timestamp]` of all metrics with step > epoch."""
+def adopt(client: MlflowClient, run_id: str) -> None:
+    """Puts all published points of a run into the journal here, as delivered."""
+    with contextlib.closing(Journal(run_folder(run_id).journal)) as journal:
+        journal.adopt(_points(client, run_id))
+
+
+def _points(client: MlflowClient, run_id: str) -> list[Point]:
     keys = asked(f"run {run_id}", lambda: client.get_run(run_id)).data.metrics
     points = []
     for key in keys:
         history = asked(f"metric {key}", partial(client.get_metric_history, run_id, key))
-        points += [[p.key, p.step, p.value, p.timestamp] for p in history if p.step > epoch]
+        points += [Point(p.key, p.step, p.value, p.timestamp) for p in history]
     return points

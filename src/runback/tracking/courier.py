@@ -86,9 +86,9 @@ class Questions:
         info = runs.find_run(self.client, name)
         return {**info.as_json(), "config": info.config.as_params()}
 
-    def reopen(self, run_id: str, changed: dict[str, str]) -> None:
+    def reopen(self, run_id: str, tags: dict[str, str]) -> None:
         """See `runs.reopen_run`."""
-        runs.reopen_run(self.client, run_id, changed)
+        runs.reopen_run(self.client, run_id, tags)
 
     def launch(self, launch_id: str, run_id: str, what: str) -> None:
         """See `runs.mark_launch`."""
@@ -102,13 +102,13 @@ class Questions:
         """See `runs.download`."""
         return str(runs.download(self.client, run_id, path, Path(folder)))
 
-    def fetch_manifests(self, run_id: str, folder: str) -> list[str]:
-        """See `checkpoints.fetch_manifests`."""
-        return checkpoints.fetch_manifests(self.client, run_id, Path(folder))
+    def checkpoints(self, run_id: str) -> list[str]:
+        """See `checkpoints.checkpoint_files`."""
+        return checkpoints.checkpoint_files(self.client, run_id)
 
-    def history(self, run_id: str, after: int) -> list[list[Any]]:
-        """See `checkpoints.points_after`."""
-        return checkpoints.points_after(self.client, run_id, after)
+    def adopt(self, run_id: str) -> None:
+        """See `checkpoints.adopt`."""
+        checkpoints.adopt(self.client, run_id)
 
     def uri(self) -> str:
         """Where the runs are."""

@@ -50,6 +50,13 @@ class Delivery:
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         return self._delay * random.uniform(0.5, 1.0)
 
+    def tag(self, key: str, value: str) -> None:
+        """Sets a tag now, or not at all where the server is away."""
+        try:
+            self.client.set_tag(self.run_id, key, value)
+        except Exception as error:  # as in step
+            self.trouble = first_line(error)
+
     def is_complete(self) -> bool:
         """Whether everything in the journal has arrived, apart from the final status."""
         waiting = self.journal.waiting()

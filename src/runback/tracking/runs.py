@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from runback import __version__
 from runback.config import FIELDS, TrainConfig, parse
+from runback.durable import lease
 from runback.environment import git_commit
 from runback.errors import ConfigError, RunNotFoundError, TrackingError, UsageError
 from runback.tracking.store import asked, first_line, is_permanent
@@ -129,10 +130,12 @@ def find_run(client: MlflowClient, name: str) -> RunInfo:
     return _info(_by_id(client, name.removeprefix("runs:/").split("/")[0]))
 
 
-def reopen_run(client: MlflowClient, run_id: str, changed: dict[str, str]) -> None:
-    """Sets a run to RUNNING again, and notes the options that a resume changes."""
-    tags = [RunTag(TAG_CHANGED + name, value) for name, value in changed.items()]
-    asked(f"run {run_id}", lambda: client.log_batch(run_id, tags=tags))
+def reopen_run(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
+    """Sets a run to RUNNING again, with new tags, and without the error it may have ended with."""
+    entries = [RunTag(name, value) for name, value in tags.items()]
+    asked(f"run {run_id}", lambda: client.log_batch(run_id, tags=entries))
+    if "runback.error" in asked(f"run {run_id}", lambda: client.get_run(run_id)).data.tags:
+        asked(f"run {run_id}", lambda: client.delete_tag(run_id, "runback.error"))
     asked(f"run {run_id}", lambda: client.update_run(run_id, status="RUNNING"))
 
 
@@ -217,6 +220,7 @@ def _tags(config: TrainConfig, facts: DataFacts) -> dict[str, str]:
         TAG_FINGERPRINT: facts.fingerprint,
         TAG_DATA_PATH: facts.path,
         TAG_VERSION: __version__,
+        lease.TAG: lease.lease(os.getppid()),
         "runback.python": sys.version.split()[0],
     }
 

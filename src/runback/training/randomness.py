@@ -56,6 +56,7 @@ def restore_generators(states: dict[str, Any], device: torch.device) -> None:
     np.random.set_state(("MT19937", keys, numpy["pos"], numpy["has_gauss"], numpy["gauss"]))
     torch.set_rng_state(states["torch"].cpu())
     if device.type == "cuda" and "cuda" in states:
-        torch.cuda.set_rng_state_all([state.cpu() for state in states["cuda"]])
+        cuda = [state.cpu() for state in states["cuda"]]
+        torch.cuda.set_rng_state_all(cuda[: torch.cuda.device_count()])
     elif device.type == "mps" and "mps" in states:
         torch.mps.set_rng_state(states["mps"].cpu())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor, nn, optim
 
 from runback.config import TrainConfig
+from runback.errors import ModelError
 from runback.training.optimizers import Schedule, make_optimizer, make_schedule
 from runback.training.randomness import generator_states, restore_generators
 
@@ -48,8 +50,13 @@ class TrainState:
 
     @classmethod
     def fresh(cls, model: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
-        """The state before the first epoch, with the module moved to the device."""
+        """The state before the first epoch, with the module moved to the device.
+
+        Raises:
+            ModelError: the module's state holds what no checkpoint can give back.
+        """
         model = model.to(device)
+        _check_storable(model)
         optimizer = make_optimizer(config, model.parameters())
         schedule = make_schedule(config, optimizer)
         zero = torch.zeros((), device=device, dtype=next(model.parameters()).dtype)
@@ -71,9 +78,8 @@ class TrainState:
         return self.epoch - (self.best.epoch if self.best else 0) >= patience
 
     def is_finite(self) -> bool:
-        """Whether every floating-point weight is finite."""
-        tensors = [t for t in self.model.state_dict().values() if isinstance(t, Tensor)]
-        return all(bool(torch.isfinite(t).all()) for t in tensors if t.is_floating_point())
+        """Whether every parameter is finite; a buffer may hold an infinity on purpose (a mask)."""
+        return all(bool(torch.isfinite(parameter).all()) for parameter in self.model.parameters())
 
     def state_dict(self) -> dict[str, Any]:
         """A copy that later training does not change, of tensors and plain values only."""
@@ -106,6 +112,23 @@ class TrainState:
             return self.best.model_state_dict
         weights: dict[str, Any] = cloned(self.model.state_dict())
         return weights
+
+
+def _check_storable(model: nn.Module) -> None:
+    """Refuses, before any training, extra state that `weights_only` would not load again."""
+    for name, value in model.state_dict().items():
+        if isinstance(value, Tensor):
+            continue
+        try:
+            buffer = io.BytesIO()
+            torch.save(value, buffer)
+            buffer.seek(0)
+            torch.load(buffer, weights_only=True)
+        except Exception as error:  # pickle refuses in many ways
+            raise ModelError(
+                f"option model: {name!r} in the module's state_dict is a {type(value).__name__}, "
+                "which no checkpoint can give back; use tensors and plain values"
+            ) from error
 
 
 def cloned(value: Any) -> Any:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +26,9 @@ from runback.errors import DataError
 
 # What pandas and spreadsheets write for "no value"; a training row must not hold any of them.
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "n/a", "#N/A", "<NA>"]
-_HASH_BLOCK = 1 << 20
+MAX_SHOWN = 60
+
+Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -77,11 +83,16 @@ def read_table(
     file = _existing(path)
     names = column_names(file)
     columns = choose_columns(file, names, target, features)
-    wanted = (*columns.features, *columns.targets)
-    arrays = _read_columns(file, names, wanted)
-    count = len(columns.features)
-    x = _to_tensor(file, wanted[:count], arrays[:count], dtype)
-    y = _to_tensor(file, wanted[count:], arrays[count:], dtype)
+    found = _read_columns(file, names, (*columns.features, *columns.targets))
+    n_rows = len(found[columns.targets[0]])
+    if n_rows == 0:
+        raise DataError(f"{file}: has a header but no data row")
+
+    def numbers(name: str) -> Numbers:  # each column is let go of once it is in the tensor
+        return _arrow_numbers(file, name, found.pop(name))
+
+    x = _to_tensor(file, columns.features, n_rows, numbers, dtype)
+    y = _to_tensor(file, columns.targets, n_rows, numbers, dtype)
     return Table(x, y, columns, fingerprint(file), file.resolve())
 
 
@@ -115,12 +126,8 @@ def column_names(path: Path) -> list[str]:
     Raises:
         DataError: an empty file, one that is no table, or two columns of one name.
     """
-    try:
-        names = _parquet_names(path) if _is_parquet(path) else _csv_names(path)
-    except UnicodeDecodeError:
-        raise DataError(f"{path}: not a UTF-8 text file") from None
-    except (pa.ArrowException, OSError, pd.errors.ParserError) as error:
-        raise DataError(f"{path}: cannot be read as a table ({_first_line(error)})") from None
+    with _readable(path):
+        names = _parquet_names(path) if _is_parquet(path) else _csv_header(path)[0]
     doubled = [name for name, count in Counter(names).items() if count > 1]
     if doubled:
         raise DataError(f"{path}: column {doubled[0]!r} appears more than once")
@@ -165,143 +172,17 @@ def frame_to_tensor(
     Raises:
         DataError: a column is missing, or a cell is not a finite number.
     """
-    require_columns(where, [str(name) for name in frame.columns], features)
-    arrays = [_numbers(where, name, frame[name]) for name in features]
-    return _to_tensor(where, features, arrays, dtype)
+    names = [str(name) for name in frame.columns]
+    require_columns(where, names, features)
+    place = {name: index for index, name in enumerate(names)}
+    doubled = [name for name, count in Counter(names).items() if count > 1 and name in features]
+    if doubled:
+        raise DataError(f"{where}: column {doubled[0]!r} appears more than once")
 
+    def numbers(name: str) -> Numbers:
+        return _frame_numbers(where, name, frame.iloc[:, place[name]])
 
-def _existing(path: str | Path) -> Path:
-    file = Path(path).expanduser()
-    if file.is_dir():
-        raise DataError(f"{file}: is a folder; a .csv or .parquet file is needed")
-    if not file.exists():
-        raise DataError(f"{file}: no such file")
-    if file.stat().st_size == 0:
-        raise DataError(f"{file}: the file is empty")
-    return file
-
-
-def _is_parquet(path: Path) -> bool:
-    return path.suffix.lower() in (".parquet", ".pq")
-
-
-def _parquet_names(path: Path) -> list[str]:
-    return list(pq.read_schema(path).names)
-
-
-def _csv_names(path: Path) -> list[str]:
-    header = pd.read_csv(
-        path, header=None, nrows=1, dtype=str, keep_default_na=False, encoding="utf-8-sig"
-    )
-    names = [str(name).strip() for name in header.iloc[0]]
-    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
-        raise DataError(f"{path}: one column {names[0]!r}; columns must be separated by commas")
-    if "" in names:
-        raise DataError(f"{path}: column {names.index('') + 1} has no name")
-    return names
-
-
-def _read_columns(
-    path: Path, names: Sequence[str], wanted: Sequence[str]
-) -> list[npt.NDArray[np.float64]]:
-    """The wanted columns as float64; the exact cell is looked up only where reading fails."""
-    if _is_parquet(path):
-        frame = pq.read_table(path, columns=list(wanted)).to_pandas()
-        return [_numbers(path, name, frame[name]) for name in wanted]
-    try:
-        table = pacsv.read_csv(
-            path,
-            read_options=pacsv.ReadOptions(column_names=list(names), skip_rows=1),
-            parse_options=pacsv.ParseOptions(newlines_in_values=False),
-            convert_options=pacsv.ConvertOptions(
-                column_types=dict.fromkeys(wanted, pa.float64()),
-                include_columns=list(wanted),
-                null_values=MISSING,
-                strings_can_be_null=True,
-            ),
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise _explain(path, names, wanted, error) from None
-    return [table.column(name).to_numpy() for name in wanted]
-
-
-def _explain(
-    path: Path, names: Sequence[str], wanted: Sequence[str], error: Exception
-) -> DataError:
-    """Reads the file again as text, slowly, to name the first cell that is not a number."""
-    try:
-        text = pd.read_csv(
-            path, header=None, skiprows=1, names=list(names), dtype=str,
-            na_values=MISSING, keep_default_na=False, encoding="utf-8-sig", index_col=False,
-        )  # fmt: skip
-        for name in wanted:
-            _numbers(path, name, text[name])
-    except UnicodeDecodeError:
-        return DataError(f"{path}: not a UTF-8 text file")
-    except DataError as found:
-        return found
-    except (pd.errors.ParserError, ValueError):
-        pass
-    return DataError(f"{path}: cannot be read as a table ({_first_line(error)})")
-
-
-def _numbers(where: Path | str, name: str, column: pd.Series) -> npt.NDArray[np.float64]:
-    if pd.api.types.is_numeric_dtype(column):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    numbers = pd.to_numeric(column, errors="coerce")
-    wrong = numbers.isna() & column.notna()
-    if wrong.any():
-        row = int(np.flatnonzero(wrong.to_numpy())[0])
-        raise DataError(
-            f"{where}: column {name!r}, data row {row + 1}: {column.iloc[row]!r} is not a number"
-        )
-    return numbers.to_numpy(dtype=np.float64, na_value=np.nan)
-
-
-def _to_tensor(
-    where: Path | str,
-    names: Sequence[str],
-    arrays: list[npt.NDArray[np.float64]],
-    dtype: torch.dtype,
-) -> Tensor:
-    """Fills one tensor column by column, dropping each source array once it is copied."""
-    n_rows = len(arrays[0])
-    if n_rows == 0 and isinstance(where, Path):
-        raise DataError(f"{where}: has a header but no data row")
-    out = torch.empty((n_rows, len(names)), dtype=dtype)
-    view = out.numpy()
-    for index, name in enumerate(names):
-        with np.errstate(over="ignore"):
-            view[:, index] = arrays[index]
-        _check_finite(where, name, view[:, index], arrays[index])
-        arrays[index] = np.empty(0)
-    return out
-
-
-def _check_finite(
-    where: Path | str, name: str, stored: npt.NDArray[np.floating], source: npt.NDArray[np.float64]
-) -> None:
-    finite = np.isfinite(stored)
-    if finite.all():
-        return
-    row = int(np.flatnonzero(~finite)[0])
-    value = source[row]
-    if np.isnan(value):
-        problem = "has no value"
-    elif np.isinf(value):
-        problem = "is infinite"
-    else:
-        problem = f"{value!r} does not fit {stored.dtype}"
-    raise DataError(f"{where}: column {name!r}, data row {row + 1}: {problem}")
-
-
-def _listing(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
-    return shown + (f", ... ({len(names)} columns)" if len(names) > most else "")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return _to_tensor(where, features, len(frame), numbers, dtype)
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -312,10 +193,208 @@ def read_frame(path: Path) -> pd.DataFrame:
     """
     file = _existing(path)
     names = column_names(file)
-    if _is_parquet(file):
-        frame: pd.DataFrame = pq.read_table(file).to_pandas()
-        return frame
-    return pd.read_csv(
-        file, header=None, skiprows=1, names=names, na_values=MISSING, keep_default_na=False,
-        encoding="utf-8-sig", index_col=False, float_precision="round_trip",
-    )  # fmt: skip
+    with _readable(file):
+        if _is_parquet(file):
+            table = pq.ParquetFile(file).read()
+        else:
+            table = _read_csv(file, names, pacsv.ConvertOptions(**_NULLS))
+    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
+    return frame
+
+
+def _existing(path: str | Path) -> Path:
+    if not str(path):
+        raise DataError("option data: is empty; a .csv or .parquet file is needed")
+    try:
+        file = Path(path).expanduser()
+        size = file.stat().st_size
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (RuntimeError, ValueError) as error:  # no such home folder; a zero byte in the name
+        raise DataError(f"{path}: {error}") from None
+    if file.is_dir():
+        raise DataError(f"{file}: is a folder; a .csv or .parquet file is needed")
+    if size == 0:
+        raise DataError(f"{file}: the file is empty")
+    return file
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns what the readers of files raise into one sentence."""
+    try:
+        yield
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: not a UTF-8 text file") from None
+    except (pa.ArrowException, OSError, csv.Error) as error:
+        raise DataError(f"{path}: cannot be read as a table ({_first_line(error)})") from None
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() in (".parquet", ".pq")
+
+
+def _parquet_names(path: Path) -> list[str]:
+    """The columns without what pandas stored as the index of its rows."""
+    schema = pq.read_schema(path)
+    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    return [name for name in schema.names if name not in index]
+
+
+def _csv_header(path: Path) -> tuple[list[str], int]:
+    """The columns' names, and the number of lines that they and empty lines before them take."""
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.reader(file)
+        names = [name.strip() for name in next((row for row in reader if row), [])]
+        lines = reader.line_num
+    if len(names) == 1 and any(mark in names[0] for mark in ";\t|"):
+        raise DataError(f"{path}: one column {names[0]!r}; columns must be separated by commas")
+    if not names or "" in names:
+        where = f"column {names.index('') + 1}" if names else "the first line"
+        raise DataError(
+            f"{path}: {where} has no name (is it a row index, which pandas writes without "
+            "index=False, or is the header missing?)"
+        )
+    return names, lines
+
+
+# Cells in quotes may hold line ends; numbers among them are read like the others.
+_PARSE = pacsv.ParseOptions(newlines_in_values=True)
+_NULLS: dict[str, Any] = {"null_values": MISSING, "strings_can_be_null": True}
+
+
+def _read_csv(path: Path, names: Sequence[str], convert: pacsv.ConvertOptions) -> pa.Table:
+    """The table behind the header; a block must hold a row, and so grows with the header."""
+    read = pacsv.ReadOptions(
+        column_names=list(names),
+        skip_rows=_csv_header(path)[1],
+        block_size=max(1 << 20, 32 * sum(len(name) + 1 for name in names)),
+    )
+    return pacsv.read_csv(path, read_options=read, parse_options=_PARSE, convert_options=convert)
+
+
+def _read_columns(
+    path: Path, names: Sequence[str], wanted: Sequence[str]
+) -> dict[str, pa.ChunkedArray]:
+    """The wanted columns; where a CSV fails to read, the row and cell are looked up."""
+    if _is_parquet(path):
+        with _readable(path):
+            table = pq.ParquetFile(path).read(columns=list(wanted))
+    else:
+        types = dict.fromkeys(wanted, pa.float64())
+        convert = pacsv.ConvertOptions(column_types=types, include_columns=list(wanted), **_NULLS)
+        try:
+            table = _read_csv(path, names, convert)
+        except (pa.ArrowException, OSError) as error:
+            with _readable(path):
+                fault = _first_fault(path, names, wanted) or (
+                    f"cannot be read as a table ({_first_line(error)})"
+                )
+            raise DataError(f"{path}: {fault}") from None
+    return {name: table.column(name) for name in wanted}
+
+
+def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
+    """Reads a CSV again as text, slowly, to find the first row that cannot be used."""
+    places = [(names.index(name), name) for name in wanted]
+    number = 0
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        rows = (row for row in csv.reader(file) if row)
+        next(rows)
+        for number, row in enumerate(rows, 1):
+            if len(row) != len(names):
+                return f"data row {number} has {len(row)} cell(s), the header {len(names)}"
+            for place, name in places:
+                if _number(row[place]) is None:
+                    return _not_a_number(name, number, row[place])
+    return "" if number else "has a header but no data row"
+
+
+def _arrow_numbers(where: Path | str, name: str, column: pa.ChunkedArray) -> Numbers:
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.uint8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        return _frame_numbers(where, name, column.to_pandas())
+    numbers: Numbers = column.cast(pa.float64(), safe=False).to_numpy()
+    return numbers
+
+
+def _frame_numbers(where: Path | str, name: str, column: pd.Series) -> Numbers:
+    is_number = pd.api.types.is_numeric_dtype(column)
+    if is_number and not pd.api.types.is_complex_dtype(column):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = np.empty(len(column))
+    for row, value in enumerate(column):
+        number = _number(value)
+        if number is None:
+            raise DataError(f"{where}: {_not_a_number(name, row + 1, value)}")
+        numbers[row] = number
+    return numbers
+
+
+def _number(value: Any) -> float | None:
+    """A cell as a number, NaN for a missing one; None for anything else."""
+    if value is None or value is pd.NA or value is pd.NaT:
+        return math.nan
+    if isinstance(value, str):
+        if value in MISSING:
+            return math.nan
+        if "_" in value or not value.isascii():  # Python reads 1_000, tables do not mean it
+            return None
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def _not_a_number(name: str, row: int, value: Any) -> str:
+    text = repr(value)
+    shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+    return f"column {name!r}, data row {row}: {shown} is not a number"
+
+
+def _to_tensor(
+    where: Path | str,
+    names: Sequence[str],
+    n_rows: int,
+    numbers: Callable[[str], Numbers],
+    dtype: torch.dtype,
+) -> Tensor:
+    """`[n_rows, len(names)]`, filled column by column."""
+    out = torch.empty((n_rows, len(names)), dtype=dtype)
+    view = out.numpy()
+    for index, name in enumerate(names):
+        source = numbers(name)
+        with np.errstate(over="ignore"):
+            view[:, index] = source
+        _check_finite(where, name, view[:, index], source)
+    return out
+
+
+def _check_finite(
+    where: Path | str, name: str, stored: npt.NDArray[np.floating], source: npt.NDArray[np.float64]
+) -> None:
+    finite = np.isfinite(stored)
+    if finite.all():
+        return
+    row = int(np.flatnonzero(~finite)[0])
+    value = float(source[row])
+    if math.isnan(value):
+        problem = "has no value"
+    elif math.isinf(value):
+        problem = "is infinite"
+    else:
+        problem = f"{value!r} does not fit {stored.dtype}; precision float64 would hold it"
+    raise DataError(f"{where}: column {name!r}, data row {row + 1}: {problem}")
+
+
+def _listing(names: Sequence[str], most: int = 12) -> str:
+    shown = ", ".join(names[:most])
+    return shown + (f", ... ({len(names)} columns)" if len(names) > most else "")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -143,6 +143,7 @@ def _add_sync(commands: Any) -> None:
 
 def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, _given(options))
+    import runback.signals  # noqa: F401 - first, as it remembers who started us
     from runback.jobs import run_training
 
     return _finished(run_training(config))

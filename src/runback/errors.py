@@ -81,11 +81,12 @@ class Interrupted(RunbackError):  # noqa: N818 - an interruption is not an error
     """Training was stopped by a signal, has been checkpointed, and can be resumed.
 
     Args:
-        run_id: the run that can be resumed.
+        run_id: the run that can be resumed; empty where no training has begun.
         signal_number: the signal; the exit code is 128 + signal_number.
     """
 
     def __init__(self, run_id: str, signal_number: int) -> None:
-        super().__init__(f"interrupted; go on with: runback resume {run_id}")
+        hint = f"interrupted; go on with: runback resume {run_id}"
+        super().__init__(hint if run_id else "interrupted before the training began")
         self.run_id = run_id
         self.exit_code = 128 + signal_number

@@ -52,7 +52,7 @@ def train(config: TrainConfig) -> str:
 def run_training(config: TrainConfig) -> Outcome:
     """`train`, with the news whether everything has been delivered."""
     launch = os.environ.get("MLFLOW_RUN_ID") or None
-    with Desk() as desk:
+    with Desk() as desk, Watch(desk.interrupted) as watch:
         try:
             work = prepare(config)
         except RunbackError as error:
@@ -65,7 +65,7 @@ def run_training(config: TrainConfig) -> Outcome:
             recorder = Recorder(folder, config, desk)
             _post_setup(recorder, work)
             say(f"run {run_id}: {_summary(work)}")
-            return _train_to_end(recorder, work)
+            return _train_to_end(recorder, work, watch)
 
 
 def resume(run: str, **changes: Any) -> str:
@@ -87,7 +87,7 @@ def resume(run: str, **changes: Any) -> str:
 def run_resume(run: str, changes: dict[str, Any]) -> Outcome:
     """`resume`, with the news whether everything has been delivered."""
     launch = os.environ.get("MLFLOW_RUN_ID") or ""
-    with Desk() as desk:
+    with Desk() as desk, Watch(desk.interrupted) as watch:
         run_id = desk.ask("find", name=run or launch)["run_id"]
         if launch and launch != run_id:
             desk.ask("launch", launch_id=launch, run_id=run_id, what="resume")
@@ -104,7 +104,7 @@ def run_resume(run: str, changes: dict[str, Any]) -> Outcome:
             _require_enough_epochs(work, recorder.journal.last_step())
             desk.ask("reopen", run_id=run_id, tags=_reopening_tags(recorder, changes))
             say(f"run {run_id} resumed after {_place(work.state)}: {_summary(work)}")
-            return _train_to_end(recorder, work)
+            return _train_to_end(recorder, work, watch)
 
 
 def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
@@ -208,22 +208,35 @@ def require_fingerprint(found: str, tags: dict[str, str], data: str) -> None:
         )
 
 
-def _train_to_end(recorder: Recorder, work: Work) -> Outcome:
+def _train_to_end(recorder: Recorder, work: Work, watch: Watch) -> Outcome:
     """Trains, finishes, and tells the true end of it whatever happens."""
     run_id = recorder.folder.run_id
     recorder.begin()
-    with Watch(work.config.checkpoint_minutes, recorder.desk.interrupted) as watch:
-        try:
+    try:
+        with watch.patiently(work.config.checkpoint_minutes):
             _loop(recorder, work, watch)
-            if not watch.signal:
-                finish(recorder, work)
-        except BaseException as error:
-            recorder.end("FAILED", f"{type(error).__name__}: {error}")
-            raise
-        if watch.signal:
-            recorder.end("KILLED")
-            raise Interrupted(run_id, watch.signal)
-        return Outcome(run_id, recorder.end("FINISHED"))
+        finish(recorder, work)
+        watch.be_patient()
+    except BaseException as error:
+        _end_early(recorder, watch, error)
+        raise
+    return Outcome(run_id, recorder.end("FINISHED", leave=lambda: watch.signal != 0))
+
+
+def _end_early(recorder: Recorder, watch: Watch, error: BaseException) -> None:
+    """KILLED if a signal asked for the end, also where it killed a loader worker; FAILED if not.
+
+    Raises:
+        Interrupted: a signal asked for the end.
+    """
+    watch.be_patient()
+    before = watch.signal
+    own = isinstance(error, RunbackError) and not isinstance(error, Interrupted)
+    if before and not own:
+        recorder.end("KILLED")
+        raise Interrupted(recorder.folder.run_id, before) from None
+    message = f"{type(error).__name__}: {error}"
+    recorder.end("FAILED", message, leave=lambda: watch.signal != before)
 
 
 def _loop(recorder: Recorder, work: Work, watch: Watch) -> None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from runback.config import TrainConfig
 from runback.durable.checkpoints import CheckpointWriter, Owner, Shelf, write_checkpoint
-from runback.durable.files import make_folder, remove_leftovers, write_bytes
+from runback.durable.files import make_folder, remove_leftovers, sha256_of, write_bytes
 from runback.durable.home import RunFolder
 from runback.durable.journal import Journal
 from runback.environment import versions
@@ -44,7 +44,7 @@ class Recorder:
         self.folder, self.config, self.desk = folder, config, desk
         make_folder(folder.checkpoints)
         remove_leftovers(folder.checkpoints)
-        self.journal = Journal(folder.journal)
+        self.journal = Journal(folder.journal, tidy=False)
         self._owner = Owner(folder.run_id, config.identity())
         self._shelf = Shelf(folder.checkpoints, self._owner, config.keep_checkpoints)
         self._lr = restored.lr if restored else None
@@ -56,10 +56,7 @@ class Recorder:
             self._post_checkpoint(restored.manifest.file, restored.manifest.manifest_file)
 
     def begin(self) -> None:
-        """Notes where the run is, forgets how it last ended, and lets the courier begin."""
-        self.journal.set_fact("tracking_uri", self.desk.ask("uri"))
-        self.journal.set_fact("status", None)
-        self.journal.set_fact("status_delivered", None)
+        """Lets the courier begin; the run is open, and its journal says so."""
         self.desk.deliver(self.folder.run_id)
 
     def epoch(self, result: EpochResult) -> None:
@@ -73,7 +70,7 @@ class Recorder:
         self.journal.record(points, result.epoch)
         if self.journal.flush_if_due():
             self.desk.watch()
-            self._tell_mismatches()
+            self._tell_news()
 
     def checkpoint(self, state: TrainState) -> None:
         """Saves the state: the copy now, the writing on another thread.
@@ -99,9 +96,11 @@ class Recorder:
         self._writer.wait()
 
     def post_file(self, file: Path, artifact_path: str) -> None:
-        """Adds a file of the run's folder to the outbox."""
+        """Adds a file of the run's folder to the outbox, with its digest."""
         name = str(file.relative_to(self.folder.path))
-        self.journal.post("artifact", file=name, artifact_path=artifact_path)
+        self.journal.post(
+            "artifact", file=name, artifact_path=artifact_path, sha256=sha256_of(file)
+        )
 
     def post_json(self, name: str, value: Any) -> None:
         """Adds a JSON artifact at the root of the run."""
@@ -110,21 +109,30 @@ class Recorder:
         write_bytes(file, (json.dumps(value, sort_keys=True) + "\n").encode())
         self.post_file(file, "")
 
-    def end(self, status: str, error: str = "") -> bool:
+    def end(self, status: str, error: str = "", leave: Callable[[], bool] = lambda: False) -> bool:
         """Notes how the training ended, and waits for the courier; says whether all has arrived.
 
         Raises nothing of its own: what ended the training must not be hidden by what came after.
+
+        Args:
+            status: FINISHED, KILLED or FAILED.
+            error: the reason, where it failed.
+            leave: asked while waiting; where it is true, the courier goes on alone.
         """
         self._writer.close()
         try:
-            self.journal.flush()
-            self._tell_mismatches()
-            self.journal.set_fact("ended_ms", time.time_ns() // 1_000_000)
-            self.journal.set_fact("status", [status, error])
-            self.journal.close()
-        except (JournalError, sqlite3.Error) as failure:
+            self._note_end(status, error)
+        except JournalError as failure:  # the courier is told as well
             say(f"warning: the end is not in the journal: {failure}")
-        return self.desk.finish()
+        return self.desk.finish(status, error, leave)
+
+    def _note_end(self, status: str, error: str) -> None:
+        self.journal.flush()
+        self._tell_news()
+        ended_ms = time.time_ns() // 1_000_000
+        self.journal.set_facts({"ended_ms": ended_ms, "status": [status, error]})
+        self.journal.flush(durable=True)
+        self.journal.close()
 
     def _write(self, state: dict[str, Any]) -> None:
         """On the writer's thread: metrics durable first, then the file, its manifest, the outbox."""
@@ -137,6 +145,21 @@ class Recorder:
     def _post_checkpoint(self, *names: str) -> None:
         for name in names:
             self.post_file(self.folder.checkpoints / name, "checkpoints")
+
+    def _tell_news(self) -> None:
+        """Says and tags what flushes have found: values that differ, or are no numbers."""
+        self._tell_non_finite()
+        self._tell_mismatches()
+
+    def _tell_non_finite(self) -> None:
+        """Once a run: MLflow keeps NaN, but shows an infinity as the largest number."""
+        point = self.journal.non_finite
+        if point is None or self.journal.fact("non_finite") is not None:
+            return
+        text = f"{point.key} of epoch {point.step} is {point.value}"
+        say(f"{text}; MLflow shows infinities as +-1.797e308")
+        self.journal.post("tags", tags={"runback.non_finite": text})
+        self.journal.set_fact("non_finite", text)
 
     def _tell_mismatches(self) -> None:
         """Says and tags that re-trained values differ from those recorded; the first few in full."""

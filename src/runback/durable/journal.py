@@ -13,7 +13,8 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,10 +36,17 @@ CREATE TABLE IF NOT EXISTS outbox (
     id INTEGER PRIMARY KEY,
     kind TEXT NOT NULL,
     payload TEXT NOT NULL,          -- JSON
-    state TEXT NOT NULL DEFAULT 'waiting'   -- waiting, delivered, refused
+    state TEXT NOT NULL DEFAULT 'waiting',  -- waiting, delivered, refused
+    reason TEXT NOT NULL DEFAULT ''         -- why it was refused
 );
 CREATE INDEX IF NOT EXISTS waiting ON outbox (id) WHERE state = 'waiting';
 """
+_INSERT = "INSERT OR IGNORE INTO metrics (key, step, value, timestamp) VALUES (?, ?, ?, ?)"
+_REPLACE = (
+    "INSERT INTO metrics (key, step, value, timestamp) VALUES (?, ?, ?, ?) ON CONFLICT (key, step) "
+    "DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp"
+)
+_SET_FACT = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,87 +83,98 @@ class Journal:
 
     Safe to use from several threads.
 
+    Args:
+        path: of the file, made where there is none.
+        tidy: whether this process may copy the write-ahead log back into the file, which takes an
+            fsync; the loop leaves that to the courier.
+
+    Attributes:
+        mismatches: values that were trained again and came out differently, as found by flushes.
+        non_finite: the first NaN or infinity that a flush has met; None while there is none.
+
     Raises:
-        JournalError: the file is no journal, or the disk is full.
+        JournalError: by every method: the file is no journal, is damaged, or the disk is full.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, *, tidy: bool = True) -> None:
         self.path = path
         self._lock = threading.Lock()
-        self._db = sqlite3.connect(
-            path, timeout=30.0, check_same_thread=False, isolation_level=None
-        )
-        try:
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = NORMAL")
-            self._db.executescript(_SCHEMA)
-        except sqlite3.Error as error:
-            raise JournalError(f"{path} cannot be opened: {error}") from error
         self._pending: list[tuple[str, int, float, int]] = []
         self._flushed = time.monotonic()
-        self._retrained_until = self._last_step()
         self.mismatches: list[Mismatch] = []
+        self.non_finite: Point | None = None
+        self._db = self._opened(tidy)
+        self._retrained_until = self.last_step()
 
     # What the training process writes
 
     def record(self, values: Iterable[tuple[str, float]], step: int) -> None:
         """Notes metric values of a step in memory; a flush writes them down."""
         now = time.time_ns() // 1_000_000
-        self._pending.extend((key, step, value, now) for key, value in values)
+        self._pending.extend([(key, step, value, now) for key, value in values])
 
     def flush_if_due(self) -> bool:
-        """Flushes when `FLUSH_SECONDS` have passed since the last flush; says whether it did."""
-        if time.monotonic() - self._flushed < FLUSH_SECONDS:
+        """Flushes when `FLUSH_SECONDS` have passed since the last flush; says whether it did.
+
+        Returns at once while another thread is writing: the next call will do.
+        """
+        if time.monotonic() - self._flushed < FLUSH_SECONDS or self._lock.locked():
             return False
         self.flush()
         return True
 
     def flush(self, *, durable: bool = False) -> None:
         """Writes down what is in memory: safe from a crash, and with `durable` from a power cut."""
-        with self._lock:
-            pending, self._pending = self._pending, []
+        with self._database() as db:
+            # The list stays the same object, and what is written leaves it afterwards: another
+            # thread may append meanwhile, and a failure or a signal in between loses nothing.
+            pending = self._pending[:]
             self._flushed = time.monotonic()
-            if durable:
-                self._db.execute("PRAGMA synchronous = FULL")
-            try:
-                if pending or durable:
-                    self._insert(pending)
-            except sqlite3.Error as error:
-                self._pending = pending + self._pending
-                raise JournalError(f"{self.path} cannot be written: {error}") from error
-            finally:
-                if durable:
-                    self._db.execute("PRAGMA synchronous = NORMAL")
+            if pending or durable:
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                self._insert(pending)
+            del self._pending[: len(pending)]
 
     def post(self, kind: str, **payload: Any) -> None:
         """Adds an entry to the outbox, after all metrics recorded so far."""
         self.flush()
         text = json.dumps(payload, sort_keys=True)
-        with self._lock:
-            self._db.execute("INSERT INTO outbox (kind, payload) VALUES (?, ?)", (kind, text))
+        with self._database() as db:
+            db.execute("INSERT INTO outbox (kind, payload) VALUES (?, ?)", (kind, text))
 
     def set_fact(self, key: str, value: Any) -> None:
         """Stores a JSON value under a key, replacing what was there."""
-        text = json.dumps(value)
-        with self._lock:
-            self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (key, text))
+        self.set_facts({key: value})
+
+    def set_facts(self, facts: dict[str, Any]) -> None:
+        """Stores several facts, all or none."""
+        rows = [(key, json.dumps(value)) for key, value in facts.items()]
+        with self._transaction() as db:
+            db.executemany(_SET_FACT, rows)
 
     def fact(self, key: str, default: Any = None) -> Any:
         """The value stored under a key."""
-        with self._lock:
-            row = self._db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
+        with self._database() as db:
+            row = db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return default if row is None else json.loads(row[0])
 
     def adopt(self, points: Iterable[Point]) -> None:
-        """Takes over points that are already published, as recorded and acknowledged."""
-        rows = [(p.key, p.step, _stored(p.value), p.timestamp) for p in points]
-        with self._lock:
-            self._db.execute("BEGIN IMMEDIATE")
-            self._db.executemany(_INSERT, rows)
-            self._db.execute("COMMIT")
-        self.acknowledge_metrics(self._last_id())
-        self._retrained_until = self._last_step()
+        """Takes over points that are already published, as recorded and acknowledged.
+
+        Where the journal holds another value or timestamp for one, the published one counts; other
+        points that wait here go on waiting.
+        """
+        published = [(p.key, p.step, _stored(p.value), p.timestamp) for p in points]
+        with self._transaction() as db:
+            after = (self._acknowledged(),)
+            waiting = db.execute(
+                "SELECT key, step, value, timestamp FROM metrics WHERE id > ? ORDER BY id", after
+            ).fetchall()
+            db.execute("DELETE FROM metrics WHERE id > ?", after)
+            db.executemany(_REPLACE, published)
+            db.execute(_SET_FACT, ("acknowledged", str(self._last_id())))
+            db.executemany(_INSERT, waiting)
+            self._retrained_until = self._last_step()
 
     def identity(self) -> str:
         """This file's own name, made once: it tells which machine's journal wrote a run last."""
@@ -169,19 +188,19 @@ class Journal:
 
     def last_step(self) -> int:
         """The last epoch with a recorded cost; 0 before the first."""
-        return self._last_step()
+        with self._database():
+            return self._last_step()
 
     # What the courier reads and acknowledges
 
     def undelivered_metrics(self, limit: int) -> tuple[list[Point], int]:
         """The oldest points that no server has acknowledged, and the ID to acknowledge them with."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._database() as db:
+            rows = db.execute(
                 "SELECT key, step, value, timestamp, id FROM metrics WHERE id > ? ORDER BY id LIMIT ?",
                 (self._acknowledged(), limit),
             ).fetchall()
-        points = [Point(key, step, _loaded(value), ms) for key, step, value, ms, _ in rows]
-        return points, rows[-1][4] if rows else 0
+        return [_point(row[:4]) for row in rows], rows[-1][4] if rows else 0
 
     def acknowledge_metrics(self, last_id: int) -> None:
         """Notes that all points up to an ID have arrived."""
@@ -189,24 +208,51 @@ class Journal:
 
     def next_item(self) -> Item | None:
         """The oldest waiting entry of the outbox."""
-        with self._lock:
-            row = self._db.execute(
+        with self._database() as db:
+            row = db.execute(
                 "SELECT id, kind, payload FROM outbox WHERE state = 'waiting' ORDER BY id LIMIT 1"
             ).fetchone()
         return None if row is None else Item(row[0], row[1], json.loads(row[2]))
 
-    def settle(self, item: Item, state: str = "delivered") -> None:
-        """Notes that an entry has arrived, or was refused for good."""
-        with self._lock:
-            self._db.execute("UPDATE outbox SET state = ? WHERE id = ?", (state, item.id))
+    def settle(self, item: Item, refused: str = "") -> None:
+        """Notes that an entry has arrived, or why it was refused for good."""
+        state = "refused" if refused else "delivered"
+        with self._database() as db:
+            db.execute(
+                "UPDATE outbox SET state = ?, reason = ? WHERE id = ?", (state, refused, item.id)
+            )
+
+    def refusals(self) -> list[str]:
+        """Why entries were refused for good, the oldest first."""
+        with self._database() as db:
+            rows = db.execute("SELECT reason FROM outbox WHERE state = 'refused' ORDER BY id")
+            return [row[0] for row in rows]
+
+    def retry_refused(self) -> None:
+        """Lets refused entries wait for delivery once more."""
+        with self._database() as db:
+            db.execute("UPDATE outbox SET state = 'waiting' WHERE state = 'refused'")
+
+    def is_superseded(self, item: Item) -> bool:
+        """Whether a later entry sends the same file again, or deletes what this one would send."""
+        file, folder = item.payload["file"], item.payload["artifact_path"]
+        path = f"{folder}/{Path(file).name}" if folder else Path(file).name
+        with self._database() as db:
+            row = db.execute(
+                "SELECT 1 FROM outbox WHERE id > ? AND (kind = 'artifact' AND "
+                "json_extract(payload, '$.file') = ? OR kind = 'delete' AND "
+                "json_extract(payload, '$.path') = ?) LIMIT 1",
+                (item.id, file, path),
+            ).fetchone()
+        return row is not None
 
     def waiting(self) -> dict[str, int]:
         """How much has not arrived: metric points, outbox entries, and entries refused for good."""
-        with self._lock:
-            points = self._db.execute(
+        with self._database() as db:
+            points = db.execute(
                 "SELECT count(*) FROM metrics WHERE id > ?", (self._acknowledged(),)
             ).fetchone()[0]
-            count = dict(self._db.execute("SELECT state, count(*) FROM outbox GROUP BY state"))
+            count = dict(db.execute("SELECT state, count(*) FROM outbox GROUP BY state"))
         return {
             "metrics": points,
             "items": count.get("waiting", 0),
@@ -215,56 +261,84 @@ class Journal:
 
     def points(self, key: str) -> list[Point]:
         """All points of one metric, by step."""
-        with self._lock:
-            rows = self._db.execute(
+        with self._database() as db:
+            rows = db.execute(
                 "SELECT key, step, value, timestamp FROM metrics WHERE key = ? ORDER BY step",
                 (key,),
             ).fetchall()
-        return [Point(k, step, _loaded(value), ms) for k, step, value, ms in rows]
+        return [_point(row) for row in rows]
 
     def points_at(self, step: int) -> list[Point]:
         """All points of one step."""
-        with self._lock:
-            keys = [row[0] for row in self._db.execute("SELECT DISTINCT key FROM metrics")]
+        with self._database() as db:
+            keys = [row[0] for row in db.execute("SELECT DISTINCT key FROM metrics")]
             rows = [
-                self._db.execute(
+                db.execute(
                     "SELECT key, step, value, timestamp FROM metrics WHERE key = ? AND step = ?",
                     (key, step),
                 ).fetchone()
                 for key in keys
             ]
-        return [Point(r[0], r[1], _loaded(r[2]), r[3]) for r in rows if r is not None]
+        return [_point(row) for row in rows if row is not None]
 
     def close(self) -> None:
         """Flushes and closes the file."""
-        self.flush()
-        with self._lock:
-            self._db.close()
+        try:
+            self.flush()
+        finally:
+            with self._lock:
+                self._db.close()
 
-    # Inside; the caller holds the lock
+    # Inside; where `_db` is used directly, the caller holds the lock
+
+    def _opened(self, tidy: bool) -> sqlite3.Connection:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            db = sqlite3.connect(
+                self.path, timeout=30.0, check_same_thread=False, isolation_level=None
+            )
+            db.execute("PRAGMA journal_mode = WAL")
+            db.execute("PRAGMA synchronous = NORMAL")
+            if not tidy:
+                db.execute("PRAGMA wal_autocheckpoint = 0")
+            db.executescript(_SCHEMA)
+        except (sqlite3.Error, OSError) as error:
+            raise JournalError(f"{self.path} cannot be opened as a journal: {error}") from error
+        return db
+
+    @contextmanager
+    def _database(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._db
+            except sqlite3.Error as error:
+                raise JournalError(f"{self.path} cannot be used: {error}") from error
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._database() as db, _atomically(db):
+            yield db
 
     def _insert(self, pending: list[tuple[str, int, float, int]]) -> None:
         rows = [(key, step, _stored(value), ms) for key, step, value, ms in pending]
-        again = [row for row in pending if row[1] <= self._retrained_until]
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            for key, step, value, _ in again:
-                self._compare(key, step, value)
+        again = [point for point in pending if point[1] <= self._retrained_until]
+        with _atomically(self._db):
+            found = [self._compared(key, step, value) for key, step, value, _ in again]
             self._db.executemany(_INSERT, rows)
-            self._db.execute(
-                "INSERT OR REPLACE INTO facts VALUES ('flushed', ?)", (str(time.time()),)
-            )
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
+            # A commit that changes nothing would not be synced to the disk.
+            self._db.execute(_SET_FACT, ("flushed", str(time.time())))
+        self.mismatches += [mismatch for mismatch in found if mismatch is not None]
+        if self.non_finite is None:
+            odd = (point for point in pending if not math.isfinite(point[2]))
+            self.non_finite = next((Point(*point) for point in odd), None)
 
-    def _compare(self, key: str, step: int, value: float) -> None:
+    def _compared(self, key: str, step: int, value: float) -> Mismatch | None:
         row = self._db.execute(
             "SELECT value FROM metrics WHERE key = ? AND step = ?", (key, step)
         ).fetchone()
-        if row is not None and row[0] != _stored(value):
-            self.mismatches.append(Mismatch(key, step, _loaded(row[0]), value))
+        if row is None or row[0] == _stored(value):
+            return None
+        return Mismatch(key, step, _loaded(row[0]), value)
 
     def _acknowledged(self) -> int:
         row = self._db.execute("SELECT value FROM facts WHERE key = 'acknowledged'").fetchone()
@@ -279,7 +353,21 @@ class Journal:
         return row[0] or 0
 
 
-_INSERT = "INSERT OR IGNORE INTO metrics (key, step, value, timestamp) VALUES (?, ?, ?, ?)"
+@contextmanager
+def _atomically(db: sqlite3.Connection) -> Iterator[None]:
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk has rolled back by itself
+            db.execute("ROLLBACK")
+        raise
+
+
+def _point(row: tuple[str, int, float | None, int]) -> Point:
+    key, step, value, timestamp = row
+    return Point(key, step, _loaded(value), timestamp)
 
 
 def _stored(value: float) -> float | None:

@@ -12,39 +12,60 @@ import contextlib
 import json
 import os
 import select
+import shutil
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from runback.config import TrainConfig
+from runback.durable import lease
+from runback.durable.files import sha256_of
 from runback.durable.home import RunFolder, run_folder
 from runback.durable.journal import Journal
 from runback.durable.lock import FileLock
 from runback.environment import write_environment
-from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError
+from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError, TrackingError
 from runback.tracking import checkpoints, runs
-from runback.tracking.delivery import Delivery, describe
-from runback.tracking.store import connect, seconds_from
+from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
+from runback.tracking.patience import drain_seconds
+from runback.tracking.store import (
+    client_of,
+    connect,
+    first_line,
+    http_settings,
+    is_permanent,
+    place_of,
+)
 
 IDLE_SECONDS = 0.25
+FIRST_WORD_SECONDS = 1.0
 SAY_SECONDS = 10.0
-
-
-def drain_seconds() -> float:
-    """How long the courier tries on after training, without any success: `RUNBACK_DRAIN_SECONDS`."""
-    return seconds_from("RUNBACK_DRAIN_SECONDS", 60.0)
+# A process that dies gives its lock back some milliseconds after it closes its end of the pipe.
+DYING_SECONDS = 5.0
+SHOWN_REFUSALS = 3
 
 
 class Inbox:
-    """Lines from the training process, read without blocking the delivery."""
+    """Lines from the training process, read without blocking the delivery.
+
+    Attributes:
+        open: whether the training process is at the other end.
+        interrupted: whether it has received a signal.
+        ended: the status and error that it ended with; None before.
+    """
+
+    NEWS = ("interrupted", "ended")
 
     def __init__(self, handle: int) -> None:
         self._handle, self._buffer = handle, b""
-        self.open = True
+        self.open, self.interrupted = True, False
+        self.ended: list[str] | None = None
 
     def next(self, timeout: float | None = None) -> dict[str, Any] | None:
         """The next message, or None after `timeout` seconds or at the end of the input."""
@@ -59,7 +80,18 @@ class Inbox:
             self._buffer += block
         line, _, self._buffer = self._buffer.partition(b"\n")
         message: dict[str, Any] = json.loads(line)
+        self._note(message)
         return message
+
+    def wait_for_end(self) -> None:
+        """Reads until the training process is gone."""
+        while self.open:
+            self.next()
+
+    def _note(self, message: dict[str, Any]) -> None:
+        self.interrupted = self.interrupted or message["op"] == "interrupted"
+        if message["op"] == "ended":
+            self.ended = message["status"]
 
 
 class Questions:
@@ -67,6 +99,8 @@ class Questions:
 
     def __init__(self) -> None:
         self._client: MlflowClient | None = None
+        self.opened = ""  # the run that is RUNNING since
+        self.lock: FileLock | None = None
 
     @property
     def client(self) -> MlflowClient:
@@ -76,10 +110,35 @@ class Questions:
         return self._client
 
     def open(self, config: dict[str, str], facts: dict[str, Any], run_id: str | None) -> str:
-        """See `runs.open_run`."""
-        return runs.open_run(
-            self.client, TrainConfig.from_mapping(config), runs.DataFacts(**facts), run_id
-        )
+        """Creates a run, or takes over the one that `mlflow run` made; returns its ID.
+
+        From then on a journal says where it is, so that it cannot be left RUNNING.
+        """
+        parsed = TrainConfig.from_mapping(config)
+        if run_id:
+            runs.check_adoptable(self.client, parsed, run_id)
+        self.opened = run_id or runs.make_run(self.client)
+        folder = run_folder(self.opened)
+        self.lock = FileLock(folder.courier_lock).acquire(f"the courier of run {self.opened}")
+        _note_beginning(folder)
+        try:
+            runs.describe_run(self.client, self.opened, parsed, runs.DataFacts(**facts))
+        except TrackingError as error:
+            self._take_back(folder, str(error), made=not run_id)
+            raise
+        return folder.run_id
+
+    def _take_back(self, folder: RunFolder, error: str, *, made: bool) -> None:
+        """Leaves nothing half-made: no run, or where that fails a FAILED one."""
+        try:
+            if made:
+                self.client.delete_run(folder.run_id)
+                shutil.rmtree(folder.path)
+                self.opened = ""
+        except (MlflowException, OSError):
+            made = False
+        if not made:
+            _note_end(folder, ["FAILED", error])
 
     def find(self, name: str) -> dict[str, Any]:
         """See `runs.find_run`."""
@@ -87,7 +146,9 @@ class Questions:
         return {**info.as_json(), "config": info.config.as_params()}
 
     def reopen(self, run_id: str, tags: dict[str, str]) -> None:
-        """See `runs.reopen_run`."""
+        """See `runs.reopen_run`; the journal first forgets how the run ended before."""
+        _note_beginning(run_folder(run_id))
+        self.opened = run_id
         runs.reopen_run(self.client, run_id, tags)
 
     def launch(self, launch_id: str, run_id: str, what: str) -> None:
@@ -110,102 +171,241 @@ class Questions:
         """See `checkpoints.adopt`."""
         checkpoints.adopt(self.client, run_id)
 
-    def uri(self) -> str:
-        """Where the runs are."""
-        return str(mlflow.get_tracking_uri())
-
 
 def main() -> int:
     """Answers questions, then delivers; returns the exit code."""
     replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
     os.dup2(2, 1)  # nothing that a library prints may get between the replies
     inbox, questions = Inbox(0), Questions()
+    run_id = _conversation(inbox, questions, replies)
+    code = _deliver(run_folder(run_id), inbox, questions) if run_id else EXIT_DONE
+    launch_id = os.environ.get("MLFLOW_RUN_ID")
+    if launch_id and launch_id != run_id:
+        _end_launch(questions, launch_id, inbox)
+    return code
+
+
+def _conversation(inbox: Inbox, questions: Questions, replies: IO[str]) -> str:
+    """Answers until the training begins; the run to deliver, empty if none was opened."""
     while (message := inbox.next()) is not None:
         if message["op"] == "deliver":
-            return _deliver(run_folder(message["run_id"]), questions.client, inbox)
-        if message["op"] != "interrupted":
+            return str(message["run_id"])
+        if message["op"] not in Inbox.NEWS:
             _answer(questions, message, replies)
-    return EXIT_DONE
+    return questions.opened  # where the training process died between opening and training
 
 
-def deliver(folder: RunFolder, client: MlflowClient, inbox: Inbox | None) -> bool:
-    """Delivers a run's journal until it is complete and its training over, or nothing moves.
+def deliver(folder: RunFolder, journal: Journal, client: MlflowClient) -> bool:
+    """Delivers the journal of a run whose training is over; says whether everything has arrived."""
+    return _drain(Delivery(folder, journal, client))
+
+
+def note_sudden_end(
+    folder: RunFolder, journal: Journal, interrupted: bool = False, patience: float = 0.0
+) -> bool:
+    """Notes how a training ended that has not said so itself.
 
     Args:
         folder: of the run.
-        client: of the server that has the run.
-        inbox: of a live training process; None when there is none (`runback sync`).
+        journal: of the run.
+        interrupted: whether a signal asked for the end.
+        patience: seconds to wait for the run's lock.
 
     Returns:
-        Whether everything has arrived, the status included.
+        False if it has not ended: a process holds the run.
     """
-    with contextlib.closing(Journal(folder.journal)) as journal:
-        delivery = Delivery(client, folder, journal)
-        interrupted = _while_training(delivery, inbox) if inbox else False
+    lock = FileLock(folder.lock)
+    if not lock.wait(patience):
+        return False
+    with lock:
         if journal.fact("status") is None:
-            _note_sudden_end(journal, interrupted)
-        status, error = journal.fact("status")
-        return _drain(delivery, status, error)
+            status = ["FAILED", "the training process died without a word"]
+            if interrupted:
+                status = ["KILLED", "stopped at once by a signal"]
+            journal.set_facts({"ended_ms": runs.now_ms(), "status": status})
+    return True
 
 
-def _deliver(folder: RunFolder, client: MlflowClient, inbox: Inbox) -> int:
-    with FileLock(folder.courier_lock).acquire(f"the courier of run {folder.run_id}"):
-        return EXIT_DONE if deliver(folder, client, inbox) else EXIT_UNDELIVERED
+def _deliver(folder: RunFolder, inbox: Inbox, questions: Questions) -> int:
+    """Delivers while the training lives and until its end has arrived, whatever goes wrong here."""
+    lock = questions.lock or _lock(folder, inbox)
+    if lock is None:
+        _say(f"run {folder.run_id} has another process that delivers")
+        return EXIT_UNDELIVERED
+    with lock:
+        try:
+            return EXIT_DONE if _deliver_all(folder, inbox) else EXIT_UNDELIVERED
+        except (
+            Exception
+        ) as error:  # a damaged journal, a full disk: the status is told all the same
+            _say(f"the journal of run {folder.run_id} cannot be delivered: {first_line(error)}")
+            inbox.wait_for_end()
+            _tell_status(folder.run_id, inbox)
+            return EXIT_UNDELIVERED
 
 
-def _while_training(delivery: Delivery, inbox: Inbox) -> bool:
-    """Delivers while the training process lives; returns whether it was interrupted on its way."""
-    _send_environment(delivery)
-    interrupted = False
+def _lock(folder: RunFolder, inbox: Inbox) -> FileLock | None:
+    """The right to deliver; an earlier courier or a sync steps aside as soon as it looks up."""
+    lock = FileLock(folder.courier_lock)
     while inbox.open:
-        arrived = delivery.step()
-        wait = 0.0 if arrived else delivery.pause() if delivery.trouble else IDLE_SECONDS
-        message = inbox.next(wait)
-        interrupted = interrupted or (message or {}).get("op") == "interrupted"
-    return interrupted
+        if lock.try_acquire():
+            return lock
+        inbox.next(IDLE_SECONDS)
+    return lock if lock.wait(drain_seconds()) else None
 
 
-def _drain(delivery: Delivery, status: str, error: str) -> bool:
-    """Delivers what is left; gives up `drain_seconds` after the last thing that arrived."""
-    limit = drain_seconds()
-    moved = said = time.monotonic()
-    while True:
-        if delivery.step():
-            moved = time.monotonic()
-        elif delivery.is_complete() and delivery.set_status(status, error):
-            return True
-        elif time.monotonic() - moved > limit:
+def _deliver_all(folder: RunFolder, inbox: Inbox) -> bool:
+    with contextlib.closing(Journal(folder.journal)) as journal:
+        delivery = Delivery(folder, journal)
+        _while_training(delivery, inbox)
+        if journal.fact("status") is None and inbox.ended is not None:  # its disk was full
+            journal.set_fact("status", inbox.ended)
+        ended = journal.fact("status") is not None
+        if not ended and not note_sudden_end(folder, journal, inbox.interrupted, DYING_SECONDS):
+            return False  # resumed already, by a process with a courier of its own
+        return _drain(delivery)
+
+
+def _while_training(delivery: Delivery, inbox: Inbox) -> None:
+    """Delivers while the training process lives."""
+    if inbox.open:
+        delivery.tried(lambda: _send_environment(delivery))
+    shown, leased = False, time.monotonic()
+    while inbox.open:
+        if time.monotonic() - leased > lease.RENEW_SECONDS:
+            leased = time.monotonic()
+            delivery.tag(lease.TAG, lease.lease(os.getppid()))
+        shown = shown or delivery.set_running()
+        arrived = shown and delivery.step()
+        inbox.next(0.0 if arrived else _wait(delivery))
+
+
+def _wait(delivery: Delivery) -> float:
+    if delivery.hopeless:
+        return LONGEST_DELAY
+    return delivery.pause() if delivery.trouble else IDLE_SECONDS
+
+
+def _drain(delivery: Delivery) -> bool:
+    """Delivers what is left; gives up `drain_seconds` after the last thing that arrived.
+
+    Steps aside when the run is resumed meanwhile: it has a new courier then.
+    """
+    words, status = _Words(delivery), None
+    for left in _patiently(delivery):
+        status = delivery.journal.fact("status")
+        if status is None:
             return False
-        else:
-            time.sleep(min(delivery.pause(), max(0.0, limit - (time.monotonic() - moved)) + 0.01))
-        if time.monotonic() - said > SAY_SECONDS:
-            said = time.monotonic()
-            _say_waiting(delivery, limit - (said - moved))
+        if delivery.is_complete() and delivery.set_status(*status):
+            return not words.refusals()
+        words.waiting(left)
+    _say(f"given up for now: {describe(delivery.journal.waiting())}{words.why()}")
+    words.refusals()
+    if status is not None:  # files may wait for a store that is away; the status need not
+        delivery.set_status(*status)
+    return False
 
 
-def _say_waiting(delivery: Delivery, left: float) -> None:
-    waiting = describe(delivery.journal.waiting())
-    why = f" ({delivery.trouble})" if delivery.trouble else ""
-    _say(f"still to be delivered: {waiting}{why}; trying for another {left:.0f} s")
+def _patiently(delivery: Delivery) -> Iterator[float]:
+    """Steps, and yields the seconds left for the next thing to arrive, until there are none."""
+    limit = drain_seconds()
+    moved = time.monotonic()
+    while True:
+        left = limit - (time.monotonic() - moved)
+        with http_settings(TIMEOUT=str(_timeout(left))):
+            if delivery.step():
+                moved, left = time.monotonic(), limit
+            yield left
+        if delivery.hopeless or left <= 0:
+            return
+        if delivery.trouble:
+            time.sleep(min(delivery.pause(), left))
 
 
-def _note_sudden_end(journal: Journal, interrupted: bool) -> None:
-    """The process that trained is gone and has not said how it ended."""
-    journal.set_fact("ended_ms", runs.now_ms())
-    if interrupted:
-        journal.set_fact("status", ["KILLED", "stopped at once by a second Ctrl-C"])
-    else:
-        journal.set_fact("status", ["FAILED", "the training process died without a word"])
+def _timeout(left: float) -> int:
+    """Seconds for one request: what users set or we did (`QUIET`), but no endless wait at the end."""
+    usual = int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "60"))
+    return max(5, min(usual, round(left)))
 
 
-def _send_environment(delivery: Delivery) -> None:
+class _Words:
+    """What the courier says at the end of a training: what waits, for how long, and what cannot."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._next = time.monotonic() + FIRST_WORD_SECONDS
+
+    def waiting(self, left: float) -> None:
+        """Says now and then what is left, and for how long we try on."""
+        if time.monotonic() < self._next or left <= 0:
+            return
+        self._next = time.monotonic() + SAY_SECONDS
+        waiting = describe(self._delivery.journal.waiting())
+        _say(f"still to be delivered: {waiting}{self.why()}; trying for another {left:.0f} s")
+
+    def why(self) -> str:
+        """The trouble in brackets."""
+        return f" ({self._delivery.trouble})" if self._delivery.trouble else ""
+
+    def refusals(self) -> list[str]:
+        """Says what the server refused for good, and returns it."""
+        found = self._delivery.journal.refusals()
+        for reason in found[:SHOWN_REFUSALS]:
+            _say(f"refused: {reason}")
+        if len(found) > SHOWN_REFUSALS:
+            _say(f"refused: {len(found) - SHOWN_REFUSALS} more")
+        return found
+
+
+def _end_launch(questions: Questions, launch_id: str, inbox: Inbox) -> None:
+    """Ends the run that `mlflow run` made, should `mlflow run` itself not live to do it.
+
+    Only where no training has begun in it: it may have been given to us by mistake.
+    """
+    status = "KILLED" if inbox.interrupted else "FAILED"
+    status = inbox.ended[0] if inbox.ended else status
+    with contextlib.suppress(RunbackError, MlflowException):
+        run = questions.client.get_run(launch_id)
+        if run.info.status == "RUNNING" and runs.TAG_CONFIG not in run.data.tags:
+            questions.client.set_terminated(launch_id, status)
+
+
+def _tell_status(run_id: str, inbox: Inbox) -> None:
+    """Sets the status without a journal: what the training process said last, or FAILED."""
+    status, error = inbox.ended or ["FAILED", "the training process died; its journal is damaged"]
+    deadline = time.monotonic() + drain_seconds()
+    while True:
+        try:
+            return runs.end_run(client_of(), run_id, status, error, runs.now_ms())
+        except Exception as failure:
+            if is_permanent(failure) or time.monotonic() > deadline:
+                return _say(f"the status of run {run_id} cannot be set: {first_line(failure)}")
+        time.sleep(IDLE_SECONDS)
+
+
+def _note_beginning(folder: RunFolder) -> None:
+    """Where the run is, and that its end is open: what a later `runback sync` must know."""
+    with contextlib.closing(Journal(folder.journal)) as journal:
+        place = place_of(mlflow.get_tracking_uri())
+        journal.set_facts({"tracking_uri": place, "status": None, "status_delivered": None})
+        journal.flush(durable=True)
+
+
+def _note_end(folder: RunFolder, status: list[str]) -> None:
+    with contextlib.closing(Journal(folder.journal)) as journal:
+        journal.set_facts({"ended_ms": runs.now_ms(), "status": status})
+
+
+def _send_environment(delivery: Delivery) -> bool:
     """Captured here and not by the training process, which has better things to do."""
-    if delivery.journal.fact("environment"):
-        return
+    journal = delivery.journal
+    if journal.fact("environment"):
+        return True
     for file in write_environment(delivery.folder.outbox / "environment", Path.cwd()):
-        name = file.relative_to(delivery.folder.path)
-        delivery.journal.post("artifact", file=str(name), artifact_path="environment")
-    delivery.journal.set_fact("environment", True)
+        name = str(file.relative_to(delivery.folder.path))
+        journal.post("artifact", file=name, artifact_path="environment", sha256=sha256_of(file))
+    journal.set_fact("environment", True)
+    return True
 
 
 def _answer(questions: Questions, message: dict[str, Any], replies: IO[str]) -> None:
@@ -215,8 +415,9 @@ def _answer(questions: Questions, message: dict[str, Any], replies: IO[str]) -> 
     except RunbackError as error:
         reply = {"error": str(error), "kind": type(error).__name__}
     except Exception as error:  # reported in one sentence on the other side
-        reply = {"error": f"{type(error).__name__}: {error}", "kind": "TrackingError"}
-    replies.write(json.dumps(reply) + "\n")
+        reply = {"error": f"{type(error).__name__}: {first_line(error)}", "kind": "TrackingError"}
+    with contextlib.suppress(OSError):  # who asked may be dead; the end of the input will tell
+        replies.write(json.dumps(reply) + "\n")
 
 
 def _say(text: str) -> None:
@@ -225,4 +426,6 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # taking down mlflow's modules in order would make the user wait

@@ -8,27 +8,40 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import subprocess
 import sys
 import time
+import weakref
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
 import runback.errors
 from runback.errors import EXIT_DONE, RunbackError, TrackingError
 from runback.tracking import QUIET
+from runback.tracking.patience import connect_seconds, drain_seconds
 
 WATCH_SECONDS = 1.0
+LONGEST_WATCH_SECONDS = 60.0
+LOOK_SECONDS = 0.25
 
 
 class Desk:
-    """A courier process and the pipe to it; a context manager that never leaves it behind."""
+    """A courier process and the pipe to it; a context manager that never leaves it behind.
+
+    Raises:
+        ConfigError: an environment variable of ours does not hold a number of seconds.
+    """
 
     def __init__(self) -> None:
+        connect_seconds(), drain_seconds()  # refused here, and not by the courier hours later
         self._courier = _start()
         self._delivering = ""
-        self._watched = time.monotonic()
-        os.register_at_fork(after_in_child=self._hang_up)
+        self._next_watch = 0.0
+        self._restart_seconds = WATCH_SECONDS
+        self._left = False
+        _DESKS.add(self)
 
     def ask(self, op: str, **args: Any) -> Any:
         """Asks the courier something and returns its answer.
@@ -54,23 +67,45 @@ class Desk:
         """Tells the courier of a signal; safe inside a signal handler."""
         self._send({"op": "interrupted"})
 
+    def ended(self, status: str, error: str) -> None:
+        """Tells the courier how the training ended, which the journal says too if it can."""
+        self._send({"op": "ended", "status": [status, error]})
+
     def watch(self) -> None:
         """Starts a new courier where the old one was killed; called by the loop now and then."""
         now = time.monotonic()
-        if now - self._watched < WATCH_SECONDS:
+        if now < self._next_watch:
             return
-        self._watched = now
+        self._next_watch = now + WATCH_SECONDS
         if self._delivering and self._courier.poll() is not None:
-            self._courier = _start()
-            self.deliver(self._delivering)
+            self._restart()
+            # One that dies at once, whyever, must not take the training's processor.
+            self._next_watch = now + self._restart_seconds
+            self._restart_seconds = min(2 * self._restart_seconds, LONGEST_WATCH_SECONDS)
 
-    def finish(self) -> bool:
-        """Ends the conversation and waits for the courier; says whether everything arrived."""
-        if self._delivering and self._courier.poll() not in (None, EXIT_DONE):
-            self._watched = 0.0
-            self.watch()
+    def finish(self, status: str, error: str, leave: Callable[[], bool]) -> bool:
+        """Tells the end, waits for the courier, and says whether everything arrived.
+
+        Args:
+            status: of the run.
+            error: the reason, where it failed.
+            leave: asked now and then; where it is true, the courier is left to itself.
+        """
+        if self._delivering and self._courier.poll() is not None:
+            self._restart()
+        self.ended(status, error)
         self._hang_up()
+        assert self._courier.stdout is not None
+        while not select.select([self._courier.stdout], [], [], LOOK_SECONDS)[0]:
+            if leave():
+                self._left = True
+                return False
         return self._courier.wait() == EXIT_DONE
+
+    def _restart(self) -> None:
+        self._close()
+        self._courier = _start()
+        self.deliver(self._delivering)
 
     def _exchange(self, message: dict[str, Any]) -> bytes:
         self._send(message)
@@ -79,15 +114,19 @@ class Desk:
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._courier.stdin is not None
-        with contextlib.suppress(
-            BrokenPipeError, ValueError
-        ):  # a dead courier is seen by its reader
+        # A dead courier is noticed by `watch`, and by who waits for an answer.
+        with contextlib.suppress(BrokenPipeError, ValueError):
             os.write(self._courier.stdin.fileno(), json.dumps(message).encode() + b"\n")
 
     def _hang_up(self) -> None:
         if self._courier.stdin is not None and not self._courier.stdin.closed:
             with contextlib.suppress(OSError):
                 self._courier.stdin.close()
+
+    def _close(self) -> None:
+        self._hang_up()
+        if self._courier.stdout is not None:
+            self._courier.stdout.close()
 
     def __enter__(self) -> Desk:
         return self
@@ -99,9 +138,22 @@ class Desk:
         trace: TracebackType | None,
     ) -> None:
         self._hang_up()
-        self._courier.wait()
-        if self._courier.stdout is not None:
-            self._courier.stdout.close()
+        if not self._left:
+            self._courier.wait()
+        self._close()
+        _DESKS.discard(self)
+
+
+_DESKS: weakref.WeakSet[Desk] = weakref.WeakSet()
+
+
+def _hang_up_all() -> None:
+    """In a child made by fork: the courier must see the end of its own training process."""
+    for desk in list(_DESKS):
+        desk._hang_up()
+
+
+os.register_at_fork(after_in_child=_hang_up_all)
 
 
 def _start() -> subprocess.Popen[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import getpass
 import hashlib
 import json
@@ -24,7 +23,7 @@ from runback.config import FIELDS, TrainConfig, parse
 from runback.durable import lease
 from runback.environment import git_commit
 from runback.errors import ConfigError, RunNotFoundError, TrackingError, UsageError
-from runback.tracking.store import asked, first_line, is_permanent
+from runback.tracking.store import asked, first_line, is_permanent, without_secrets
 
 TAG_CONFIG = "runback.config"
 TAG_FINGERPRINT = "runback.data_fingerprint"
@@ -89,30 +88,42 @@ class RunInfo:
         return asdict(self)
 
 
-def open_run(
-    client: MlflowClient, config: TrainConfig, facts: DataFacts, run_id: str | None
-) -> str:
-    """Creates a run, or takes over the one that `mlflow run` made; returns its ID.
+def make_run(client: MlflowClient) -> str:
+    """Creates a run in the experiment that the environment names; returns its ID.
 
     Raises:
-        UsageError: the run to take over has been trained already, or its params contradict.
         TrackingError: the server refuses.
     """
-    if run_id:
-        adopted = asked(f"run {run_id}", lambda: client.get_run(run_id))
-        params = _missing_params(adopted, config)
-        asked(f"run {run_id}", lambda: _describe(client, run_id, params, config, facts))
-        return run_id
     experiment_id, tags = _experiment_id(client), _source_tags()
     made = asked("a run cannot be made", lambda: client.create_run(experiment_id, tags=tags))
-    new_id = str(made.info.run_id)
-    try:
-        _describe(client, new_id, config.as_params(), config, facts)
-    except MlflowException as error:
-        with contextlib.suppress(MlflowException):  # nothing half-made is left behind
-            client.delete_run(new_id)
-        raise TrackingError(f"run {new_id} cannot be described: {first_line(error)}") from error
-    return new_id
+    return str(made.info.run_id)
+
+
+def check_adoptable(client: MlflowClient, config: TrainConfig, run_id: str) -> None:
+    """Whether the run that `mlflow run` made can become the one of this training.
+
+    Raises:
+        UsageError: it has been trained already, or its params contradict.
+        TrackingError: the server refuses.
+    """
+    _missing_params(asked(f"run {run_id}", lambda: client.get_run(run_id)), config)
+
+
+def describe_run(client: MlflowClient, run_id: str, config: TrainConfig, facts: DataFacts) -> None:
+    """Logs the params, tags and datasets of a run that is about to be trained.
+
+    Raises:
+        TrackingError: the server is away or refuses.
+    """
+    asked(f"run {run_id} cannot be described", lambda: _describe(client, run_id, config, facts))
+
+
+def end_run(client: MlflowClient, run_id: str, status: str, error: str, ended_ms: int) -> None:
+    """Sets a run's final status, with the reason as a tag."""
+    tags = [RunTag(lease.TAG, "")]
+    tags += [RunTag("runback.error", error[:5000])] if error else []
+    client.log_batch(run_id, tags=tags)
+    client.set_terminated(run_id, status, end_time=ended_ms)
 
 
 def find_run(client: MlflowClient, name: str) -> RunInfo:
@@ -165,9 +176,7 @@ def download(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path
     try:
         return Path(client.download_artifacts(run_id, path, str(folder)))
     except (MlflowException, OSError) as error:
-        raise TrackingError(
-            f"run {run_id}: artifact {path!r}: {str(error).splitlines()[0]}"
-        ) from error
+        raise TrackingError(f"run {run_id}: artifact {path!r}: {first_line(error)}") from error
 
 
 def list_artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
@@ -251,13 +260,8 @@ def _same(name: str, logged: str, value: Any) -> bool:
         return False
 
 
-def _describe(
-    client: MlflowClient,
-    run_id: str,
-    params: dict[str, str],
-    config: TrainConfig,
-    facts: DataFacts,
-) -> None:
+def _describe(client: MlflowClient, run_id: str, config: TrainConfig, facts: DataFacts) -> None:
+    params = _missing_params(client.get_run(run_id), config)
     client.log_batch(
         run_id,
         params=[Param(key, value) for key, value in params.items()],
@@ -331,7 +335,7 @@ def _by_prefix(client: MlflowClient, text: str) -> Run:
         )
     found = [run for run in _runback_runs(client) if run.info.run_id.startswith(text)]
     if not found:
-        raise RunNotFoundError(f"no run {text!r} on {mlflow.get_tracking_uri()}")
+        raise RunNotFoundError(f"no run {text!r} on {without_secrets(mlflow.get_tracking_uri())}")
     if len(found) > 1:
         ids = ", ".join(run.info.run_id for run in found[:4])
         raise RunNotFoundError(f"{len(found)} runs begin with {text!r}: {ids}; give more of the ID")
@@ -341,7 +345,7 @@ def _by_prefix(client: MlflowClient, text: str) -> Run:
 def _latest(client: MlflowClient) -> Run:
     runs = _runback_runs(client, most=1)
     if not runs:
-        raise RunNotFoundError(f"no run of runback on {mlflow.get_tracking_uri()}")
+        raise RunNotFoundError(f"no run of runback on {without_secrets(mlflow.get_tracking_uri())}")
     return runs[0]
 
 
@@ -366,8 +370,8 @@ def _runback_runs(client: MlflowClient, most: int | None = None) -> list[Run]:
 
 def _not_found(name: str, error: MlflowException) -> Exception:
     if is_permanent(error):
-        return RunNotFoundError(f"{name}: {str(error).splitlines()[0]}")
-    return TrackingError(f"{name}: {str(error).splitlines()[0]}")
+        return RunNotFoundError(f"{name}: {first_line(error)}")
+    return TrackingError(f"{name}: {first_line(error)}")
 
 
 def now_ms() -> int:

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
-from urllib.parse import unquote, urlparse
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from runback.durable.lock import FileLock
-from runback.errors import TrackingError
+from runback.errors import TrackingError, UsageError
+from runback.tracking.patience import connect_seconds
 
 INIT_SECONDS = 120.0
 # The server understood and will never say yes; anything else may pass with time.
@@ -28,43 +31,61 @@ _PERMANENT = {
     "INVALID_STATE",
     "NOT_IMPLEMENTED",
 }
+_DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 T = TypeVar("T")
-
-
-def connect_seconds() -> float:
-    """How long a start waits for the tracking server: `RUNBACK_CONNECT_SECONDS`, default 15."""
-    return seconds_from("RUNBACK_CONNECT_SECONDS", 15.0)
-
-
-def seconds_from(variable: str, default: float) -> float:
-    """A number of seconds from the environment.
-
-    Raises:
-        TrackingError: it is set, but not to a number of at least 0.
-    """
-    text = os.environ.get(variable, "")
-    try:
-        value = float(text) if text else default
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise TrackingError(f"{variable}: {text!r} is not a number of seconds")
-    return value
 
 
 def connect(uri: str | None = None) -> MlflowClient:
     """A client of the tracking server that `uri`, MLFLOW_TRACKING_URI or MLflow's default names.
 
     Raises:
-        TrackingError: it does not answer within `RUNBACK_CONNECT_SECONDS`.
+        UsageError: MLflow knows no store of that kind.
+        TrackingError: it does not answer within `RUNBACK_CONNECT_SECONDS`, or refuses.
+    """
+    client = client_of(uri)
+    shown = without_secrets(mlflow.get_tracking_uri())
+    limit = connect_seconds()
+    deadline, delay, error = time.monotonic() + limit, 0.1, ""
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            _within(max(left, 1.0), lambda: client.search_experiments(max_results=1))
+            return client
+        except TimeoutError:
+            raise TrackingError(_unreachable(shown, limit, error)) from None
+        except Exception as failure:  # SQLAlchemy's errors as well as MLflow's
+            error = first_line(failure)
+            if is_permanent(failure) or _is_denied(failure):
+                raise TrackingError(f"tracking server {shown} refuses: {error}") from failure
+        if deadline - time.monotonic() <= delay:
+            raise TrackingError(_unreachable(shown, limit, error))
+        time.sleep(delay)
+        delay = min(2 * delay, 2.0)
+
+
+def client_of(uri: str | None = None) -> MlflowClient:
+    """A client that has not asked its server anything yet; a local database is made if need be.
+
+    Raises:
+        UsageError: MLflow knows no store of that kind.
+        TrackingError: the local database cannot be opened.
     """
     if uri is not None:
         mlflow.set_tracking_uri(uri)
     uri = mlflow.get_tracking_uri()
-    with_lock = _sqlite_file(uri)
-    if with_lock is None:
-        return _connect_remote(uri)
-    return _initialised(uri, with_lock)
+    database = _sqlite_file(uri)
+    if database is not None:
+        return _initialised(uri, database)
+    try:
+        return _within(connect_seconds(), lambda: MlflowClient(uri))
+    except TimeoutError:
+        shown = without_secrets(uri)
+        raise TrackingError(_unreachable(shown, connect_seconds(), "")) from None
+    except MlflowException as error:
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI {without_secrets(uri)!r}: {first_line(error)}"
+        ) from error
 
 
 def is_permanent(error: Exception) -> bool:
@@ -73,8 +94,38 @@ def is_permanent(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, without MLflow's retry details."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    """The first line of an error's message, without MLflow's retry details or a password."""
+    text = (str(error).splitlines() or [""])[0] or type(error).__name__
+    return without_secrets(text)[:300]
+
+
+def without_secrets(text: str) -> str:
+    """A text without the `user:password@` of the URIs in it."""
+    return _USER_INFO.sub("", text)
+
+
+def place_of(uri: str) -> str:
+    """A tracking URI as the journal keeps it: absolute, and without a user, password or query."""
+    database = _sqlite_file(uri)
+    if database is not None:
+        return f"sqlite:///{database.absolute()}"
+    if "://" not in uri and not uri.startswith(("file:", "databricks")):
+        return Path(uri).absolute().as_uri()
+    return without_secrets(uri).partition("?")[0]
+
+
+def uri_of(place: str | None) -> str:
+    """The tracking URI for a place that a journal names, with the secrets that the environment has.
+
+    Raises:
+        TrackingError: it is a database with a password, and MLFLOW_TRACKING_URI is not it.
+    """
+    here = mlflow.get_tracking_uri()
+    if place is None or place == place_of(here):
+        return str(here)
+    if urlsplit(place).scheme in ("sqlite", "file", "http", "https", "databricks"):
+        return place
+    raise TrackingError(f"set MLFLOW_TRACKING_URI to {place}, with the user and password it needs")
 
 
 def asked(what: str, call: Callable[[], T]) -> T:
@@ -87,6 +138,22 @@ def asked(what: str, call: Callable[[], T]) -> T:
         return call()
     except MlflowException as error:
         raise TrackingError(f"{what}: {first_line(error)}") from error
+
+
+@contextmanager
+def http_settings(**settings: str) -> Iterator[None]:
+    """MLflow's HTTP settings for a while; it reads them from the environment at each request."""
+    names = {f"MLFLOW_HTTP_REQUEST_{name}": value for name, value in settings.items()}
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(names)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 def _sqlite_file(uri: str) -> Path | None:
@@ -102,62 +169,65 @@ def _initialised(uri: str, database: Path) -> MlflowClient:
     """
     if not database.parent.is_dir():
         raise TrackingError(f"{uri}: no such folder {database.parent}")
+    _check_is_database(uri, database)
     lock = FileLock(database.with_name(database.name + ".lock"))
-    deadline = time.monotonic() + INIT_SECONDS
-    while not lock.try_acquire():
-        if time.monotonic() > deadline:
-            raise TrackingError(f"{uri} is still being initialised by {lock.holder()}")
-        time.sleep(0.05)
+    if not lock.wait(INIT_SECONDS):
+        raise TrackingError(f"{uri} is still being initialised by {lock.holder()}")
     with lock:
-        client = MlflowClient(uri)
         try:
+            client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except Exception as error:  # SQLAlchemy's errors as well as MLflow's
             raise TrackingError(f"{uri} cannot be opened: {first_line(error)}") from error
     return client
 
 
-def _connect_remote(uri: str) -> MlflowClient:
-    """Asks again and again until the time is up; MLflow's own retries would take four minutes."""
-    client = MlflowClient(uri)
-    limit = connect_seconds()
-    deadline = time.monotonic() + limit
-    delay = 0.1
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            with _http_settings(MAX_RETRIES="0", TIMEOUT=str(max(1, int(left)))):
-                client.search_experiments(max_results=1)
-            return client
-        except MlflowException as error:
-            if is_permanent(error) or _denied(error) or left <= delay:
-                raise TrackingError(_unreachable(uri, limit, error)) from error
-        time.sleep(delay)
-        delay = min(2 * delay, 2.0)
-
-
-@contextmanager
-def _http_settings(**settings: str) -> Iterator[None]:
-    """MLflow's HTTP settings for a while; it reads them from the environment at each request."""
-    names = {f"MLFLOW_HTTP_REQUEST_{name}": value for name, value in settings.items()}
-    before = {name: os.environ.get(name) for name in names}
-    os.environ.update(names)
+def _check_is_database(uri: str, database: Path) -> None:
+    """MLflow would try to open a damaged file for an hour."""
+    if not database.exists():
+        return
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        with database.open("rb") as file:
+            head = file.read(16)
+    except OSError as error:
+        raise TrackingError(f"{uri} cannot be opened: {error.strerror}") from None
+    if head not in (b"", b"SQLite format 3\0"):
+        raise TrackingError(f"{uri} cannot be opened: {database} is not a SQLite database")
 
 
-def _denied(error: MlflowException) -> bool:
-    return error.error_code in ("UNAUTHENTICATED", "PERMISSION_DENIED")
+def _within(seconds: float, call: Callable[[], T]) -> T:
+    """The result of a call that may hang, as one to a database server may for an hour.
+
+    Raises:
+        TimeoutError: it takes longer; the call is left to itself.
+    """
+    found: list[T] = []
+    failed: list[Exception] = []
+
+    def run() -> None:
+        try:
+            with http_settings(MAX_RETRIES="0", TIMEOUT=str(max(1, round(seconds)))):
+                found.append(call())
+        except Exception as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="connect", daemon=True)
+    thread.start()
+    thread.join(max(0.0, seconds))
+    if thread.is_alive():
+        raise TimeoutError
+    if failed:
+        raise failed[0]
+    return found[0]
 
 
-def _unreachable(uri: str, limit: float, error: MlflowException) -> str:
-    shown = urlparse(uri)._replace(netloc=urlparse(uri).netloc.rpartition("@")[2]).geturl()
-    if is_permanent(error) or _denied(error):
-        return f"tracking server {shown} refuses: {first_line(error)}"
-    return f"tracking server {shown} does not answer within {limit:g} s; nothing was started"
+def _is_denied(error: Exception) -> bool:
+    return isinstance(error, MlflowException) and error.error_code in _DENIED
+
+
+def _unreachable(shown: str, limit: float, error: str) -> str:
+    answer = f" ({error})" if error else ""
+    return (
+        f"tracking server {shown} gives no good answer within {limit:g} s{answer}; "
+        "nothing was started"
+    )

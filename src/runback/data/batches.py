@@ -96,6 +96,8 @@ class TensorBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `Batches.epoch`; without shuffling the batches are views, not copies."""
+        if start >= len(self):  # `split` would make one empty batch of no rows
+            return
         rows, size = self.order.rows(epoch), self.order.batch_size
         if rows is None:
             for low in range(start * size, len(self) * size, size):
@@ -120,6 +122,8 @@ class LoaderBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `Batches.epoch`."""
+        if start >= len(self):  # `split` would make one empty batch of no rows
+            return
         rows, size = self.order.rows(epoch), self.order.batch_size
         rows = torch.arange(self.order.n_rows) if rows is None else rows
         picked = rows[start * size : len(self) * size].split(size)

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, random_split
 
 from runback.config import parse_ratio
-from runback.errors import DataError
+from runback.errors import DataError, UsageError
 
 # Row numbers are written out up to this many rows; beyond it the recipe and the digest must do.
 MAX_LISTED_ROWS = 1_000_000
@@ -67,10 +67,11 @@ def make_split(n_rows: int, ratio: str, seed: int) -> Split:
     """
     sizes = part_sizes(n_rows, ratio)
     generator = torch.Generator().manual_seed(seed)
-    parts = random_split(_Rows(n_rows), sizes, generator)
-    train, validation, test = (
-        torch.tensor(part.indices, dtype=torch.int64).sort().values for part in parts
-    )
+    # One row alone, [1, 0, 0], would be taken for fractions: only the parts with rows are drawn.
+    drawn = random_split(_Rows(n_rows), [size for size in sizes if size], generator)
+    found = iter(drawn)
+    rows = [list(next(found).indices) if size else [] for size in sizes]
+    train, validation, test = (torch.tensor(part, dtype=torch.int64).sort().values for part in rows)
     return Split(train, validation, test, ratio=ratio, seed=seed)
 
 
@@ -107,17 +108,23 @@ def split_from_json(stored: Mapping[str, Any]) -> Split:
     """Rebuilds a split, from its row numbers where they were listed, else from its recipe.
 
     Raises:
-        DataError: the rebuilt rows do not have the stored digest.
+        DataError: not a split, or the rebuilt rows do not have the stored digest.
     """
-    if stored["test"] is None:
-        split = make_split(stored["n_rows"], stored["ratio"], stored["seed"])
-    else:
-        validation = torch.tensor(stored["validation"], dtype=torch.int64)
-        test = torch.tensor(stored["test"], dtype=torch.int64)
-        mask = torch.ones(stored["n_rows"], dtype=torch.bool)
-        mask[torch.cat((validation, test))] = False
-        train = mask.nonzero().flatten()
-        split = Split(train, validation, test, stored["ratio"], stored["seed"])
-    if split.digest != stored["sha256"]:
+    try:
+        split, digest = _rebuilt(stored), stored["sha256"]
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, UsageError) as error:
+        raise DataError(f"split.json: not a split ({type(error).__name__}: {error})") from None
+    if split.digest != digest:
         raise DataError("split.json: the rows of the split cannot be rebuilt (digest differs)")
     return split
+
+
+def _rebuilt(stored: Mapping[str, Any]) -> Split:
+    if stored["test"] is None:
+        return make_split(stored["n_rows"], stored["ratio"], stored["seed"])
+    validation = torch.tensor(stored["validation"], dtype=torch.int64)
+    test = torch.tensor(stored["test"], dtype=torch.int64)
+    mask = torch.ones(stored["n_rows"], dtype=torch.bool)
+    mask[torch.cat((validation, test))] = False
+    train = mask.nonzero().flatten()
+    return Split(train, validation, test, stored["ratio"], stored["seed"])

@@ -8,6 +8,9 @@ from itertools import combinations_with_replacement, pairwise
 import torch
 from torch import Tensor, nn
 
+# More columns than this are a slip of the degree: ten features at degree 20 have 30 million.
+MAX_TERMS = 1_000_000
+
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
     "gelu": nn.GELU,
@@ -39,8 +42,13 @@ class PolynomialFeatures(nn.Module):
 
     def __init__(self, n_features: int, degree: int) -> None:
         super().__init__()
-        if not isinstance(degree, int) or degree < 1:
-            raise ValueError(f"degree must be a whole number of at least 1, not {degree!r}")
+        if not _is_whole(degree):
+            raise ValueError(f"degree {degree!r} is not a whole number of at least 1")
+        n_terms = _count_terms(n_features, degree)
+        if n_terms > MAX_TERMS:
+            raise ValueError(
+                f"degree {degree} of {n_features} features makes more than {MAX_TERMS} columns"
+            )
         self.n_features, self.degree = n_features, degree
         self.n_terms = n_features
         terms: list[tuple[int, ...]] = [(column,) for column in range(n_features)]
@@ -100,7 +108,7 @@ class Mlp(nn.Module):
     Args:
         n_features: columns in.
         n_targets: columns out.
-        hidden: the width of each hidden layer.
+        hidden: the width of each hidden layer; one number is one layer.
         activation: relu, gelu, silu, tanh or sigmoid.
         dropout: the probability of dropping a hidden unit, in [0, 1).
     """
@@ -109,14 +117,14 @@ class Mlp(nn.Module):
         self,
         n_features: int,
         n_targets: int,
-        hidden: Sequence[int] = (64, 64),
+        hidden: Sequence[int] | int = (64, 64),
         activation: str = "relu",
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:
             raise ValueError(f"activation {activation!r} is not one of {', '.join(ACTIVATIONS)}")
-        if not 0.0 <= dropout < 1.0:
+        if isinstance(dropout, bool | str) or not 0.0 <= dropout < 1.0:
             raise ValueError(f"dropout {dropout!r} is not in [0, 1)")
         widths = [n_features, *_widths(hidden)]
         layers: list[nn.Module] = []
@@ -132,12 +140,25 @@ class Mlp(nn.Module):
         return out
 
 
-def _widths(hidden: Sequence[int]) -> list[int]:
-    if isinstance(hidden, int):
-        return [hidden]
-    if not all(isinstance(width, int) and width > 0 for width in hidden):
+def _widths(hidden: Sequence[int] | int) -> list[int]:
+    widths = hidden if isinstance(hidden, list | tuple) else [hidden]
+    if not all(_is_whole(width) for width in widths):
         raise ValueError(f"hidden {hidden!r} is not a list of positive whole numbers")
-    return list(hidden)
+    return list(widths)
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _count_terms(n_features: int, degree: int) -> int:
+    """Monomials of degree 1 to `degree`; counted no further than just above `MAX_TERMS`."""
+    count = 1
+    for power in range(1, min(degree, MAX_TERMS + 1) + 1):
+        count = count * (n_features + power) // power
+        if count - 1 > MAX_TERMS:
+            break
+    return count - 1
 
 
 BUILTIN: dict[str, type[nn.Module]] = {"linear": Linear, "polynomial": Polynomial, "mlp": Mlp}

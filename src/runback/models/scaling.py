@@ -32,14 +32,16 @@ class Scale(nn.Module):
             how: "standard" (mean and population standard deviation) or "minmax" (to [0, 1]).
         """
         exact = x.detach().cpu().double()
+        low, high = exact.amin(0), exact.amax(0)
         if how == "standard":
             offset, scale = exact.mean(0), exact.std(0, correction=0)
         else:
-            offset = exact.amin(0)
-            scale = exact.amax(0) - offset
-        scale[scale == 0] = 1.0
-        self.offset.copy_(offset)
-        self.scale.copy_(scale)
+            offset, scale = low, high - low
+        # The mean of equal values can miss them by a rounding, and std is then not quite 0.
+        constant = low == high
+        self.offset.copy_(torch.where(constant, low, offset))
+        self.scale.copy_(torch.where(constant, 1.0, scale))
+        self.scale[self.scale == 0] = 1.0  # too small for the buffer's dtype
 
 
 class Scaled(nn.Module):

@@ -10,6 +10,7 @@ import dataclasses
 import inspect
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,17 +66,37 @@ class ModelSpec:
         """Reads what `as_json` wrote.
 
         Raises:
-            ModelError: another format, or a field is missing.
+            ModelError: another format, or an entry is missing or of another kind.
         """
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise ModelError(f"{SPEC_FILE}: not a model of format {FORMAT}")
-        try:
-            values = {f.name: stored[f.name] for f in dataclasses.fields(cls)}
-        except KeyError as error:
-            raise ModelError(f"{SPEC_FILE}: the entry {error} is missing") from None
-        values["features"] = tuple(values["features"])
-        values["targets"] = tuple(values["targets"])
-        return cls(**values)
+        for name, wanted in _ENTRIES.items():
+            if name not in stored:
+                raise ModelError(f"{SPEC_FILE}: the entry {name!r} is missing")
+            if not wanted(stored[name]):
+                raise ModelError(f"{SPEC_FILE}: the entry {name!r} is {stored[name]!r}")
+        values = {name: stored[name] for name in _ENTRIES}
+        lists = {name: tuple(values[name]) for name in ("features", "targets")}
+        return cls(**{**values, **lists})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(map(_is_text, value))
+
+
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "model": _is_text,
+    "model_args": lambda value: isinstance(value, dict),
+    "features": _is_names,
+    "targets": _is_names,
+    "normalize": lambda value: value in ("none", "standard", "minmax"),
+    "dtype": lambda value: value in ("float32", "float64"),
+    "own_module": _is_text,
+}
 
 
 @dataclass(frozen=True)
@@ -209,8 +230,10 @@ def load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
     Raises:
         ModelError: a leaf is missing, unexpected, or has another shape or dtype; it is named.
     """
+    if not isinstance(state_dict, dict):
+        raise ModelError(f"weights do not fit: a {type(state_dict).__name__} is no state_dict")
     own = module.state_dict()
-    for name in own.keys() ^ state_dict.keys():
+    for name in sorted(own.keys() ^ state_dict.keys(), key=str):
         side = "the module has no" if name not in own else "the stored weights have no"
         raise ModelError(f"weights do not fit: {side} {name!r}")
     for name, tensor in state_dict.items():

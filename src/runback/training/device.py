@@ -5,19 +5,23 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from runback.config import check_device
 from runback.errors import ConfigError
 
 # Below this many weights x rows of a batch, a second CPU thread costs more than it brings:
 # measured on two busy cores, five epochs of a small MLP took 92 s on two threads and 5 s on one.
 SMALL_STEP = 1 << 27
+# Before any run has set another number: a process may train one run after another.
+TORCHS_CHOICE = torch.get_num_threads()
 
 
 def choose_device(name: str) -> torch.device:
     """The device for an option value; `auto` takes CUDA, then MPS, then the CPU.
 
     Raises:
-        ConfigError: this machine does not have the device that was asked for.
+        ConfigError: no such device, or this machine does not have it.
     """
+    check_device(name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -26,7 +30,7 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda":
         return _checked_cuda(name, device)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("option device: 'mps' is not available here; use cpu or auto")
+        raise ConfigError("option device: 'mps': this machine has no MPS device; use cpu or auto")
     return device
 
 
@@ -34,14 +38,14 @@ def choose_threads(asked: int, n_weights: int, batch_size: int) -> int:
     """CPU threads for a run: what was asked for, or one for small steps, or torch's own choice."""
     if asked:
         return asked
-    return 1 if n_weights * batch_size < SMALL_STEP else torch.get_num_threads()
+    return 1 if n_weights * batch_size < SMALL_STEP else TORCHS_CHOICE
 
 
 def _checked_cuda(name: str, device: torch.device) -> torch.device:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     index = device.index or 0
     if index >= count:
-        have = f"has {count} CUDA device(s)" if count else "has no CUDA device"
+        have = f"has {count} CUDA device(s), counted from 0" if count else "has no CUDA device"
         raise ConfigError(f"option device: {name!r}: this machine {have}; use cpu or auto")
     return torch.device("cuda", index)
 

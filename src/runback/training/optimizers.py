@@ -17,6 +17,7 @@ from runback.config import TrainConfig
 from runback.errors import ConfigError
 
 Cost = Callable[[Tensor, Tensor], Tensor]
+TRIED_EPOCHS = 3
 
 COSTS: dict[str, Cost] = {
     "mse": functional.mse_loss,
@@ -70,14 +71,8 @@ class Schedule:
     def __init__(self, config: TrainConfig, optimizer: optim.Optimizer) -> None:
         self.name, self.steps = config.scheduler, 0
         args = {**_defaults(config), **config.scheduler_args}
-        cls = _SCHEDULERS[self.name]
-        try:
-            inspect.signature(cls).bind(optimizer, **args)
-            self.torch_schedule = cls(optimizer, **args)
-        except (TypeError, ValueError) as error:
-            raise ConfigError(
-                f"option scheduler_args: {self.name} refuses {args}: {error}"
-            ) from None
+        _try_schedule(self.name, args)
+        self.torch_schedule = _SCHEDULERS[self.name](optimizer, **args)
 
     def step(self, cost: float) -> None:
         """Ends an epoch; `cost` is what the plateau watches: val_cost, or cost without one."""
@@ -109,6 +104,24 @@ def _defaults(config: TrainConfig) -> dict[str, Any]:
     if config.scheduler == "step":
         return {"step_size": max(1, config.epochs // 3), "gamma": 0.1}
     return {"T_max": config.epochs} if config.scheduler == "cosine" else {}
+
+
+def _try_schedule(name: str, args: dict[str, Any]) -> None:
+    """Runs a few epochs of a schedule on nothing: torch notices some mistakes in `step` only."""
+    try:
+        inspect.signature(_SCHEDULERS[name]).bind(None, **args)
+        for key in ("step_size", "T_max"):
+            if key in args and not (type(args[key]) is int and args[key] >= 1):
+                raise ValueError(f"{key} is not a whole number of at least 1")
+        optimizer = optim.SGD([torch.zeros(())], lr=1.0)
+        schedule = _SCHEDULERS[name](optimizer, **args)
+        for _ in range(TRIED_EPOCHS):
+            optimizer.step()
+            schedule.step(*([1.0] if name == "plateau" else []))
+        if not math.isfinite(learning_rate(optimizer)):
+            raise ValueError("the learning rate does not stay finite")
+    except Exception as error:  # torch checks little, and what it does not check raises anything
+        raise ConfigError(f"option scheduler_args: {name} refuses {args}: {error}") from None
 
 
 def learning_rate(optimizer: optim.Optimizer) -> float:

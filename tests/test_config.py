@@ -303,3 +303,9 @@ def test_a_file_that_could_change_nothing_is_refused(
     assert "option config: every option is given on the command line already" in (
         capsys.readouterr().err
     )
+
+
+def test_options_that_one_tag_cannot_hold_are_refused() -> None:
+    half = [f"column_{index}" for index in range(480)]
+    with pytest.raises(ConfigError, match="in all, and MLflow stores 8000"):
+        TrainConfig(features=half, model_args={"note": "x" * 4000})

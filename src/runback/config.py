@@ -18,6 +18,8 @@ from runback.errors import ConfigError
 
 # MLflow refuses longer values (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
 MAX_VALUE_LENGTH = 6000
+# All options together travel in one tag, and MLflow cuts tags off here without a word.
+MAX_TOTAL_LENGTH = 8000
 MAX_INT = 2**63 - 1
 MAX_SHOWN = 80
 # Far above any machine's cores; libgomp ends the whole process when it cannot start a thread.
@@ -123,6 +125,7 @@ class TrainConfig:
             object.__setattr__(self, spec.name, value)
         check_device(self.device)
         _check_combinations(self)
+        _check_total(self)
 
     @property
     def ratio(self) -> tuple[int, int, int]:
@@ -361,3 +364,12 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(f"option features: {sorted(both)[0]!r} is a target as well")
     if config.scheduler_args and config.scheduler == "none":
         raise ConfigError("option scheduler_args: scheduler is none, which takes no arguments")
+
+
+def _check_total(config: TrainConfig) -> None:
+    length = len(config.as_json())
+    if length > MAX_TOTAL_LENGTH:
+        raise ConfigError(
+            f"the options are {length} characters long in all, and MLflow stores {MAX_TOTAL_LENGTH}; "
+            "name fewer columns (all columns beside the targets are features by default)"
+        )

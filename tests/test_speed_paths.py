@@ -134,7 +134,9 @@ needs_compiler = pytest.mark.skipif(
 @needs_compiler
 def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupted() -> None:
     """Interrupted before the short last batch, whose shape the resumed process meets first."""
-    config = config_of("adam, dropout, clipping, plateau", compile="default", epochs=3)
+    config = config_of(
+        "adam, dropout, clipping, plateau", compile="default", epochs=3, batch_size=48
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what torch.compile says of its own code
         whole = prepare(config)

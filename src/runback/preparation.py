@@ -126,14 +126,15 @@ def _build(
     seed_generators(config.seed, 0, device)
     built = build_model(config, table.columns.features, table.columns.targets, source)
     if isinstance(built.module, Scaled):
-        built.module.scale.fit(table.features[split.train], config.normalize)
+        built.module.scale.fit(table.features.index_select(0, split.train), config.normalize)
     rows = split.train[:CHECKED_ROWS]
     check_output(built.module, table.features[rows], len(table.columns.targets))
     return built
 
 
 def _part(table: Table, rows: torch.Tensor, device: torch.device) -> TableDataset:
-    return TableDataset(table.features[rows].to(device), table.targets[rows].to(device))
+    features, targets = table.features.index_select(0, rows), table.targets.index_select(0, rows)
+    return TableDataset(features.to(device), targets.to(device))
 
 
 def _batches(

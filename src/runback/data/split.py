@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, random_split
 
 from runback.config import parse_ratio
 from runback.errors import DataError, UsageError
@@ -57,35 +56,18 @@ class Split:
 
 
 def make_split(n_rows: int, ratio: str, seed: int) -> Split:
-    """Draws the parts with `torch.utils.data.random_split` and a generator seeded by `seed`.
+    """Draws the rows that `torch.utils.data.random_split` draws with a generator seeded by `seed`.
 
     Sizes follow the seed text: whole shares for train and validation, the rest for the last part
-    that the ratio names.
+    that the ratio names. (`random_split` itself makes a Python number of every row.)
 
     Raises:
         DataError: a part that the ratio asks for would get no row.
     """
     sizes = part_sizes(n_rows, ratio)
-    generator = torch.Generator().manual_seed(seed)
-    # One row alone, [1, 0, 0], would be taken for fractions: only the parts with rows are drawn.
-    drawn = random_split(_Rows(n_rows), [size for size in sizes if size], generator)
-    found = iter(drawn)
-    rows = [list(next(found).indices) if size else [] for size in sizes]
-    train, validation, test = (torch.tensor(part, dtype=torch.int64).sort().values for part in rows)
+    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
+    train, validation, test = (rows.sort().values for rows in order.split(sizes))
     return Split(train, validation, test, ratio=ratio, seed=seed)
-
-
-class _Rows(Dataset[int]):
-    """The row numbers of a table, as `random_split` wants them."""
-
-    def __init__(self, n_rows: int) -> None:
-        self.n_rows = n_rows
-
-    def __getitem__(self, index: int) -> int:
-        return index
-
-    def __len__(self) -> int:
-        return self.n_rows
 
 
 def part_sizes(n_rows: int, ratio: str) -> tuple[int, int, int]:

@@ -7,14 +7,14 @@ import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
@@ -24,9 +24,13 @@ from torch import Tensor
 from runback.data.own_dataset import OwnDataset, content_fingerprint, is_dataset
 from runback.errors import DataError
 
+if TYPE_CHECKING:
+    import pandas as pd  # half a second, which a training does not need
+
 # What pandas and spreadsheets write for "no value"; a training row must not hold any of them.
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "n/a", "#N/A", "<NA>"]
 MAX_SHOWN = 60
+_COUNTED = 1 << 20
 
 Numbers = npt.NDArray[np.float64]
 
@@ -83,17 +87,38 @@ def read_table(
     file = _existing(path)
     names = column_names(file)
     columns = choose_columns(file, names, target, features)
-    found = _read_columns(file, names, (*columns.features, *columns.targets))
-    n_rows = len(found[columns.targets[0]])
+    with ThreadPoolExecutor(1) as other:  # neither the digest nor the parser holds Python's lock
+        digest = other.submit(fingerprint, file)
+        x, y = _read_tensors(file, names, columns, dtype)
+    return Table(x, y, columns, digest.result(), file.resolve())
+
+
+def _read_tensors(
+    file: Path, names: Sequence[str], columns: Columns, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """Features and targets, filled block by block: the file is never in memory beside them."""
+    parts = (columns.features, columns.targets)
+    most = _most_rows(file)
+    x, y = (torch.empty((most, len(part)), dtype=dtype) for part in parts)
+    n_rows = 0
+    for block in _blocks(file, names, (*columns.features, *columns.targets)):
+        for part, tensor in zip(parts, (x, y), strict=True):
+            _copy_block(file, part, block, tensor, n_rows)
+        n_rows += block.num_rows
     if n_rows == 0:
         raise DataError(f"{file}: has a header but no data row")
+    return x[:n_rows], y[:n_rows]
 
-    def numbers(name: str) -> Numbers:  # each column is let go of once it is in the tensor
-        return _arrow_numbers(file, name, found.pop(name))
 
-    x = _to_tensor(file, columns.features, n_rows, numbers, dtype)
-    y = _to_tensor(file, columns.targets, n_rows, numbers, dtype)
-    return Table(x, y, columns, fingerprint(file), file.resolve())
+def _copy_block(
+    file: Path, part: Sequence[str], block: pa.RecordBatch, tensor: Tensor, first: int
+) -> None:
+    """Copies one part's columns of a block into the rows of a tensor from `first` on."""
+
+    def numbers(name: str) -> Numbers:
+        return _arrow_numbers(file, name, block.column(name), first)
+
+    _fill(file, part, numbers, tensor[first : first + block.num_rows], first)
 
 
 def _read_dataset(
@@ -182,7 +207,9 @@ def frame_to_tensor(
     def numbers(name: str) -> Numbers:
         return _frame_numbers(where, name, frame.iloc[:, place[name]])
 
-    return _to_tensor(where, features, len(frame), numbers, dtype)
+    rows = torch.empty((len(frame), len(features)), dtype=dtype)
+    _fill(where, features, numbers, rows)
+    return rows
 
 
 def read_frame(path: Path) -> pd.DataFrame:
@@ -197,7 +224,8 @@ def read_frame(path: Path) -> pd.DataFrame:
         if _is_parquet(file):
             table = pq.ParquetFile(file).read()
         else:
-            table = _read_csv(file, names, pacsv.ConvertOptions(**_NULLS))
+            convert = pacsv.ConvertOptions(**_NULLS)
+            table = pacsv.read_csv(file, convert_options=convert, **_csv_options(file, names))
     frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
     return frame
 
@@ -265,35 +293,50 @@ _PARSE = pacsv.ParseOptions(newlines_in_values=True)
 _NULLS: dict[str, Any] = {"null_values": MISSING, "strings_can_be_null": True}
 
 
-def _read_csv(path: Path, names: Sequence[str], convert: pacsv.ConvertOptions) -> pa.Table:
-    """The table behind the header; a block must hold a row, and so grows with the header."""
+def _csv_options(path: Path, names: Sequence[str]) -> dict[str, Any]:
+    """How to read the table behind the header; a block must hold a row, and grows with the header."""
     read = pacsv.ReadOptions(
         column_names=list(names),
         skip_rows=_csv_header(path)[1],
         block_size=max(1 << 20, 32 * sum(len(name) + 1 for name in names)),
     )
-    return pacsv.read_csv(path, read_options=read, parse_options=_PARSE, convert_options=convert)
+    return {"read_options": read, "parse_options": _PARSE}
 
 
-def _read_columns(
-    path: Path, names: Sequence[str], wanted: Sequence[str]
-) -> dict[str, pa.ChunkedArray]:
-    """The wanted columns; where a CSV fails to read, the row and cell are looked up."""
+def _most_rows(path: Path) -> int:
+    """No file has more rows than this; memory that no row touches is never taken."""
     if _is_parquet(path):
         with _readable(path):
-            table = pq.ParquetFile(path).read(columns=list(wanted))
+            return int(pq.read_metadata(path).num_rows)
+    with path.open("rb") as file:
+        blocks = iter(lambda: file.read(_COUNTED), b"")
+        return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in blocks)
+
+
+def _blocks(path: Path, names: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """The wanted columns, some rows at a time."""
+    if _is_parquet(path):
+        with _readable(path):
+            yield from pq.ParquetFile(path).iter_batches(columns=list(wanted))
     else:
-        types = dict.fromkeys(wanted, pa.float64())
-        convert = pacsv.ConvertOptions(column_types=types, include_columns=list(wanted), **_NULLS)
-        try:
-            table = _read_csv(path, names, convert)
-        except (pa.ArrowException, OSError) as error:
-            with _readable(path):
-                fault = _first_fault(path, names, wanted) or (
-                    f"cannot be read as a table ({_first_line(error)})"
-                )
-            raise DataError(f"{path}: {fault}") from None
-    return {name: table.column(name) for name in wanted}
+        yield from _csv_blocks(path, names, wanted)
+
+
+def _csv_blocks(
+    path: Path, names: Sequence[str], wanted: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The blocks of a CSV; where it fails to read, the row and cell are looked up."""
+    types = dict.fromkeys(wanted, pa.float64())
+    convert = pacsv.ConvertOptions(column_types=types, include_columns=list(wanted), **_NULLS)
+    try:
+        with pacsv.open_csv(path, convert_options=convert, **_csv_options(path, names)) as reader:
+            yield from reader
+    except (pa.ArrowException, OSError) as error:
+        with _readable(path):
+            fault = _first_fault(path, names, wanted) or (
+                f"cannot be read as a table ({_first_line(error)})"
+            )
+        raise DataError(f"{path}: {fault}") from None
 
 
 def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
@@ -312,17 +355,19 @@ def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str
     return "" if number else "has a header but no data row"
 
 
-def _arrow_numbers(where: Path | str, name: str, column: pa.ChunkedArray) -> Numbers:
+def _arrow_numbers(where: Path | str, name: str, column: pa.Array, first: int) -> Numbers:
     kind = column.type
     if pa.types.is_boolean(kind):
         column = column.cast(pa.uint8())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        return _frame_numbers(where, name, column.to_pandas())
-    numbers: Numbers = column.cast(pa.float64(), safe=False).to_numpy()
+        return _frame_numbers(where, name, column.to_pandas(), first)
+    numbers: Numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
     return numbers
 
 
-def _frame_numbers(where: Path | str, name: str, column: pd.Series) -> Numbers:
+def _frame_numbers(where: Path | str, name: str, column: pd.Series, first: int = 0) -> Numbers:
+    import pandas as pd
+
     is_number = pd.api.types.is_numeric_dtype(column)
     if is_number and not pd.api.types.is_complex_dtype(column):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)
@@ -330,14 +375,14 @@ def _frame_numbers(where: Path | str, name: str, column: pd.Series) -> Numbers:
     for row, value in enumerate(column):
         number = _number(value)
         if number is None:
-            raise DataError(f"{where}: {_not_a_number(name, row + 1, value)}")
+            raise DataError(f"{where}: {_not_a_number(name, first + row + 1, value)}")
         numbers[row] = number
     return numbers
 
 
 def _number(value: Any) -> float | None:
     """A cell as a number, NaN for a missing one; None for anything else."""
-    if value is None or value is pd.NA or value is pd.NaT:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):  # pandas' missing values
         return math.nan
     if isinstance(value, str):
         if value in MISSING:
@@ -356,26 +401,28 @@ def _not_a_number(name: str, row: int, value: Any) -> str:
     return f"column {name!r}, data row {row}: {shown} is not a number"
 
 
-def _to_tensor(
+def _fill(
     where: Path | str,
     names: Sequence[str],
-    n_rows: int,
     numbers: Callable[[str], Numbers],
-    dtype: torch.dtype,
-) -> Tensor:
-    """`[n_rows, len(names)]`, filled column by column."""
-    out = torch.empty((n_rows, len(names)), dtype=dtype)
-    view = out.numpy()
+    rows: Tensor,
+    first: int = 0,
+) -> None:
+    """Fills `[n_rows, len(names)]` column by column; `first` is the number of its first row."""
+    view = rows.numpy()
     for index, name in enumerate(names):
         source = numbers(name)
         with np.errstate(over="ignore"):
             view[:, index] = source
-        _check_finite(where, name, view[:, index], source)
-    return out
+        _check_finite(where, name, view[:, index], source, first)
 
 
 def _check_finite(
-    where: Path | str, name: str, stored: npt.NDArray[np.floating], source: npt.NDArray[np.float64]
+    where: Path | str,
+    name: str,
+    stored: npt.NDArray[np.floating],
+    source: npt.NDArray[np.float64],
+    first: int,
 ) -> None:
     finite = np.isfinite(stored)
     if finite.all():
@@ -388,7 +435,7 @@ def _check_finite(
         problem = "is infinite"
     else:
         problem = f"{value!r} does not fit {stored.dtype}; precision float64 would hold it"
-    raise DataError(f"{where}: column {name!r}, data row {row + 1}: {problem}")
+    raise DataError(f"{where}: column {name!r}, data row {first + row + 1}: {problem}")
 
 
 def _listing(names: Sequence[str], most: int = 12) -> str:

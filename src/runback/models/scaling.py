@@ -31,17 +31,18 @@ class Scale(nn.Module):
             x: `[n_train, n_features]`, training rows only.
             how: "standard" (mean and population standard deviation) or "minmax" (to [0, 1]).
         """
-        exact = x.detach().cpu().double()
-        low, high = exact.amin(0), exact.amax(0)
-        if how == "standard":
-            offset, scale = exact.mean(0), exact.std(0, correction=0)
-        else:
-            offset, scale = low, high - low
-        # The mean of equal values can miss them by a rounding, and std is then not quite 0.
-        constant = low == high
-        self.offset.copy_(torch.where(constant, low, offset))
-        self.scale.copy_(torch.where(constant, 1.0, scale))
+        for index, column in enumerate(x.detach().cpu().unbind(1)):  # one at a time: less memory
+            self.offset[index], self.scale[index] = _offset_and_scale(column.double(), how)
         self.scale[self.scale == 0] = 1.0  # too small for the buffer's dtype
+
+
+def _offset_and_scale(column: Tensor, how: str) -> tuple[float, float]:
+    low, high = (value.item() for value in column.aminmax())
+    if low == high:  # the mean of equal values can miss them by a rounding, and std is not quite 0
+        return low, 1.0
+    if how == "standard":
+        return column.mean().item(), column.std(correction=0).item()
+    return low, high - low
 
 
 class Scaled(nn.Module):

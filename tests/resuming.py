@@ -165,4 +165,6 @@ def difference(a: Any, b: Any, where: str = "") -> str:
 
 def bits(tensor: Tensor) -> bytes:
     """A tensor's content, byte by byte."""
-    return tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    return (
+        tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    )

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resuming import NOISY, difference, history, last_checkpoint, train_until
+from resuming import NOISY, StopAt, difference, history, last_checkpoint, train_until
 from runback.config import TrainConfig
+from runback.durable.checkpoints import local_places
 
 EPOCHS, BATCHES = 5, 3
 PLACES = [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES)][1:]
@@ -101,6 +102,21 @@ def test_any_sequence_of_interruptions_and_kills(
         train_until(folder / "part", config, place, kill=kill)
     train_until(folder / "part", config)
     assert_same_end(folder / "part", folder / "whole")
+
+
+def test_checkpoints_inside_epochs_change_nothing(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`checkpoint_minutes` so short that every batch is saved; only the newest two are kept."""
+    config = configured(data, momentum=0.9)
+    train_until(tmp_path / "whole", config)
+    saved: list[tuple[int, int]] = []
+    monkeypatch.setattr(StopAt, "due", lambda self: not saved.append(self.place))
+    train_until(tmp_path / "often", config)
+    assert len(saved) > EPOCHS * BATCHES, "the loop did not ask after each batch"
+    assert_same_end(tmp_path / "often", tmp_path / "whole")
+    left = local_places(tmp_path / "often" / "checkpoints")
+    assert left == [*((e, 0) for e in range(1, EPOCHS)), (EPOCHS - 1, BATCHES - 1), (EPOCHS, 0)]
 
 
 def test_loader_workers_resume_inside_an_epoch(data: Path, tmp_path: Path) -> None:

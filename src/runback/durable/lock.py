@@ -7,7 +7,6 @@ import json
 import os
 import socket
 import time
-import weakref
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -111,7 +110,7 @@ class FileLock:
         self.release()
 
 
-_HELD: weakref.WeakSet[FileLock] = weakref.WeakSet()
+_HELD: set[FileLock] = set()
 
 
 def _forget_all() -> None:

@@ -18,13 +18,14 @@ from types import TracebackType
 from typing import Any
 
 import runback.errors
-from runback.errors import EXIT_DONE, RunbackError, TrackingError
+from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError, TrackingError
 from runback.tracking import QUIET
 from runback.tracking.patience import connect_seconds, drain_seconds
 
 WATCH_SECONDS = 1.0
 LONGEST_WATCH_SECONDS = 60.0
 LOOK_SECONDS = 0.25
+LAST_COURIERS = 3
 
 
 class Desk:
@@ -91,16 +92,23 @@ class Desk:
             error: the reason, where it failed.
             leave: asked now and then; where it is true, the courier is left to itself.
         """
-        if self._delivering and self._courier.poll() is not None:
-            self._restart()
-        self.ended(status, error)
-        self._hang_up()
-        assert self._courier.stdout is not None
-        while not select.select([self._courier.stdout], [], [], LOOK_SECONDS)[0]:
-            if leave():
-                self._left = True
+        for _ in range(LAST_COURIERS):
+            self.ended(status, error)
+            self._hang_up()
+            if self._has_left(leave):
                 return False
-        return self._courier.wait() == EXIT_DONE
+            code = self._courier.wait()
+            if code in (EXIT_DONE, EXIT_UNDELIVERED):
+                return code == EXIT_DONE
+            self._restart()  # it was killed, before or after it was told the end
+        return False
+
+    def _has_left(self, leave: Callable[[], bool]) -> bool:
+        """Waits for the courier's end of the pipe to close; True if `leave` came first."""
+        assert self._courier.stdout is not None
+        while not self._left and not select.select([self._courier.stdout], [], [], LOOK_SECONDS)[0]:
+            self._left = leave()
+        return self._left
 
     def _restart(self) -> None:
         self._close()

@@ -1,0 +1,273 @@
+"""The journal: what goes in comes out bit-equal, once, whatever fails in between."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from runback.durable.journal import Journal, Point
+from runback.errors import JournalError
+
+values = st.floats(allow_nan=True, allow_infinity=True, width=64)
+steps = st.integers(1, 30)
+recordings = st.lists(st.tuples(steps, st.sampled_from(["cost", "val_cost", "lr"]), values))
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal(tmp_path / "run" / "journal.db")
+    yield opened
+    opened.close()
+
+
+def bits(value: float) -> bytes:
+    return b"nan" if math.isnan(value) else struct.pack("<d", value)
+
+
+def everything(journal: Journal) -> dict[tuple[str, int], bytes]:
+    return {
+        (p.key, p.step): bits(p.value)
+        for key in ("cost", "val_cost", "lr")
+        for p in journal.points(key)
+    }
+
+
+@given(recordings, st.integers(1, 7))
+@settings(max_examples=60, deadline=None)
+def test_the_first_value_of_each_point_is_kept_bit_equal(
+    tmp_path_factory: pytest.TempPathFactory, recorded: list[tuple[int, str, float]], every: int
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.db"
+    journal, expected = Journal(path), {}
+    for index, (step, key, value) in enumerate(recorded):
+        journal.record([(key, value)], step)
+        expected.setdefault((key, step), bits(value))
+        if index % every == 0:
+            journal.flush(durable=index % 2 == 0)
+    journal.close()
+
+    again = Journal(path)
+    assert everything(again) == expected
+    points, last = again.undelivered_metrics(1000)
+    assert len(points) == len(expected)
+    again.acknowledge_metrics(last)
+    assert again.undelivered_metrics(1000) == ([], 0)
+    again.close()
+
+
+@given(st.lists(values, min_size=1, max_size=10), st.lists(values, min_size=1, max_size=10))
+@settings(max_examples=40, deadline=None)
+def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
+    tmp_path_factory: pytest.TempPathFactory, first: list[float], second: list[float]
+) -> None:
+    path = tmp_path_factory.mktemp("journal") / "journal.db"
+    for values_now in (first, second):
+        journal = Journal(path)
+        for step, value in enumerate(values_now, start=1):
+            journal.record([("cost", value)], step)
+        journal.flush()
+        found = {m.step for m in journal.mismatches}
+        journal.close()
+    expected = {
+        step
+        for step, (a, b) in enumerate(zip(first, second, strict=False), start=1)
+        if not (a == b or (math.isnan(a) and math.isnan(b)))
+    }
+    assert found == expected
+    kept = [p.value for p in Journal(path).points("cost")]
+    longest = first + second[len(first) :]
+    assert [bits(v) for v in kept] == [bits(v) for v in longest]
+
+
+@given(
+    st.dictionaries(steps, values, max_size=12),
+    st.dictionaries(steps, values, max_size=12),
+    st.integers(0, 12),
+)
+@settings(max_examples=60, deadline=None)
+def test_adopted_points_count_as_published_and_others_go_on_waiting(
+    tmp_path_factory: pytest.TempPathFactory,
+    here: dict[int, float],
+    there: dict[int, float],
+    delivered: int,
+) -> None:
+    journal = Journal(tmp_path_factory.mktemp("journal") / "journal.db")
+    for step, value in here.items():
+        journal.record([("cost", value)], step)
+    journal.flush()
+    _, last = journal.undelivered_metrics(delivered)
+    journal.acknowledge_metrics(last)
+    waiting_before = {p.step for p in journal.undelivered_metrics(1000)[0]}
+
+    journal.adopt(Point("cost", step, value, 10_000 + step) for step, value in there.items())
+
+    assert {p.step for p in journal.undelivered_metrics(1000)[0]} == waiting_before - there.keys()
+    found = {p.step: (bits(p.value), p.timestamp) for p in journal.points("cost")}
+    assert found.keys() == here.keys() | there.keys()
+    for step, value in there.items():
+        assert found[step] == (bits(value), 10_000 + step)
+    journal.close()
+
+
+def test_a_point_keeps_the_timestamp_of_its_first_recording(journal: Journal) -> None:
+    journal.record([("cost", 1.0)], 1)
+    journal.flush()
+    (first,) = journal.points("cost")
+    journal.record([("cost", 1.0)], 1)
+    journal.flush()
+    assert journal.points("cost") == [first]
+
+
+def test_a_full_disk_loses_nothing_and_is_told_in_one_sentence(journal: Journal) -> None:
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    for step in range(1, 2001):
+        journal.record([("cost", float(step))], step)
+    with pytest.raises(JournalError, match=r"journal\.db cannot be used: .*full"):
+        journal.flush()
+    with pytest.raises(JournalError, match="full"):
+        journal.set_fact("status", ["FAILED", "x" * 10_000])
+    journal._db.execute("PRAGMA max_page_count = 100000")  # somebody has made room
+    journal.record([("cost", 2001.0)], 2001)
+    journal.flush()
+    assert [p.value for p in journal.points("cost")] == [float(n) for n in range(1, 2002)]
+
+
+def test_an_exception_in_the_middle_of_a_flush_loses_nothing(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Signal(BaseException):
+        pass
+
+    def interrupted(*_: object) -> None:
+        raise Signal
+
+    journal.record([("cost", 1.0), ("val_cost", math.inf)], 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("runback.durable.journal._stored", interrupted)
+        with pytest.raises(Signal):
+            journal.flush()
+    journal.record([("cost", 2.0)], 2)
+    journal.flush()
+    assert [p.value for p in journal.points("cost")] == [1.0, 2.0]
+    assert [p.value for p in journal.points("val_cost")] == [math.inf]
+    assert journal.non_finite is not None and journal.non_finite.key == "val_cost"
+
+
+def test_recording_and_flushing_on_two_threads_loses_nothing(journal: Journal) -> None:
+    done = threading.Event()
+
+    def flush_all_the_time() -> None:
+        while not done.is_set():
+            journal.flush(durable=True)
+
+    thread = threading.Thread(target=flush_all_the_time)
+    thread.start()
+    for step in range(1, 20_001):
+        journal.record([("cost", float(step))], step)
+        journal.flush_if_due()
+    done.set()
+    thread.join()
+    journal.flush()
+    assert len(journal.points("cost")) == 20_000
+
+
+def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
+    script = (
+        "import sys, pathlib; from runback.durable.journal import Journal\n"
+        "journal = Journal(pathlib.Path(sys.argv[1]), tidy=False)\n"
+        "for step in range(1, 1000001):\n"
+        "    journal.record([('cost', step / 3)], step)\n"
+        "    if journal.flush_if_due(): print(step, flush=True)\n"
+    )
+    path = tmp_path / "journal.db"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    flushed = [int(process.stdout.readline()) for _ in range(3)][-1]
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    flushed = max([flushed, *map(int, process.stdout.read().split())])
+    process.stdout.close()
+    found = [(p.step, p.value) for p in Journal(path).points("cost")]
+    assert found == [(step, step / 3) for step in range(1, len(found) + 1)]
+    assert len(found) >= flushed - 1  # a step is told after the flush that held it
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be read" * 50])
+def test_a_damaged_file_is_told_by_name(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "journal.db"
+    path.write_bytes(content)
+    with pytest.raises(JournalError, match=f"{path} cannot be opened as a journal"):
+        Journal(path)
+
+
+def test_the_outbox_keeps_its_order_and_refusals_can_be_retried(journal: Journal) -> None:
+    for name in ("a", "b", "c"):
+        journal.post("artifact", file=name, artifact_path="plots", sha256="")
+    first = journal.next_item()
+    assert first is not None and first.payload["file"] == "a"
+    journal.settle(first)
+    second = journal.next_item()
+    assert second is not None
+    journal.settle(second, refused="b: no")
+    assert journal.refusals() == ["b: no"]
+    assert journal.waiting() == {"metrics": 0, "items": 1, "refused": 1}
+    journal.retry_refused()
+    again = journal.next_item()
+    assert again is not None and again.payload["file"] == "b"
+
+
+def test_a_later_entry_supersedes_an_earlier_one(journal: Journal) -> None:
+    journal.post("artifact", file="checkpoints/x.pt", artifact_path="checkpoints", sha256="1")
+    item = journal.next_item()
+    assert item is not None and not journal.is_superseded(item)
+    journal.post("artifact", file="checkpoints/y.pt", artifact_path="checkpoints", sha256="1")
+    journal.post("delete", path="checkpoints/y.pt")
+    assert not journal.is_superseded(item)
+    journal.post("delete", path="checkpoints/x.pt")
+    assert journal.is_superseded(item)
+
+
+def test_facts_are_stored_together_or_not_at_all(journal: Journal) -> None:
+    journal.set_facts({"status": ["KILLED", ""], "ended_ms": 5})
+    with pytest.raises(TypeError):
+        journal.set_facts({"status": ["FAILED", ""], "ended_ms": object()})
+    assert journal.fact("status") == ["KILLED", ""]
+    assert journal.fact("nothing", 7) == 7
+
+
+def test_the_loop_never_waits_for_another_threads_flush(journal: Journal) -> None:
+    journal._flushed = 0.0
+    with journal._lock:
+        assert journal.flush_if_due() is False
+    assert journal.flush_if_due() is True
+
+
+def test_two_processes_share_the_file(tmp_path: Path) -> None:
+    writer, reader = Journal(tmp_path / "j.db", tidy=False), Journal(tmp_path / "j.db")
+    writer.record([("cost", 1.0)], 1)
+    writer.flush()
+    points, last = reader.undelivered_metrics(10)
+    reader.acknowledge_metrics(last)
+    writer.record([("cost", 2.0)], 2)
+    writer.flush()
+    assert [p.step for p in points] == [1]
+    assert [p.step for p in reader.undelivered_metrics(10)[0]] == [2]
+    writer.close(), reader.close()
+    with sqlite3.connect(tmp_path / "j.db") as db:
+        assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    db.close()

@@ -1,0 +1,81 @@
+"""The lock: one holder, gone with the process however it dies, and not inherited by workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from runback.durable.lock import FileLock
+from runback.errors import RunHeldError, UsageError
+
+HOLD = (
+    "import sys, time, pathlib; from runback.durable.lock import FileLock\n"
+    "FileLock(pathlib.Path(sys.argv[1])).acquire('it'); print('held', flush=True)\n"
+    "{then}\ntime.sleep(60)"
+)
+
+
+def holder(path: Path, then: str = "") -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD.format(then=then), str(path)], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None and process.stdout.readline() == "held\n"
+    return process
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert process.stdout is not None
+    process.stdout.close()
+
+
+def test_a_second_comer_is_told_who_holds_it_and_gets_it_after_kill_9(tmp_path: Path) -> None:
+    process = holder(tmp_path / "lock")
+    with pytest.raises(RunHeldError, match=f"run x is held by process {process.pid} on ") as error:
+        FileLock(tmp_path / "lock").acquire("run x")
+    assert error.value.exit_code == 3
+    end(process)
+    assert FileLock(tmp_path / "lock").try_acquire()
+
+
+def test_a_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path: Path) -> None:
+    then = "import os\nif os.fork() == 0:\n    print(os.getpid(), flush=True); time.sleep(60)"
+    process = holder(tmp_path / "lock", then)
+    assert process.stdout is not None
+    worker = int(process.stdout.readline())
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    try:
+        assert FileLock(tmp_path / "lock").wait(5.0)
+    finally:
+        os.kill(worker, signal.SIGKILL)
+        process.stdout.close()
+
+
+def test_two_holders_in_one_process_exclude_each_other(tmp_path: Path) -> None:
+    with FileLock(tmp_path / "lock").acquire("it"):
+        assert not FileLock(tmp_path / "lock").try_acquire()
+    assert FileLock(tmp_path / "lock").try_acquire()
+
+
+def test_acquire_waits_for_one_who_only_looks(tmp_path: Path) -> None:
+    looker = FileLock(tmp_path / "lock")
+    assert looker.try_acquire()
+    threading.Timer(0.2, looker.release).start()
+    started = time.monotonic()
+    FileLock(tmp_path / "lock").acquire("it").release()
+    assert time.monotonic() - started < 0.9
+
+
+def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot be made"):
+        FileLock(tmp_path / "file" / "lock").try_acquire()

@@ -13,8 +13,12 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from gallery import Gallery
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -174,3 +178,23 @@ def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
     while not what():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.05)
+
+
+@pytest.fixture(scope="session")
+def session_gallery(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Gallery:
+    """Finished runs, trained once for all tests."""
+    from gallery import make_gallery
+
+    return make_gallery(tmp_path_factory.mktemp("gallery"), empty_database)
+
+
+@pytest.fixture
+def gallery(session_gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    """Finished runs for a test that only reads them; the test itself stands in another folder."""
+    env = session_gallery.place.env
+    for name in ("MLFLOW_TRACKING_URI", "RUNBACK_HOME", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):
+        monkeypatch.setenv(name, env[name])
+    for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    return session_gallery

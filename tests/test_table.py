@@ -19,7 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import DATA
-from runback.data.table import Table, fingerprint, frame_to_tensor, read_frame, read_table
+from runback.data.table import (
+    Table,
+    column_names,
+    fingerprint,
+    frame_to_tensor,
+    read_parts,
+    read_table,
+)
 from runback.errors import DataError
 
 
@@ -134,7 +141,8 @@ def test_any_finite_table_comes_back_exactly(
         writer.writerows(rows)
     assert cells(read(file)) == rows
     names = [f"c{index}" for index in range(len(rows[0]))]
-    assert frame_to_tensor(read_frame(file), names, torch.float64).tolist() == rows
+    parts = [frame_to_tensor(p, names, torch.float64) for p in read_parts(file, names, (), 2)]
+    assert torch.cat(parts).tolist() == rows
     columns = [list(column) for column in zip(*rows, strict=True)]
     pq.write_table(pa.table(columns, names=names), file.with_suffix(".parquet"))
     assert cells(read(file.with_suffix(".parquet"))) == rows
@@ -326,7 +334,10 @@ def test_the_index_of_a_pandas_frame_is_no_column(tmp_path: Path) -> None:
 def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
     folder = tmp_path / "year=2026"
     folder.mkdir()
-    assert list(read_frame(parquet(folder, {"x": [1.0], "y": [2.0]})).columns) == ["x", "y"]
+    file = parquet(folder, {"x": [1.0], "y": [2.0]})
+    assert column_names(file) == ["x", "y"]
+    with pytest.raises(DataError, match="no column 'year'"):
+        list(read_parts(file, ["x"], ["year"], 9))
 
 
 # Frames, as predictions get them
@@ -380,9 +391,9 @@ def test_a_frames_columns_are_found_by_name() -> None:
     assert frame_to_tensor(frame.iloc[:0], ["a"], torch.float64).shape == (0, 1)
 
 
-def test_read_frame_refuses_what_is_no_table(tmp_path: Path) -> None:
+def test_reading_in_parts_refuses_what_is_no_table(tmp_path: Path) -> None:
     for content in ("x,y\n1,2\n3\n", "x,y\n1,2\n3,4,5\n", b"\xff\xfe\x00"):
         with pytest.raises(DataError):
-            read_frame(write(tmp_path, content))
+            list(read_parts(write(tmp_path, content), ["x"], (), 9))
     with pytest.raises(DataError, match="no such file"):
-        read_frame(tmp_path / "missing.csv")
+        list(read_parts(tmp_path / "missing.csv", ["x"], (), 9))

@@ -9,27 +9,24 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor, nn
 
+from runback.models.blocks import in_blocks
 from runback.training.optimizers import COSTS
 
 Array = npt.NDArray[np.floating]
 # Better is smaller, except for these.
 HIGHER_IS_BETTER = frozenset({"r2"})
 MAX_PLOTTED = 2000
-CHUNK_ROWS = 65_536
 
 
-@torch.no_grad()
 def predict_rows(module: nn.Module, features: Tensor) -> Tensor:
     """Predictions `[n, n_targets]` on the CPU, in eval mode; the module's mode is put back."""
     was_training = module.training
     module.eval()
-    device = next(module.parameters()).device
-    parts = [module(part.to(device)).cpu() for part in features.split(CHUNK_ROWS)]
+    predicted = in_blocks(module, features)
     module.train(was_training)
-    return torch.cat(parts)
+    return predicted
 
 
 def scores(predicted: Tensor, actual: Tensor, loss: str) -> dict[str, float]:

@@ -39,8 +39,8 @@ def finish(recorder: Recorder, work: Work) -> None:
         say("the split has no test rows: no test score exists")
     else:
         _score(recorder, work, chosen, test)
+    _publish(recorder, work, chosen)  # before the plots: the courier registers while we draw
     _plot(recorder, work, test)
-    _publish(recorder, work, chosen)
 
 
 def _choose(work: Work) -> Chosen:

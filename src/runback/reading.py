@@ -16,14 +16,15 @@ from torch import nn
 
 from runback import evaluation
 from runback.config import TrainConfig
-from runback.data.split import split_from_json
+from runback.data.split import Split, split_from_json
 from runback.data.table import read_table
 from runback.durable.home import run_folder
 from runback.durable.journal import Journal
 from runback.errors import UsageError
 from runback.jobs import require_fingerprint, with_data
+from runback.models.own import OwnClass
 from runback.models.serving import Predictor
-from runback.models.spec import ModelSpec, load_module, load_spec
+from runback.models.spec import ModelSpec, load_built
 from runback.tracking import registry, runs, store
 from runback.tracking.runs import RunInfo
 from runback.training.device import choose_device
@@ -31,21 +32,40 @@ from runback.training.device import choose_device
 
 @dataclass(frozen=True)
 class Loaded:
-    """A run's model in eval mode, and what it was trained with."""
+    """A run's model in eval mode, and what it was trained with.
+
+    Attributes:
+        own: the user's code behind the module, if any.
+        folder: the downloaded model folder, which lasts as long as `loaded` does.
+    """
 
     client: MlflowClient
     info: RunInfo
     module: nn.Module
     spec: ModelSpec
+    own: OwnClass | None
+    folder: Path
     epoch: int
 
 
 def load_model(run: str, device: str = "cpu") -> nn.Module:
     """The module that a run registered, with its weights, in eval mode.
 
+    For a notebook, on any machine that reaches the tracking server:
+
+        import mlflow
+        import torch
+        from runback import load_model
+
+        mlflow.set_tracking_uri("http://127.0.0.1:5000")  # or set MLFLOW_TRACKING_URI
+        model = load_model("models:/non_linear@champion")  # or a run ID, a prefix of one, latest
+        x = torch.tensor([[1.0], [5.0], [11.0]])  # [rows, features], raw, in the columns' order
+        with torch.no_grad():
+            print(model(x))  # [rows, targets]
+
     Args:
         run: a run ID, a unique prefix, latest, runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS.
-        device: as the option `device`.
+        device: as the option `device`; a model trained on a GPU loads on the CPU and back.
 
     Returns:
         A module that takes raw feature columns, `[n, n_features]` in the run's dtype (float32
@@ -56,7 +76,7 @@ def load_model(run: str, device: str = "cpu") -> nn.Module:
         TrackingError: the server is away.
         ModelError, CheckpointError: the model is damaged, or was tampered with.
     """
-    with _loaded(run, device) as loaded:
+    with loading(run, device) as loaded:
         return loaded.module
 
 
@@ -72,7 +92,7 @@ def predict(run: str, frame: pd.DataFrame, device: str = "cpu") -> pd.DataFrame:
         DataError: a feature column is missing, or a cell is not a finite number.
         RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
     """
-    with _loaded(run, device) as loaded:
+    with loading(run, device) as loaded:
         values = Predictor(loaded.module, loaded.spec).values(frame)
         return pd.DataFrame(values, columns=list(loaded.spec.targets), index=frame.index)
 
@@ -95,29 +115,67 @@ def evaluate(run: str, data: str | None = None) -> dict[str, Any]:
         UsageError: the run's split has no test rows.
         RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
     """
-    with _loaded(run, "cpu") as loaded:
-        config = loaded.info.config
+    with loading(run) as loaded:
         if data is not None:
-            table = read_table(
-                data, loaded.spec.targets, loaded.spec.features, loaded.spec.torch_dtype
-            )
-            return _scored(loaded, str(data), table.features, table.targets)
-        x, y, path = _test_rows(loaded, config)
-        result = _scored(loaded, path, x, y)
+            return score(loaded, data)
+        result = score(loaded)
         _record(loaded, result["scores"])
         return result
 
 
 @contextmanager
-def _loaded(run: str, device: str) -> Iterator[Loaded]:
-    """Downloads and rebuilds a model; its files are gone when the block ends, the module stays."""
+def loading(run: str, device: str = "cpu") -> Iterator[Loaded]:
+    """Downloads and rebuilds a model; its files are gone when the block ends, the module stays.
+
+    Raises:
+        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+    """
     chosen = choose_device(device)
     client = store.connect()
     info = runs.find_run(client, run)
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         path = registry.download_model(client, info, Path(folder))
-        spec = load_spec(path)
-        yield Loaded(client, info, load_module(path, chosen), spec, _epoch(client, info))
+        built = load_built(path, chosen)
+        epoch = _epoch(client, info)
+        yield Loaded(client, info, built.module, built.spec, built.own, path, epoch)
+
+
+def score(loaded: Loaded, data: str | None = None) -> dict[str, Any]:
+    """The scores of a model on its run's own test rows, or on all rows of a table.
+
+    Raises:
+        DataError: the run's table has changed since, or `data` does not fit.
+        UsageError: the run's split has no test rows.
+    """
+    if data is None:
+        x, y, data = _test_rows(loaded, loaded.info.config)
+    else:
+        spec = loaded.spec
+        table = read_table(data, spec.targets, spec.features, spec.torch_dtype)
+        x, y = table.features, table.targets
+    predicted = evaluation.predict_rows(loaded.module, x)
+    found = evaluation.scores(predicted, y, loaded.info.config.loss)
+    return {
+        "run_id": loaded.info.run_id,
+        "epoch": loaded.epoch,
+        "data": data,
+        "rows": len(x),
+        "scores": found,
+    }
+
+
+def split_of(loaded: Loaded) -> Split:
+    """The run's split, as it recorded it.
+
+    Raises:
+        TrackingError: the run has none, or the server is away.
+        DataError: it cannot be rebuilt.
+    """
+    with tempfile.TemporaryDirectory(prefix="runback-") as folder:
+        stored = runs.read_json_artifact(
+            loaded.client, loaded.info.run_id, "split.json", Path(folder)
+        )
+    return split_from_json(stored)
 
 
 def _epoch(client: MlflowClient, info: RunInfo) -> int:
@@ -133,29 +191,13 @@ def _test_rows(loaded: Loaded, config: TrainConfig) -> tuple[torch.Tensor, torch
         config.data, loaded.spec.targets, loaded.spec.features, loaded.spec.torch_dtype
     )
     require_fingerprint(table.fingerprint, tags, config.data)
-    with tempfile.TemporaryDirectory(prefix="runback-") as folder:
-        stored = runs.read_json_artifact(
-            loaded.client, loaded.info.run_id, "split.json", Path(folder)
-        )
-    rows = split_from_json(stored).test
+    rows = split_of(loaded).test
     if not len(rows):
         raise UsageError(
             f"run {loaded.info.run_id}: split {config.split} has no test rows, so no test score "
             "exists; score another table with --data"
         )
     return table.features[rows], table.targets[rows], config.data
-
-
-def _scored(loaded: Loaded, data: str, x: torch.Tensor, y: torch.Tensor) -> dict[str, Any]:
-    predicted = evaluation.predict_rows(loaded.module, x)
-    found = evaluation.scores(predicted, y, loaded.info.config.loss)
-    return {
-        "run_id": loaded.info.run_id,
-        "epoch": loaded.epoch,
-        "data": data,
-        "rows": len(x),
-        "scores": found,
-    }
 
 
 def _record(loaded: Loaded, found: dict[str, float]) -> None:

@@ -101,12 +101,13 @@ def _read_tensors(
     most = _most_rows(file)
     x, y = (torch.empty((most, len(part)), dtype=dtype) for part in parts)
     n_rows = 0
-    for block in _blocks(file, names, (*columns.features, *columns.targets)):
+    wanted = (*columns.features, *columns.targets)
+    for block in _blocks(file, names, wanted, wanted):
         for part, tensor in zip(parts, (x, y), strict=True):
             _copy_block(file, part, block, tensor, n_rows)
         n_rows += block.num_rows
     if n_rows == 0:
-        raise DataError(f"{file}: has a header but no data row")
+        raise DataError(f"{file}: {_NO_ROW}")
     return x[:n_rows], y[:n_rows]
 
 
@@ -190,9 +191,20 @@ def require_columns(
 
 
 def frame_to_tensor(
-    frame: pd.DataFrame, features: Sequence[str], dtype: torch.dtype, where: str = "table"
+    frame: pd.DataFrame,
+    features: Sequence[str],
+    dtype: torch.dtype,
+    where: str = "table",
+    first: int = 0,
 ) -> Tensor:
     """The feature columns of a frame as `[n_rows, n_features]`; column order does not matter.
+
+    Args:
+        frame: a table, or a part of one.
+        features: the columns.
+        dtype: of the tensor.
+        where: the table's name in an error.
+        first: the number of the frame's first row in the table, counted from 0.
 
     Raises:
         DataError: a column is missing, or a cell is not a finite number.
@@ -205,29 +217,45 @@ def frame_to_tensor(
         raise DataError(f"{where}: column {doubled[0]!r} appears more than once")
 
     def numbers(name: str) -> Numbers:
-        return _frame_numbers(where, name, frame.iloc[:, place[name]])
+        return _frame_numbers(where, name, frame.iloc[:, place[name]], first)
 
     rows = torch.empty((len(frame), len(features)), dtype=dtype)
-    _fill(where, features, numbers, rows)
+    _fill(where, features, numbers, rows, first)
     return rows
 
 
-def read_frame(path: Path) -> pd.DataFrame:
-    """All columns of a CSV or Parquet file, as they are; for predictions, which check for themselves.
+def read_parts(
+    path: Path, features: Sequence[str], keep: Sequence[str], rows: int
+) -> Iterator[pd.DataFrame]:
+    """Some columns of a CSV or Parquet file in frames of exactly `rows` rows, the last one fewer.
+
+    Args:
+        path: the file; it may be larger than memory.
+        features: columns of numbers.
+        keep: columns to pass through; from CSV as the text that they are.
+        rows: of a part.
+
+    Yields:
+        At least one frame; it is empty where the file has no row.
 
     Raises:
-        DataError: no such file, or it is no table.
+        DataError: no such file or column, no table, or a cell of a CSV feature that is no number;
+            its row is counted from the start of the file.
     """
     file = _existing(path)
     names = column_names(file)
-    with _readable(file):
-        if _is_parquet(file):
-            table = pq.ParquetFile(file).read()
-        else:
-            convert = pacsv.ConvertOptions(**_NULLS)
-            table = pacsv.read_csv(file, convert_options=convert, **_csv_options(file, names))
-    frame: pd.DataFrame = table.to_pandas(ignore_metadata=True)
-    return frame
+    require_columns(path, names, features)
+    require_columns(path, names, keep, "keep")
+    wanted = list(dict.fromkeys((*features, *keep)))
+    waiting, none_yet = pa.table({name: pa.array([], pa.float64()) for name in wanted}), True
+    for block in _blocks(file, names, features, wanted):
+        table = pa.Table.from_batches([block]).select(wanted)
+        waiting = pa.concat_tables([waiting, table]) if len(waiting) else table
+        while len(waiting) >= rows:
+            yield waiting.slice(0, rows).to_pandas(ignore_metadata=True)
+            waiting, none_yet = waiting.slice(rows), False
+    if len(waiting) or none_yet:
+        yield waiting.to_pandas(ignore_metadata=True)
 
 
 def _existing(path: str | Path) -> Path:
@@ -290,7 +318,7 @@ def _csv_header(path: Path) -> tuple[list[str], int]:
 
 # Cells in quotes may hold line ends; numbers among them are read like the others.
 _PARSE = pacsv.ParseOptions(newlines_in_values=True)
-_NULLS: dict[str, Any] = {"null_values": MISSING, "strings_can_be_null": True}
+_NO_ROW = "has a header but no data row"
 
 
 def _csv_options(path: Path, names: Sequence[str]) -> dict[str, Any]:
@@ -313,30 +341,34 @@ def _most_rows(path: Path) -> int:
         return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in blocks)
 
 
-def _blocks(path: Path, names: Sequence[str], wanted: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """The wanted columns, some rows at a time."""
+def _blocks(
+    path: Path, names: Sequence[str], numbers: Sequence[str], wanted: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """The wanted columns, some rows at a time; those of a CSV that are no `numbers` are text."""
     if _is_parquet(path):
         with _readable(path):
             yield from pq.ParquetFile(path).iter_batches(columns=list(wanted))
     else:
-        yield from _csv_blocks(path, names, wanted)
+        yield from _csv_blocks(path, names, numbers, wanted)
 
 
 def _csv_blocks(
-    path: Path, names: Sequence[str], wanted: Sequence[str]
+    path: Path, names: Sequence[str], numbers: Sequence[str], wanted: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """The blocks of a CSV; where it fails to read, the row and cell are looked up."""
-    types = dict.fromkeys(wanted, pa.float64())
-    convert = pacsv.ConvertOptions(column_types=types, include_columns=list(wanted), **_NULLS)
+    types = {name: pa.float64() if name in numbers else pa.string() for name in wanted}
+    convert = pacsv.ConvertOptions(
+        column_types=types, include_columns=list(wanted), null_values=MISSING
+    )
     try:
         with pacsv.open_csv(path, convert_options=convert, **_csv_options(path, names)) as reader:
             yield from reader
     except (pa.ArrowException, OSError) as error:
         with _readable(path):
-            fault = _first_fault(path, names, wanted) or (
-                f"cannot be read as a table ({_first_line(error)})"
-            )
-        raise DataError(f"{path}: {fault}") from None
+            fault = _first_fault(path, names, numbers)
+        if fault != _NO_ROW:  # no block at all, then: the caller knows whether that will do
+            fault = fault or f"cannot be read as a table ({_first_line(error)})"
+            raise DataError(f"{path}: {fault}") from None
 
 
 def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
@@ -352,7 +384,7 @@ def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str
             for place, name in places:
                 if _number(row[place]) is None:
                     return _not_a_number(name, number, row[place])
-    return "" if number else "has a header but no data row"
+    return "" if number else _NO_ROW
 
 
 def _arrow_numbers(where: Path | str, name: str, column: pa.Array, first: int) -> Numbers:

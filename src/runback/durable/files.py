@@ -41,8 +41,9 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         temporary.replace(path)
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(f"{path} cannot be written: {reason(error, path)}") from error
+    finally:  # also where `write` itself refuses, or is interrupted
+        temporary.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -6,10 +6,10 @@ A model folder holds `model.json` (this spec), `model_state_dict.pt` (weights, l
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import inspect
 import json
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,11 +17,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from runback.config import TrainConfig
 from runback.errors import CheckpointError, ModelError
 from runback.models.builtin import BUILTIN
-from runback.models.own import OwnClass, OwnCode, copy_sources, import_class, is_own, locate
+from runback.models.own import (
+    OwnClass,
+    copy_sources,
+    import_class,
+    is_own,
+    locate,
+    stored_code,
+)
 from runback.models.scaling import Scaled
 
 FORMAT = 1
@@ -148,25 +156,40 @@ def build_model(
 
 
 def check_output(module: nn.Module, features: Tensor, n_targets: int) -> None:
-    """Runs the module once on real rows, changing neither it nor any generator.
+    """Runs the module once in each mode on real rows, changing neither it nor any generator.
 
     Raises:
-        ModelError: it fails on `[n, n_features]`, or does not return `[n, n_targets]`.
+        ModelError: it fails on `[n, n_features]`, does not return `[n, n_targets]` in the dtype of
+            its input, or returns what no parameter can be trained by.
     """
     module.eval()
+    with torch.no_grad():
+        _check_forward(module, features, n_targets)
+    before = copy.deepcopy(module.state_dict())  # after the first call, which fills lazy parameters
+    module.train()
+    output = _check_forward(module, features, n_targets)
+    module.load_state_dict(before)
+    if not output.requires_grad:
+        raise ModelError("option model: what forward returns depends on no parameter")
+
+
+def _check_forward(module: nn.Module, features: Tensor, n_targets: int) -> Tensor:
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):
             output = module(features)
     except Exception as error:  # a user's forward can raise anything
+        mode = "train" if module.training else "eval"
         raise ModelError(
-            f"option model: forward fails on input {list(features.shape)}: {_one_line(error)}"
+            f"option model: forward fails in {mode} mode on input {list(features.shape)}: "
+            f"{_one_line(error)}"
         ) from error
-    finally:
-        module.train()
     expected = (features.shape[0], n_targets)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if shape != expected:
+    if not isinstance(output, Tensor) or shape != expected:
         raise ModelError(f"option model: forward returns {shape}, not {expected} (rows, targets)")
+    if output.dtype != features.dtype:
+        raise ModelError(f"option model: forward returns {output.dtype} for {features.dtype}")
+    return output
 
 
 def save_model(folder: Path, built: BuiltModel, state_dict: dict[str, Tensor]) -> None:
@@ -193,19 +216,31 @@ def load_spec(folder: Path) -> ModelSpec:
 
 
 def load_module(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
-    """Rebuilds the module of a model folder, in eval mode, with its weights on `device`.
+    """The module of a model folder, in eval mode, with its weights on `device`.
+
+    Raises:
+        ModelError, CheckpointError: as in `load_built`.
+    """
+    return load_built(folder, device).module
+
+
+def load_built(folder: Path, device: str | torch.device = "cpu") -> BuiltModel:
+    """Rebuilds what `save_model` wrote: the module in eval mode, its spec, and the user's code.
+
+    A user's class is imported from the folder's own `source/`, whatever else is importable.
 
     Raises:
         ModelError: the spec or the code cannot be read, or the weights do not fit the module.
         CheckpointError: the weights cannot be read, or would run code.
     """
     spec = load_spec(folder)
-    own = (
-        _own_class(spec.model, folder / SOURCE_FOLDER, spec.own_module) if spec.own_module else None
-    )
+    weights = load_tensors(folder / STATE_FILE)
+    own = None
+    if spec.own_module:
+        own = import_class(stored_code(folder / SOURCE_FOLDER, spec.own_module, spec.model))
     module = _assemble(spec, own.cls if own else _builtin_class(spec.model))
-    load_weights(module, load_tensors(folder / STATE_FILE))
-    return module.to(device).eval()
+    load_weights(module, weights)
+    return BuiltModel(module.to(device).eval(), spec, own)
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
@@ -218,7 +253,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
         return torch.load(path, map_location=device, weights_only=True)
     except FileNotFoundError:
         raise CheckpointError(f"{path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError) as error:
+    except Exception as error:  # a damaged or hostile file can make torch raise anything
         raise CheckpointError(
             f"{path}: refused as damaged or unsafe ({_one_line(error)})"
         ) from None
@@ -237,6 +272,8 @@ def load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
         side = "the module has no" if name not in own else "the stored weights have no"
         raise ModelError(f"weights do not fit: {side} {name!r}")
     for name, tensor in state_dict.items():
+        if is_lazy(own[name]):  # takes its shape from what is loaded
+            continue
         have, want = _kind(tensor), _kind(own[name])
         if have != want:
             raise ModelError(
@@ -251,14 +288,14 @@ def _kind(value: Any) -> str:
     )
 
 
-def _own_class(model: str, source: Path | None, module: str = "") -> OwnClass | None:
+def _own_class(model: str, source: Path | None) -> OwnClass | None:
     if not is_own(model):
         return None
     if source is None:
         return import_class(locate(model))
-    place, _, name = model.rpartition(":")
-    stem = Path(place).stem if place.endswith(".py") else place
-    return import_class(OwnCode(source.resolve(), module or stem, name))
+    place = model.rpartition(":")[0]
+    module = Path(place).stem if place.endswith(".py") else place
+    return import_class(stored_code(source, module, model))
 
 
 def _builtin_class(model: str) -> type[nn.Module]:

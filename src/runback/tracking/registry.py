@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 import tempfile
@@ -20,7 +19,8 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 
 import runback
-from runback.errors import ModelError, RunNotFoundError, TrackingError
+from runback.errors import ModelError, RunNotFoundError, TrackingError, UsageError
+from runback.models.requirements import pin, requirements
 from runback.tracking.runs import RunInfo
 from runback.tracking.store import asked, first_line
 
@@ -78,17 +78,37 @@ def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:
         )
     except (MlflowException, OSError) as error:
         raise TrackingError(f"model of run {info.run_id}: {first_line(error)}") from error
-    return Path(local) / _data_path(Path(local))
+    return _data_folder(Path(local).resolve(), f"model of run {info.run_id}")
 
 
-def _data_path(folder: Path) -> str:
+def version_of(client: MlflowClient, info: RunInfo) -> ModelVersion:
+    """The registered version of the model that RUN named, or of the run's newest model.
+
+    Raises:
+        UsageError: it is not registered.
+        RunNotFoundError: the run has no model yet.
+        TrackingError: the server is away.
+    """
+    model_id = info.model_id or _newest_model(client, info.run_id)
+    query = f"run_id = '{info.run_id}'"
+    versions = asked(query, lambda: client.search_model_versions(query))
+    found = [version for version in versions if version.source == f"models:/{model_id}"]
+    if not found:
+        raise UsageError(
+            f"run {info.run_id} has no registered version: its option register says none"
+        )
+    return max(found, key=lambda version: int(version.version))
+
+
+def _data_folder(folder: Path, what: str) -> Path:
     """Where a downloaded pyfunc model keeps our model folder; never outside itself."""
-    flavor = Model.load(str(folder)).flavors.get("python_function", {})
-    path = str(flavor.get("data", ""))
-    if flavor.get("loader_module") != LOADER or not (folder / path).resolve().is_relative_to(
-        folder
-    ):
-        raise ModelError(f"{folder}: not a model that runback wrote")
+    try:
+        flavor = Model.load(str(folder)).flavors["python_function"]
+        loader, path = flavor["loader_module"], (folder / str(flavor["data"])).resolve()
+    except Exception as error:  # another's file: YAML, a key, a type, anything can be wrong
+        raise ModelError(f"{what}: its MLmodel cannot be read ({first_line(error)})") from None
+    if loader != LOADER or not path.is_relative_to(folder):
+        raise ModelError(f"{what}: not a model that runback wrote (loader {loader!r})")
     return path
 
 
@@ -159,7 +179,7 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
             ),
             signature=_signature(folder),
             input_example=_example(folder),
-            pip_requirements=_requirements(),
+            pip_requirements=[*map(pin, REQUIREMENTS), *requirements(folder / "source")],
         )
         client.log_model_artifacts(model.model_id, str(path))
 
@@ -188,12 +208,6 @@ def _signature(folder: Path) -> ModelSignature:
 def _example(folder: Path) -> pd.DataFrame:
     rows = json.loads((folder / "example.json").read_text(encoding="utf-8"))
     return pd.DataFrame(rows["data"], columns=rows["columns"], dtype="float64")
-
-
-def _requirements() -> list[str]:
-    """Pins without local parts such as +cpu, which no index serves to everybody."""
-    pins = ((name, importlib.metadata.version(name).partition("+")[0]) for name in REQUIREMENTS)
-    return [f"{name}=={version}" for name, version in pins]
 
 
 def _register(

@@ -1,0 +1,138 @@
+"""Models come back: by every name of a run, elsewhere, later, as the training process left them."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from gallery import Gallery
+from runback import load_model
+from runback.errors import ConfigError, RunNotFoundError
+from runback.reading import predict
+
+PROBE = torch.tensor([[1.0], [5.0], [11.0]])
+
+
+@pytest.mark.parametrize(
+    "name", ["{id}", "{prefix}", "runs:/{id}", "models:/table/{version}", "models:/table@best"]
+)
+def test_every_name_of_a_run_brings_back_its_weights_bit_for_bit(
+    gallery: Gallery, name: str
+) -> None:
+    run_id = gallery.ids["strong"]
+    (version,) = gallery.place.client.search_model_versions(f"run_id = '{run_id}'")
+    gallery.place.client.set_registered_model_alias("table", "best", version.version)
+    run = name.format(id=run_id, prefix=run_id[:12], version=version.version)
+    module = load_model(run)
+    assert not module.training
+    with torch.no_grad():
+        assert module(PROBE).tolist() == gallery.answers["strong"]
+
+
+def test_latest_is_the_run_made_last(gallery: Gallery) -> None:
+    with torch.no_grad():
+        assert load_model("latest")(torch.ones(1, 2)).shape == (1, 2)
+
+
+def test_pyfunc_agrees_by_run_and_by_version(gallery: Gallery) -> None:
+    frame = pd.DataFrame({"x": PROBE[:, 0].double()})
+    for uri in (f"runs:/{gallery.ids['strong']}/model", "models:/table/2"):
+        found = mlflow.pyfunc.load_model(uri).predict(frame)
+        assert found.dtype == np.float32
+        assert found.tolist() == [row[0] for row in gallery.answers["strong"]]
+
+
+SECOND = """
+import sys
+sys.path[:] = [p for p in sys.path if p != {source!r}]
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "runback" and not any("code" in p for p in sys.path):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Gone())
+try:
+    import runback
+    raise SystemExit("runback is still here")
+except ModuleNotFoundError:
+    pass
+import mlflow, pandas as pd
+model = mlflow.pyfunc.load_model({uri!r})
+import runback
+assert "/code/runback/" in runback.__file__, runback.__file__
+print(model.predict(pd.DataFrame({frame!r})).tolist())
+"""
+
+
+def test_a_users_module_comes_back_without_its_file_and_without_runback(gallery: Gallery) -> None:
+    """The gallery has renamed the class and broken the sibling that it imports."""
+    run_id, expected = gallery.ids["own"], [row[0] for row in gallery.answers["own"]]
+    rows = torch.arange(30.0).reshape(3, 10) / 7
+    with torch.no_grad():
+        assert load_model(run_id)(rows)[:, 0].tolist() == expected
+    uri = f"runs:/{run_id}/model"
+    columns = mlflow.models.get_model_info(uri).signature.inputs.input_names()
+    frame = {name: rows[:, index].tolist() for index, name in enumerate(columns)}
+    source = str(Path(__file__).parents[1] / "src")
+    script = SECOND.format(source=source, uri=uri, frame=frame)
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=gallery.place.folder, text=True, capture_output=True,
+        env={**gallery.place.env, "PYTHONPATH": ""}, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str(expected)
+
+
+def test_the_code_that_trained_wins_over_what_is_imported_here(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("nets", "layers"):
+        (tmp_path / f"{name}.py").write_text("mine = True\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import layers  # type: ignore[import-not-found]
+    import nets  # type: ignore[import-not-found]
+
+    module = load_model(gallery.ids["own"])
+    assert {type(part).__name__ for part in module.modules()} >= {"Net", "Block"}
+    assert sys.modules["nets"] is nets and sys.modules["layers"] is layers and nets.mine
+    for name in ("nets", "layers"):
+        del sys.modules[name]
+
+
+def test_two_targets_make_two_columns_in_the_frames_own_order_of_rows(gallery: Gallery) -> None:
+    frame = pd.DataFrame({"x2": [2, 1], "x1": [1, 3]}, index=[7, 3])
+    found = predict(gallery.ids["pair"], frame)
+    assert list(found.columns) == ["y1", "y2"] and list(found.index) == [7, 3]
+    model = mlflow.pyfunc.load_model(f"runs:/{gallery.ids['pair']}/model")
+    pd.testing.assert_frame_equal(model.predict(frame), found)
+    assert "mlflow.pyfunc" in sys.modules and len(model.predict(frame.iloc[:0])) == 0
+
+
+def test_unknown_runs_and_devices_are_named(gallery: Gallery) -> None:
+    for name in ("0" * 32, "models:/table/99", "models:/table@nobody", "models:/nothing/1"):
+        with pytest.raises(RunNotFoundError):
+            load_model(name)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="no CUDA device"):
+            load_model(gallery.ids["strong"], device="cuda")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_model_goes_from_cpu_to_gpu_and_back(gallery: Gallery) -> None:
+    on_gpu = load_model(gallery.ids["strong"], device="cuda")
+    assert next(on_gpu.parameters()).is_cuda
+    with torch.no_grad():
+        found = on_gpu(PROBE.cuda()).cpu()
+    torch.testing.assert_close(found, torch.tensor(gallery.answers["strong"]))
+    run_id = gallery.place.runback(
+        "train", "--data", "table.csv", "--epochs", "5", "--device", "cuda"
+    ).stdout.strip()
+    weights = load_model(run_id, device="cpu").state_dict()
+    assert all(value.device.type == "cpu" for value in weights.values())

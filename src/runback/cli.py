@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runback import __version__
-from runback.config import FIELDS, TrainConfig, render, unknown_option
+from runback.config import FIELDS, TrainConfig, parse, render, unknown_option
 from runback.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -72,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
     _add_resume(commands)
     _add_evaluate(commands)
     _add_predict(commands)
+    _add_promote(commands)
+    _add_export(commands)
+    _add_reproduce(commands)
     _add_sync(commands)
     return parser
 
@@ -128,8 +131,55 @@ def _add_predict(commands: Any) -> None:
     _add_run(command)
     command.add_argument("--data", metavar="FILE", required=True, help="a .csv or .parquet table")
     command.add_argument(
-        "--output", metavar="FILE", default="", help="write here instead of stdout"
+        "--output",
+        metavar="FILE",
+        default="",
+        help="write here, .csv or .parquet, instead of CSV on stdout",
     )
+    command.add_argument(
+        "--keep", metavar="COLUMNS", default="", help="columns to repeat in front, comma-separated"
+    )
+
+
+def _add_promote(commands: Any) -> None:
+    command = _command(
+        commands, "promote", "give RUN's version an alias if it is better; prints JSON", _promote
+    )
+    _add_run(command)
+    command.add_argument("--alias", default="champion", help="the alias (default: champion)")
+    command.add_argument("--metric", default="rmse", help="cost, rmse, mae or r2 (default: rmse)")
+    command.add_argument(
+        "--data", metavar="FILE", help="score both on this table instead of the run's test rows"
+    )
+    _add_flag(command, "--force", "move the alias whatever the figures say")
+    _add_flag(command, "--rollback", "give the alias back to whom it was last taken from")
+
+
+def _add_flag(command: argparse.ArgumentParser, name: str, text: str) -> None:
+    """A switch that also takes true or false, as `mlflow run` always gives a value."""
+    command.add_argument(
+        name, nargs="?", const="true", default="false", metavar="true|false", help=text
+    )
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"option {name}: {text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def _add_export(commands: Any) -> None:
+    command = _command(commands, "export", "write RUN's model to a file; prints JSON", _export)
+    _add_run(command)
+    command.add_argument("--format", required=True, help="state_dict, torch, pt2 or onnx")
+    command.add_argument("--output", metavar="FILE", required=True, help="a file to be made")
+
+
+def _add_reproduce(commands: Any) -> None:
+    command = _command(
+        commands, "reproduce", "train RUN again and compare point by point; prints JSON", _reproduce
+    )
+    _add_run(command)
 
 
 def _add_sync(commands: Any) -> None:
@@ -167,8 +217,38 @@ def _evaluate(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> int:
     from runback.prediction import predict_file
 
-    predict_file(options.run, options.data, options.output)
+    keep = parse("features", options.keep)
+    rows = predict_file(options.run, options.data, options.output, keep)
+    print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
     return EXIT_DONE
+
+
+def _promote(options: argparse.Namespace) -> int:
+    from runback.promotion import promote, rollback
+
+    force, back = _truth("force", options.force), _truth("rollback", options.rollback)
+    if back:
+        found = rollback(options.run, options.alias)
+    else:
+        found = promote(options.run, options.alias, options.metric, options.data or None, force)
+    _print(json.dumps(found, sort_keys=True))
+    return EXIT_DONE
+
+
+def _export(options: argparse.Namespace) -> int:
+    from runback.export import export
+
+    found = export(options.run, options.format, options.output)
+    _print(json.dumps(found, sort_keys=True))
+    return EXIT_DONE
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    from runback.reproduction import reproduce
+
+    found = reproduce(options.run)
+    _print(json.dumps(found, sort_keys=True))
+    return EXIT_DONE if found["equal"] else EXIT_FAILED
 
 
 def _sync(options: argparse.Namespace) -> int:

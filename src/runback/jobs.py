@@ -49,12 +49,17 @@ def train(config: TrainConfig) -> str:
     return run_training(config).run_id
 
 
-def run_training(config: TrainConfig) -> Outcome:
-    """`train`, with the news whether everything has been delivered."""
+def run_training(config: TrainConfig, source: Path | None = None) -> Outcome:
+    """`train`, with the news whether everything has been delivered.
+
+    Args:
+        config: of the run.
+        source: a folder with the code of the user's module; None for what is importable.
+    """
     launch = os.environ.get("MLFLOW_RUN_ID") or None
     with Desk() as desk, Watch(desk.interrupted) as watch:
         try:
-            work = prepare(config)
+            work = prepare(config, source)
         except RunbackError as error:
             if launch:
                 desk.ask("fail", run_id=launch, message=str(error))

@@ -23,10 +23,11 @@ def checkpoint_files(client: MlflowClient, run_id: str) -> list[str]:
 def adopt(client: MlflowClient, run_id: str) -> None:
     """Puts all published points of a run into the journal here, as delivered."""
     with contextlib.closing(Journal(run_folder(run_id).journal)) as journal:
-        journal.adopt(_points(client, run_id))
+        journal.adopt(published_points(client, run_id))
 
 
-def _points(client: MlflowClient, run_id: str) -> list[Point]:
+def published_points(client: MlflowClient, run_id: str) -> list[Point]:
+    """All points of all metrics of a run."""
     keys = asked(f"run {run_id}", lambda: client.get_run(run_id)).data.metrics
     points = []
     for key in keys:

@@ -1,0 +1,96 @@
+"""Aliases of registered models, and who held them before.
+
+What a promotion replaced is kept as a tag of the registered model, one list for each alias, so
+that it can be undone step by step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from runback.errors import TrackingError, UsageError
+from runback.tracking.store import first_line, is_permanent
+
+TAG_HISTORY = "runback.promotions."
+# MLflow stores no longer tag than 5000 characters; an entry takes about 100.
+MAX_HISTORY = 40
+T = TypeVar("T")
+
+
+def holder_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | None:
+    """The version that has an alias; None where nobody has it.
+
+    Raises:
+        UsageError: no such registered model.
+        TrackingError: the server is away.
+    """
+    model = _asked(name, lambda: client.get_registered_model(name))
+    number = model.aliases.get(alias)
+    return None if number is None else _asked(name, lambda: client.get_model_version(name, number))
+
+
+def move(client: MlflowClient, name: str, alias: str, entry: dict[str, Any]) -> None:
+    """Gives an alias to `entry["version"]`, and notes the entry, which says who was `replaced`.
+
+    Raises:
+        UsageError: MLflow refuses the alias.
+        TrackingError: the server is away.
+    """
+    entries = [*history(client, name, alias), entry]
+    _asked(
+        f"alias {alias!r}",
+        lambda: client.set_registered_model_alias(name, alias, str(entry["version"])),
+    )
+    _note(client, name, alias, entries)
+
+
+def undo(client: MlflowClient, name: str, alias: str) -> dict[str, Any]:
+    """Gives an alias back to whom the last promotion took it from; returns that promotion's entry.
+
+    Raises:
+        UsageError: no promotion to undo, or the alias has been moved by other means since.
+        TrackingError: the server is away.
+    """
+    entries, holder = history(client, name, alias), holder_of(client, name, alias)
+    if not entries:
+        raise UsageError(f"models:/{name}@{alias}: no promotion to undo")
+    last = entries.pop()
+    if holder is None or str(holder.version) != str(last["version"]):
+        now = f"version {holder.version}" if holder else "nobody"
+        raise UsageError(
+            f"models:/{name}@{alias}: {now} has it, not version {last['version']}, which was last "
+            "promoted; it was moved by other means, so set it by hand"
+        )
+    if last["replaced"] is None:
+        _asked(name, lambda: client.delete_registered_model_alias(name, alias))
+    else:
+        replaced = str(last["replaced"])
+        _asked(name, lambda: client.set_registered_model_alias(name, alias, replaced))
+    _note(client, name, alias, entries)
+    return last
+
+
+def history(client: MlflowClient, name: str, alias: str) -> list[dict[str, Any]]:
+    """The promotions that can be undone, the latest last."""
+    model = _asked(name, lambda: client.get_registered_model(name))
+    found: list[dict[str, Any]] = json.loads(model.tags.get(TAG_HISTORY + alias, "[]"))
+    return found
+
+
+def _note(client: MlflowClient, name: str, alias: str, entries: list[dict[str, Any]]) -> None:
+    text = json.dumps(entries[-MAX_HISTORY:])
+    _asked(name, lambda: client.set_registered_model_tag(name, TAG_HISTORY + alias, text))
+
+
+def _asked(what: str, call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except MlflowException as error:
+        kind = UsageError if is_permanent(error) else TrackingError
+        raise kind(f"{what}: {first_line(error)}") from error

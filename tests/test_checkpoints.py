@@ -1,0 +1,430 @@
+"""Checkpoints: whole or not there, verified, bound to their run, pruned with care."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import pickle
+import random
+import shutil
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from conftest import DATA
+from resuming import NoCourier, difference, last_checkpoint, train_until
+from runback.config import TrainConfig
+from runback.durable import files
+from runback.durable.checkpoints import (
+    CheckpointWriter,
+    Manifest,
+    Owner,
+    Shelf,
+    checkpoint_name,
+    load_checkpoint,
+    local_places,
+    manifest_name,
+    verify,
+    write_checkpoint,
+)
+from runback.durable.home import RunFolder
+from runback.errors import CheckpointError, ModelError
+from runback.preparation import prepare
+from runback.restoring import restore
+
+OWNER = Owner("a-run", "a-configuration")
+CONFIG = TrainConfig(
+    data=str(DATA / "non_linear.csv"), epochs=6, checkpoint_every=2, checkpoint_minutes=0.0
+)
+
+
+def a_state(epoch: int = 1, batch: int = 0) -> dict[str, Any]:
+    weights = {"w": torch.full((64,), float(epoch))}
+    return {"epoch": epoch, "batch": batch, "model_state_dict": weights}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run with checkpoints after epochs 2, 4 and 6."""
+    folder = tmp_path_factory.mktemp("home") / "run"
+    train_until(folder, CONFIG)
+    return folder
+
+
+@pytest.fixture
+def folder(trained: Path, tmp_path: Path) -> RunFolder:
+    """A copy of `trained`, to be damaged."""
+    shutil.copytree(trained, tmp_path / "run")
+    return RunFolder(tmp_path / "run")
+
+
+class Artifacts(NoCourier):
+    """A desk whose run has the files of a folder as its checkpoints."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def ask(self, op: str, **args: Any) -> Any:
+        if op == "checkpoints":
+            return [file.name for file in self.folder.iterdir()]
+        Path(args["folder"]).mkdir(parents=True, exist_ok=True)
+        return shutil.copy(self.folder / Path(args["path"]).name, args["folder"])
+
+
+def restored_place(folder: RunFolder, desk: Any = None, config: TrainConfig = CONFIG) -> Any:
+    found = restore(prepare(config), folder, desk or NoCourier())
+    return found and found.manifest.place
+
+
+def damage(rng: random.Random, file: Path, *, truncate: bool) -> None:
+    content = bytearray(file.read_bytes())
+    if truncate:
+        content = content[: rng.randrange(len(content))]
+    else:
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(("truncate", "times"), [(False, 400), (True, 200)])
+def test_no_damaged_checkpoint_is_loaded(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str], truncate: bool, times: int
+) -> None:
+    rng, work = random.Random(truncate), prepare(CONFIG)
+    newest = folder.checkpoints / checkpoint_name(6)
+    for file in (newest, newest.with_suffix(".json")) * (times // 2):
+        whole = file.read_bytes()
+        damage(rng, file, truncate=truncate)
+        found = restore(work, folder, NoCourier())  # type: ignore[arg-type]
+        file.write_bytes(whole)
+        assert found is not None
+        assert found.manifest.place == (4, 0)
+        assert work.state.epoch == 4
+        assert f"warning: skipped {newest.with_suffix('')}" in capsys.readouterr().err
+    assert restored_place(folder) == (6, 0)
+
+
+def test_the_remote_copy_counts_before_the_previous_one(folder: RunFolder, tmp_path: Path) -> None:
+    remote = tmp_path / "artifacts"
+    shutil.copytree(folder.checkpoints, remote)
+    newest = folder.checkpoints / checkpoint_name(6)
+    damage(random.Random(1), newest, truncate=False)
+    assert restored_place(folder, Artifacts(remote)) == (6, 0)
+    assert newest.read_bytes() == (remote / newest.name).read_bytes(), "the good copy comes back"
+    for copy in (newest, remote / newest.name):
+        damage(random.Random(2), copy, truncate=False)
+    assert restored_place(folder, Artifacts(remote)) == (4, 0)
+
+
+def test_an_empty_folder_is_filled_from_the_artifacts(folder: RunFolder, tmp_path: Path) -> None:
+    here = RunFolder(tmp_path / "elsewhere" / "run")
+    assert restored_place(here, Artifacts(folder.checkpoints)) == (6, 0)
+    assert local_places(here.checkpoints) == [(6, 0)]
+    assert not here.fetched.exists()
+
+
+def test_checkpoints_of_others_are_refused(
+    folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other-run"
+    shutil.copytree(folder.path, other)
+    assert restored_place(RunFolder(other)) is None
+    assert "belongs to run run" in capsys.readouterr().err
+    changed = dataclasses.replace(CONFIG, seed=1)
+    assert restored_place(folder, config=changed) is None
+    assert "another configuration" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_are_refused_by_leaf(folder: RunFolder) -> None:
+    work = prepare(CONFIG)
+    wider = prepare(dataclasses.replace(CONFIG, model_args={"degree": 3}))
+    odd = dataclasses.replace(wider, config=CONFIG)
+    with pytest.raises(
+        ModelError, match=r"weight.* is stored as torch.float32 \[1, 2\].* \[1, 3\]"
+    ):
+        restore(odd, folder, NoCourier())  # type: ignore[arg-type]
+    double = dataclasses.replace(work, state=work.state)
+    double.state.model.double()
+    with pytest.raises(ModelError, match=r"torch.float32 .*torch.float64"):
+        restore(double, folder, NoCourier())  # type: ignore[arg-type]
+
+
+def sealed(folder: Path, **fields: Any) -> Path:
+    """A manifest that is whole and lies."""
+    manifest = write_checkpoint(folder, a_state(7), OWNER, {})
+    path = folder / manifest.manifest_file
+    path.write_bytes(dataclasses.replace(manifest, **fields).as_bytes())
+    return path
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"file": "../../checkpoint-000007.pt"},
+        {"file": "/etc/passwd"},
+        {"file": "checkpoint-000008.pt", "epoch": 8},
+        {"file": ["checkpoint-000007.pt"]},
+        {"epoch": 10**400},
+        {"epoch": -7},
+        {"epoch": "7"},
+        {"epoch": True},
+        {"epoch": 7.0},
+        {"batch": None},
+        {"size": -1},
+    ],
+)
+def test_a_lying_manifest_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    path = sealed(tmp_path, **fields)
+    with pytest.raises(CheckpointError, match=r"checkpoint-000007\.json"):
+        Manifest.read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 50_000, b"1" * 10_000, b'{"file": 1}' * 9_000],
+)
+def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "checkpoint-000007.json"
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"checkpoint-000007\.json"):
+        Manifest.read(path)
+
+
+def test_wrong_size_and_digest_types_are_damage(tmp_path: Path) -> None:
+    for fields in ({"size": 10**30}, {"sha256": 5}, {"sha256": None}):
+        manifest = Manifest.read(sealed(tmp_path, **fields))
+        with pytest.raises(CheckpointError, match="damaged"):
+            verify(tmp_path, manifest)
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, ("touch exploded",)
+
+
+def disguised(folder: Path, content: bytes) -> Manifest:
+    """A checkpoint of any content, with a manifest that fits it."""
+    manifest = write_checkpoint(folder, a_state(7), OWNER, {})
+    (folder / manifest.file).write_bytes(content)
+    digest = hashlib.sha256(content).hexdigest()
+    return dataclasses.replace(manifest, size=len(content), sha256=digest)
+
+
+def test_a_hostile_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.save({**a_state(7), "extra": Bomb()}, tmp_path / "bomb")
+    for content in ((tmp_path / "bomb").read_bytes(), pickle.dumps(Bomb()), b"", b"PK\x03\x04"):
+        manifest = disguised(tmp_path, content)
+        with pytest.raises(CheckpointError, match=r"checkpoint-000007.pt: refused"):
+            load_checkpoint(tmp_path, manifest)
+    assert not (tmp_path / "exploded").exists()
+
+
+@pytest.mark.parametrize("state", [a_state(8), [1, 2], {"epoch": 7, "batch": 0}])
+def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, state: Any) -> None:
+    torch.save(state, tmp_path / "odd")
+    manifest = disguised(tmp_path, (tmp_path / "odd").read_bytes())
+    with pytest.raises(CheckpointError, match=r"checkpoint-000007.pt"):
+        load_checkpoint(tmp_path, manifest)
+
+
+def test_half_a_training_state_is_skipped(
+    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    owner = Owner("run", CONFIG.identity())
+    whole = last_checkpoint(folder.path)
+    for missing in ("optimizer_state_dict", "generators", "best"):
+        state = {**{k: v for k, v in whole.items() if k != missing}, "epoch": 8}
+        write_checkpoint(folder.checkpoints, state, owner, {})
+        assert restored_place(folder) == (6, 0)
+        assert "skipped checkpoint-000008.pt: not a whole" in capsys.readouterr().err
+
+
+def test_extra_state_that_cannot_come_back_is_refused_before_training(tmp_path: Path) -> None:
+    (tmp_path / "odd.py").write_text(
+        "from pathlib import PurePath\nfrom torch import nn\n"
+        "class Odd(nn.Linear):\n"
+        "    def get_extra_state(self): return PurePath('x')\n"
+        "    def set_extra_state(self, state): pass\n"
+    )
+    config = dataclasses.replace(CONFIG, model=f"{tmp_path}/odd.py:Odd")
+    with pytest.raises(ModelError, match=r"'_extra_state' .* no checkpoint can give back"):
+        prepare(config)
+
+
+# Writing
+
+
+def test_the_order_of_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """File, fsync, rename, fsync of the folder; the manifest the same way, and after it."""
+    seen: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def noted_fsync(handle: int) -> None:
+        name = Path(os.readlink(f"/proc/self/fd/{handle}")).name
+        seen.append(f"fsync {name.split('.tmp')[0].removesuffix(f'.{os.getpid()}')}")
+        fsync(handle)
+
+    def noted_replace(self: Path, target: Path) -> Path:
+        seen.append(f"rename {target.name}")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", noted_fsync)
+    monkeypatch.setattr(Path, "replace", noted_replace)
+    write_checkpoint(tmp_path, a_state(3), OWNER, {})
+    assert seen == [
+        "fsync .checkpoint-000003.pt", "rename checkpoint-000003.pt", f"fsync {tmp_path.name}",
+        "fsync .checkpoint-000003.json", "rename checkpoint-000003.json", f"fsync {tmp_path.name}",
+    ]  # fmt: skip
+
+
+def test_new_folders_are_synced_into_their_parents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[Path] = []
+    monkeypatch.setattr(files, "sync_folder", synced.append)
+    files.make_folder(tmp_path / "a" / "b")
+    assert set(synced) == {tmp_path, tmp_path / "a"}
+
+
+def test_a_file_that_reads_back_differently_gets_no_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runback.durable.checkpoints.sha256_of", lambda _: "0" * 64)
+    with pytest.raises(CheckpointError, match="damaged"):
+        write_checkpoint(tmp_path, a_state(3), OWNER, {})
+    assert local_places(tmp_path) == []
+
+
+def write_for_ever(folder: Path, first: int) -> None:
+    """In a child: checkpoints one after another, on the writer's thread, until killed."""
+    weights = torch.ones(100_000)
+    writer = CheckpointWriter(lambda state: write_checkpoint(folder, state, OWNER, {}) and None)
+    for epoch in range(first, first + 10_000):
+        state = {"epoch": epoch, "batch": 0, "model_state_dict": {"w": weights * epoch}}
+        writer.submit(state)
+
+
+def kills_while_writing(folder: Path, times: int) -> int:
+    """Kills a writing process again and again; returns how many temp files that left."""
+    rng, left = random.Random(0), 0
+    folder.mkdir()
+    for _ in range(times):
+        known = local_places(folder)
+        child = os.fork()
+        if child == 0:
+            write_for_ever(folder, known[-1][0] + 1 if known else 1)
+            os._exit(0)
+        time.sleep(rng.uniform(0.005, 0.06))
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        left += len(list(folder.glob(".*.tmp")))
+        files.remove_leftovers(folder)
+        assert not list(folder.glob(".*"))
+        for place in local_places(folder):
+            manifest = Manifest.read(folder / manifest_name(checkpoint_name(*place)))
+            state = load_checkpoint(folder, manifest)
+            assert bool((state["model_state_dict"]["w"] == place[0]).all())
+        assert local_places(folder)[: len(known)] == known, "an older one has gone"
+        for place in known[:-2]:  # the disk is small
+            (folder / checkpoint_name(*place)).unlink()
+            (folder / manifest_name(checkpoint_name(*place))).unlink()
+    return left
+
+
+def test_kills_while_writing_leave_only_whole_checkpoints(tmp_path: Path) -> None:
+    assert kills_while_writing(tmp_path / "c", 25) > 0, "no kill fell into a write"
+
+
+@pytest.mark.chaos
+def test_many_kills_while_writing_leave_only_whole_checkpoints(tmp_path: Path) -> None:
+    assert kills_while_writing(tmp_path / "c", 300) > 0
+
+
+def test_leftovers_are_gone_at_the_next_start(folder: RunFolder) -> None:
+    for name in (".checkpoint-000007.pt.123.tmp", ".checkpoint-000007.json.123.tmp"):
+        (folder.checkpoints / name).write_bytes(b"half")
+    train_until(folder.path, dataclasses.replace(CONFIG, epochs=7))
+    assert not list(folder.checkpoints.glob(".*"))
+
+
+def test_a_failed_write_is_raised_at_the_next_chance() -> None:
+    def fail(_: dict[str, Any]) -> None:
+        raise CheckpointError("no room")
+
+    writer = CheckpointWriter(fail)
+    writer.submit(a_state())
+    with pytest.raises(CheckpointError, match="no room"):
+        writer.wait()
+    writer.submit(a_state())
+    with pytest.raises(CheckpointError, match="no room"):
+        writer.submit(a_state())
+    writer.close()
+
+
+# Which ones stay
+
+
+def shelved(folder: Path, keep: int, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The places that are left after writing `places` in order."""
+    shelf = Shelf(folder, OWNER, keep)
+    for epoch, batch in places:
+        shelf.add(write_checkpoint(folder, a_state(epoch, batch), OWNER, {}))
+    return local_places(folder)
+
+
+@pytest.mark.parametrize(
+    ("keep", "left"), [(0, [1, 2, 3, 4, 5]), (1, [4, 5]), (2, [4, 5]), (3, [3, 4, 5])]
+)
+def test_how_many_are_kept(tmp_path: Path, keep: int, left: list[int]) -> None:
+    assert shelved(tmp_path, keep, [(e, 0) for e in range(1, 6)]) == [(e, 0) for e in left]
+    assert len(list(tmp_path.glob("*.pt"))) == len(left)
+
+
+def test_those_inside_epochs_go_when_two_newer_ones_are_good(tmp_path: Path) -> None:
+    places = [(1, 0), (1, 5), (1, 9), (2, 0), (2, 3)]
+    assert shelved(tmp_path, 0, places) == [(1, 0), (2, 0), (2, 3)]
+
+
+def test_a_damaged_or_foreign_one_is_not_counted_as_good(tmp_path: Path) -> None:
+    assert shelved(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
+    damage(random.Random(0), tmp_path / checkpoint_name(2), truncate=False)
+    shelf = Shelf(tmp_path, OWNER, 2)
+    assert shelf.add(write_checkpoint(tmp_path, a_state(3), OWNER, {})) == []
+    assert local_places(tmp_path) == [(1, 0), (2, 0), (3, 0)]
+    write_checkpoint(tmp_path, a_state(9), Owner("another", "a-configuration"), {})
+    shelf = Shelf(tmp_path, OWNER, 2)
+    shelf.add(write_checkpoint(tmp_path, a_state(4), OWNER, {}))
+    assert {(3, 0), (4, 0)} <= set(local_places(tmp_path))
+
+
+def test_the_shelf_reads_nothing_when_nothing_may_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelved(tmp_path, 0, [(e, 0) for e in range(1, 6)])
+    shelf, manifest = Shelf(tmp_path, OWNER, 0), write_checkpoint(tmp_path, a_state(6), OWNER, {})
+    monkeypatch.setattr(Manifest, "read", None)
+    assert shelf.add(manifest) == []
+
+
+def test_the_best_weights_are_in_every_checkpoint_once(tmp_path: Path) -> None:
+    """Shared storage where they are the current ones; never forgotten by a resume or by pruning."""
+    diverging = dataclasses.replace(
+        CONFIG, model="linear", lr=0.02, momentum=0.999, checkpoint_every=1, keep_checkpoints=2
+    )
+    run = tmp_path / "run"
+    train_until(run, dataclasses.replace(diverging, epochs=1))
+    first = last_checkpoint(run)
+    best, current = first["best"]["model_state_dict"], first["model_state_dict"]
+    assert all(best[k].data_ptr() == current[k].data_ptr() for k in best)
+    for epochs in range(2, 12):
+        train_until(run, dataclasses.replace(diverging, epochs=epochs))
+    train_until(tmp_path / "whole", dataclasses.replace(diverging, epochs=11))
+    found = last_checkpoint(run)["best"]
+    assert difference(found, last_checkpoint(tmp_path / "whole")["best"]) == ""
+    assert found["epoch"] < 10, "the case is not what this test is about"
+    assert difference(found["model_state_dict"], last_checkpoint(run)["model_state_dict"]) != ""

@@ -1,0 +1,66 @@
+"""What the seed's two regressions must learn, with the default options."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import DATA
+from runback.config import TrainConfig
+from runback.preparation import Work, prepare
+from runback.training.loop import EpochResult, run_epochs
+
+
+@pytest.fixture(autouse=True)
+def threads() -> Iterator[None]:
+    """`prepare` sets torch's threads for its process, which here is everyone's."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def results(work: Work) -> Iterator[EpochResult]:
+    for event in run_epochs(work.state, work.batches, work.validation, work.config):
+        assert isinstance(event, EpochResult)
+        yield event
+
+
+def test_the_polynomial_finds_the_least_squares_solution() -> None:
+    work = prepare(TrainConfig(data=str(DATA / "non_linear.csv")))
+    rows = work.split.train
+    x = work.table.features[rows, 0].double().numpy()
+    y = work.table.targets[rows, 0].double().numpy()
+    exact = np.linalg.lstsq(np.stack([x**2, x, np.ones_like(x)], axis=1), y, rcond=None)[0]
+    layer = work.state.model.get_submodule("layer")
+    biases, costs = [layer.get_parameter("bias").item()], []
+    for result in results(work):
+        costs.append(result.cost)
+        if result.epoch % 1000 == 0:
+            biases.append(layer.get_parameter("bias").item())
+    assert len(costs) == 10_000
+    w1, w2 = layer.get_parameter("weight")[0].tolist()
+    assert abs(w1 - exact[0]) < 0.01
+    assert abs(w2 - exact[1]) < 0.05
+    distances = [abs(bias - exact[2]) for bias in biases]
+    assert distances == sorted(distances, reverse=True), "the bias moves toward the solution"
+    assert distances[-1] < distances[0] / 3
+    noise = float(np.mean((y - np.polyval(exact, x)) ** 2))
+    assert abs(costs[-1] - noise) < 0.1 * noise
+
+
+def test_the_multiple_regression_is_learned_to_the_end() -> None:
+    work = prepare(
+        TrainConfig(
+            data=str(DATA / "multiple_linear.csv"), target=("y1", "y2"), model="linear",
+            epochs=20_000, batch_size=2, lr=0.001, split="1:0:0",
+        )
+    )  # fmt: skip
+    last = max(results(work), key=lambda result: result.epoch)
+    assert (last.epoch, last.val_cost) == (20_000, None)
+    assert last.cost < 0.01
+    with torch.no_grad():
+        predicted = work.state.model(work.table.features)
+    assert torch.allclose(predicted, work.table.targets, atol=0.01)

@@ -18,7 +18,7 @@ from torch import nn
 from conftest import DATA
 from runback.config import TrainConfig
 from runback.data.table import read_table
-from runback.errors import CheckpointError, ModelError
+from runback.errors import CheckpointError, DataError, ModelError
 from runback.models.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
 from runback.models.scaling import Scale, Scaled
 from runback.models.spec import (
@@ -361,6 +361,18 @@ def test_a_spread_too_small_for_the_dtype_does_not_divide_by_zero() -> None:
     scale = Scale(1)
     scale.fit(x, "minmax")
     assert scale(x.float()).isfinite().all()
+
+
+@pytest.mark.parametrize("how", ["standard", "minmax"])
+@pytest.mark.parametrize(("value", "dtype"), [(3e38, torch.float32), (1e200, torch.float64)])
+def test_a_spread_too_large_for_the_dtype_is_refused(how: str, value: float, dtype: Any) -> None:
+    x = torch.tensor([[0.0, value], [1.0, -value]], dtype=dtype)
+    if (how, dtype) == ("minmax", torch.float64):
+        x *= 1e100
+        x[:, 1] = torch.tensor([1e308, -1e308])
+    scale = Scale(2).to(dtype)
+    with pytest.raises(DataError, match="option normalize: feature column 2 spreads too far"):
+        scale.fit(x, how)
 
 
 def test_scaling_is_part_of_the_weights_and_not_trained() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
+
+from runback.errors import DataError
 
 
 class Scale(nn.Module):
@@ -30,19 +34,31 @@ class Scale(nn.Module):
         Args:
             x: `[n_train, n_features]`, training rows only.
             how: "standard" (mean and population standard deviation) or "minmax" (to [0, 1]).
+
+        Raises:
+            DataError: a column spreads so far that its differences are no numbers of the dtype.
         """
+        most = torch.finfo(self.scale.dtype).max
         for index, column in enumerate(x.detach().cpu().unbind(1)):  # one at a time: less memory
-            self.offset[index], self.scale[index] = _offset_and_scale(column.double(), how)
+            found = _offset_and_scale(column.double(), how, most)
+            if found is None:
+                raise DataError(
+                    f"option normalize: feature column {index + 1} spreads too far to be scaled "
+                    f"in {str(self.scale.dtype).removeprefix('torch.')}; divide it by a constant"
+                )
+            self.offset[index], self.scale[index] = found
         self.scale[self.scale == 0] = 1.0  # too small for the buffer's dtype
 
 
-def _offset_and_scale(column: Tensor, how: str) -> tuple[float, float]:
+def _offset_and_scale(column: Tensor, how: str, most: float) -> tuple[float, float] | None:
+    """A float64 column's offset and scale; None where its spread is more than `most`."""
     low, high = (value.item() for value in column.aminmax())
     if low == high:  # the mean of equal values can miss them by a rounding, and std is not quite 0
         return low, 1.0
+    offset, scale = low, high - low
     if how == "standard":
-        return column.mean().item(), column.std(correction=0).item()
-    return low, high - low
+        offset, scale = column.mean().item(), column.std(correction=0).item()
+    return (offset, scale) if high - low <= most and math.isfinite(scale) else None
 
 
 class Scaled(nn.Module):

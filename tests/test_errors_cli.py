@@ -1,0 +1,113 @@
+"""A user's mistake: one sentence, exit code 2, no traceback, no run left behind as RUNNING."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+
+from conftest import DATA, ROOT, SECONDS, Workplace
+from runback.cli import main
+
+MISTAKES = {
+    "lrr=3": "runback: unknown option 'lrr'; did you mean 'lr'?",
+    "lr=abc": "runback: option lr: 'abc' is not a number",
+    "data=missing.csv": "runback: missing.csv: no such file",
+    "device=tpu": "runback: option device: 'tpu' is not one of auto, cpu, cuda, cuda:N, mps",
+}
+
+
+@dataclass
+class Launch:
+    """A `mlflow run` that has ended, and the store of its own that it used."""
+
+    done: subprocess.CompletedProcess[str]
+    client: MlflowClient
+
+
+def launch(folder: Path, database: Path, parameter: str) -> Launch:
+    folder.mkdir()
+    shutil.copyfile(database, folder / "mlflow.db")
+    uri = f"sqlite:///{folder}/mlflow.db"
+    env = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MLFLOW_RUN", "MLFLOW_EXP"))
+    }
+    env |= {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "MLFLOW_TRACKING_URI": uri,
+        "RUNBACK_HOME": str(folder / ".runback"),
+    }
+    done = subprocess.run(
+        ["mlflow", "run", str(ROOT), "--env-manager", "local", "-P", parameter],
+        cwd=folder, env=env, text=True, capture_output=True, timeout=SECONDS,
+    )  # fmt: skip
+    return Launch(done, MlflowClient(uri))
+
+
+def test_a_mistake_under_mlflow_run_is_one_sentence_and_one_failed_run(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        futures = [
+            pool.submit(launch, tmp_path / str(index), empty_database, parameter)
+            for index, parameter in enumerate(MISTAKES)
+        ]
+    for future, (parameter, sentence) in zip(futures, MISTAKES.items(), strict=True):
+        found = future.result()
+        said = [line for line in found.done.stderr.splitlines() if line.startswith("runback:")]
+        assert found.done.returncode not in (0, None), parameter
+        assert said == [sentence], found.done.stderr
+        assert "Traceback" not in found.done.stderr
+        (run,) = found.client.search_runs(["0"])
+        assert run.info.status == "FAILED", parameter
+        assert run.info.end_time is not None
+    assert not list(tmp_path.glob("*/.runback/*")), "nothing local is left of a run that never was"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--data", "missing.csv"], "missing.csv: no such file"),
+        (["--data", "own.csv", "--batch-size", "999"],
+         "option batch_size: 999 with drop_last leaves no batch of the 160 training rows; "
+         "use a batch_size of at most 160, or drop_last false"),
+        (["--data", "own.csv", "--model", "mlp", "--model-args", '{"depth": 3}'],
+         "option model_args: mlp is called as Mlp(n_features, n_targets, **model_args): "
+         "got an unexpected keyword argument 'depth'"),
+        (["--data", "own.csv", "--scheduler", "step", "--scheduler-args", '{"step_size": 0}'],
+         "option scheduler_args: step refuses {'step_size': 0, 'gamma': 0.1}: "
+         "step_size is not a whole number of at least 1"),
+        (["--data", "own.csv", "--device", "cuda:77"], "option device: 'cuda:77': this machine has "),
+        (["--data", "six.csv"], "option split: 8:1:1 of 6 rows leaves no validation row; "
+         "give more rows, or another ratio such as 1:0:0"),
+    ],
+    ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
+)  # fmt: skip
+def test_a_mistake_that_only_the_job_can_see(
+    place: Workplace, options: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, to save time; the courier is a real one."""
+    shutil.copyfile(DATA / "non_linear.csv", "own.csv")
+    shutil.copyfile(DATA / "multiple_linear.csv", "six.csv")
+    assert main(["train", *options]) == 2
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err.startswith(f"runback: {sentence}")
+    assert err.count("\n") == 1
+    assert place.client.search_runs(["0"]) == []
+    assert not (place.folder / ".runback").exists()
+
+
+def test_the_command_line_itself_ends_with_two(place: Workplace) -> None:
+    done = place.runback("train", "--lr", "abc")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "runback: option lr: 'abc' is not a number\n"

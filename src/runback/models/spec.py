@@ -178,10 +178,9 @@ def _check_forward(module: nn.Module, features: Tensor, n_targets: int) -> Tenso
         with torch.random.fork_rng(devices=[]):
             output = module(features)
     except Exception as error:  # a user's forward can raise anything
-        mode = "train" if module.training else "eval"
+        mode = " in train mode" if module.training else ""
         raise ModelError(
-            f"option model: forward fails in {mode} mode on input {list(features.shape)}: "
-            f"{_one_line(error)}"
+            f"option model: forward fails{mode} on input {list(features.shape)}: {_one_line(error)}"
         ) from error
     expected = (features.shape[0], n_targets)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__

@@ -194,17 +194,25 @@ def _add_sync(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     config = read_config(options.config, _given(options))
     import runback.signals  # noqa: F401 - first, as it remembers who started us
-    from runback.jobs import run_training
+    from runback.tracking.desk import Desk
 
-    return _finished(run_training(config))
+    with Desk() as desk:  # the courier imports mlflow while torch is imported here
+        from runback.jobs import run_training
+
+        outcome = run_training(config, desk)
+    return _finished(outcome)
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from runback.jobs import run_resume
+    from runback.tracking.desk import Desk
 
     # `mlflow run -e resume` passes what nobody gave as empty text
     given = {name: value for name, value in _given(options).items() if value != ""}
-    return _finished(run_resume(options.run, given))
+    with Desk() as desk:
+        from runback.jobs import run_resume
+
+        outcome = run_resume(options.run, given, desk)
+    return _finished(outcome)
 
 
 def _evaluate(options: argparse.Namespace) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,12 @@ Array = npt.NDArray[np.floating]
 # Better is smaller, except for these.
 HIGHER_IS_BETTER = frozenset({"r2"})
 MAX_PLOTTED = 2000
+
+
+def load_libraries() -> None:
+    """Imports what scores and plots need, which takes more than a second, at a time of one's choice."""
+    for name in ("matplotlib.figure", "matplotlib.backends.backend_agg", "sklearn.metrics"):
+        importlib.import_module(name)
 
 
 def predict_rows(module: nn.Module, features: Tensor) -> Tensor:

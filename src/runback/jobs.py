@@ -17,6 +17,7 @@ from runback.durable import lease
 from runback.durable.home import RunFolder, run_folder
 from runback.durable.lock import FileLock
 from runback.errors import ConfigError, DataError, DivergedError, Interrupted, RunbackError
+from runback.evaluation import load_libraries
 from runback.finishing import finish
 from runback.models.own import copy_sources, is_own
 from runback.preparation import Work, prepare
@@ -46,25 +47,29 @@ def train(config: TrainConfig) -> str:
         DivergedError: the cost is no longer finite; the run is FAILED, its checkpoints stay.
         Interrupted: SIGINT or SIGTERM; the run is KILLED, and resumable by its ID.
     """
-    return run_training(config).run_id
+    with Desk() as desk:
+        return run_training(config, desk).run_id
 
 
-def run_training(config: TrainConfig, source: Path | None = None) -> Outcome:
+def run_training(config: TrainConfig, desk: Desk, source: Path | None = None) -> Outcome:
     """`train`, with the news whether everything has been delivered.
 
     Args:
         config: of the run.
+        desk: the courier, which the caller has started before torch was imported.
         source: a folder with the code of the user's module; None for what is importable.
     """
     launch = os.environ.get("MLFLOW_RUN_ID") or None
-    with Desk() as desk, Watch(desk.interrupted) as watch:
+    with Watch(desk.interrupted) as watch:
         try:
             work = prepare(config, source)
         except RunbackError as error:
             if launch:
                 desk.ask("fail", run_id=launch, message=str(error))
             raise
-        run_id = desk.ask("open", config=config.as_params(), facts=work.facts(), run_id=launch)
+        opened = desk.asked("open", config=config.as_params(), facts=work.facts(), run_id=launch)
+        load_libraries()  # the courier is at work; at the end nobody should wait for imports
+        run_id = opened()
         folder = run_folder(run_id)
         with FileLock(folder.lock).acquire(f"run {run_id}"):
             recorder = Recorder(folder, config, desk)
@@ -86,14 +91,17 @@ def resume(run: str, **changes: Any) -> str:
         RunHeldError: another process holds the run.
         DivergedError, Interrupted, TrackingError: as in `train`.
     """
-    return run_resume(run, changes).run_id
+    with Desk() as desk:
+        return run_resume(run, changes, desk).run_id
 
 
-def run_resume(run: str, changes: dict[str, Any]) -> Outcome:
+def run_resume(run: str, changes: dict[str, Any], desk: Desk) -> Outcome:
     """`resume`, with the news whether everything has been delivered."""
     launch = os.environ.get("MLFLOW_RUN_ID") or ""
-    with Desk() as desk, Watch(desk.interrupted) as watch:
-        run_id = desk.ask("find", name=run or launch)["run_id"]
+    with Watch(desk.interrupted) as watch:
+        found = desk.asked("find", name=run or launch)
+        load_libraries()
+        run_id = found()["run_id"]
         if launch and launch != run_id:
             desk.ask("launch", launch_id=launch, run_id=run_id, what="resume")
         folder = run_folder(run_id)

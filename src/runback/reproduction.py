@@ -17,6 +17,7 @@ from runback.jobs import require_fingerprint, run_training, with_data
 from runback.models.spec import SOURCE_FOLDER, dtype_of
 from runback.reading import Loaded, loading
 from runback.tracking.checkpoints import published_points
+from runback.tracking.desk import Desk
 
 COMPARED = ("cost", "val_cost", "lr")
 TAG_ORIGINAL = "runback.reproduction_of"
@@ -57,7 +58,8 @@ def _trained_again(loaded: Loaded) -> str:
     config = dataclasses.replace(config, register="none")
     _require_same_table(config, loaded)
     source = loaded.folder / SOURCE_FOLDER
-    outcome = run_training(config, source if source.is_dir() else None)
+    with Desk() as desk:
+        outcome = run_training(config, desk, source if source.is_dir() else None)
     if not outcome.delivered:
         raise TrackingError(
             f"run {outcome.run_id} has been trained, but not all of it has reached the tracking "

@@ -393,8 +393,10 @@ def _arrow_numbers(where: Path | str, name: str, column: pa.Array, first: int) -
         column = column.cast(pa.uint8())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         return _frame_numbers(where, name, column.to_pandas(), first)
-    numbers: Numbers = column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
-    return numbers
+    column = column.cast(pa.float64(), safe=False)
+    if column.null_count:
+        column = column.fill_null(math.nan)
+    return np.asarray(np.from_dlpack(column), np.float64)  # `to_numpy` would import pandas
 
 
 def _frame_numbers(where: Path | str, name: str, column: pd.Series, first: int = 0) -> Numbers:

@@ -34,6 +34,7 @@ from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError, TrackingEr
 from runback.tracking import checkpoints, runs
 from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
 from runback.tracking.patience import drain_seconds
+from runback.tracking.registry import look_over_packages
 from runback.tracking.store import (
     client_of,
     connect,
@@ -270,6 +271,7 @@ def _while_training(delivery: Delivery, inbox: Inbox) -> None:
     """Delivers while the training process lives."""
     if inbox.open:
         delivery.tried(lambda: _send_environment(delivery))
+        look_over_packages()
     shown, leased = False, time.monotonic()
     while inbox.open:
         if time.monotonic() - leased > lease.RENEW_SECONDS:

@@ -50,7 +50,16 @@ class Desk:
         Raises:
             RunbackError: the error that answered, of its own kind.
         """
-        line = self._exchange({"op": op, "args": args})
+        return self.asked(op, **args)()
+
+    def asked(self, op: str, **args: Any) -> Callable[[], Any]:
+        """Asks, and returns what waits for the answer: `ask` for those who have work meanwhile."""
+        self._send({"op": op, "args": args})
+        return self._answer
+
+    def _answer(self) -> Any:
+        assert self._courier.stdout is not None
+        line = self._courier.stdout.readline()
         if not line:
             raise TrackingError("the courier process ended unexpectedly; its message is above")
         reply = json.loads(line)
@@ -114,11 +123,6 @@ class Desk:
         self._close()
         self._courier = _start()
         self.deliver(self._delivering)
-
-    def _exchange(self, message: dict[str, Any]) -> bytes:
-        self._send(message)
-        assert self._courier.stdout is not None
-        return self._courier.stdout.readline()
 
     def _send(self, message: dict[str, Any]) -> None:
         assert self._courier.stdin is not None

@@ -17,6 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
+from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
 import runback
 from runback.errors import ModelError, RunNotFoundError, TrackingError, UsageError
@@ -60,6 +61,11 @@ def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any
         return str(model.model_id)
     version = _register(client, run_id, model, note)
     return f"{version.name}/{version.version}"
+
+
+def look_over_packages() -> None:
+    """What mlflow does before it saves its first model, done while there is time: half a second."""
+    warn_dependency_requirement_mismatches([pin(name) for name in REQUIREMENTS])
 
 
 def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:

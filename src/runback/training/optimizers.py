@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import math
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -35,6 +35,7 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> o
     """The optimizer that a configuration names, fused where that brings something: one call for
     all weights, where the plain form takes several for each. Only real weights can be fused.
     """
+    _leave_dynamo_out()
     parameters = list(parameters)
     fused = all(p.is_floating_point() for p in parameters) or None
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
@@ -46,16 +47,37 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> o
     return optim.AdamW(parameters, fused=fused, **common)
 
 
-def make_update(optimizer: optim.Optimizer) -> Callable[[], None]:
-    """`optimizer.step()`, without the profiler's hook around it where nobody listens to it.
+def _leave_dynamo_out() -> None:
+    """Lets optimizers be made and saved without importing torch._dynamo, which takes a second.
 
-    The hook costs 30 us, a fifth of a small model's whole step. `functools.wraps` leaves torch's
-    own `step` under `__wrapped__`; a schedule puts its wrapper on the instance, and then stays.
+    torch wraps these methods so that its compiler leaves them alone, and imports the compiler to
+    do so; it looks for this attribute first. Where the compiler is there already, or torch has
+    changed, nothing is done.
     """
-    plain = getattr(type(optimizer).step, "__wrapped__", None)
-    if plain is None or "step" in vars(optimizer):
+    if "torch._dynamo" in sys.modules:
+        return
+    for name in ("add_param_group", "state_dict", "load_state_dict"):
+        plain = getattr(getattr(optim.Optimizer, name), "__wrapped__", None)
+        if plain is not None and not hasattr(plain, "__dynamo_disable"):
+            setattr(plain, "__dynamo_disable", plain)
+
+
+def make_update(optimizer: optim.Optimizer) -> Callable[[], None]:
+    """`optimizer.step()` without torch's wrappers around it, where nobody listens to them.
+
+    One is the profiler's hook, which costs a fifth of a small model's whole step; the other asks
+    the compiler to look away, and imports it to do so. `functools.wraps` leaves the method itself
+    to `inspect.unwrap`. A schedule puts a wrapper of its own on the instance, and then all stay.
+    """
+    if "step" in vars(optimizer):
         return lambda: optimizer.step() and None
-    return functools.partial(plain, optimizer)
+    plain = inspect.unwrap(type(optimizer).step)
+
+    @torch.no_grad()
+    def update() -> None:
+        plain(optimizer)
+
+    return update
 
 
 class Schedule:

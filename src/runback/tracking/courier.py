@@ -50,6 +50,8 @@ SAY_SECONDS = 10.0
 # A process that dies gives its lock back some milliseconds after it closes its end of the pipe.
 DYING_SECONDS = 5.0
 SHOWN_REFUSALS = 3
+LAUNCHER_SECONDS = 30.0
+LOOK_SECONDS = 0.1
 
 
 class Inbox:
@@ -83,6 +85,13 @@ class Inbox:
         message: dict[str, Any] = json.loads(line)
         self._note(message)
         return message
+
+    @property
+    def status(self) -> str:
+        """How the training ended, as far as is known here."""
+        if self.ended is not None:
+            return self.ended[0]
+        return "KILLED" if self.interrupted else "FAILED"
 
     def wait_for_end(self) -> None:
         """Reads until the training process is gone."""
@@ -180,9 +189,13 @@ def main() -> int:
     inbox, questions = Inbox(0), Questions()
     run_id = _conversation(inbox, questions, replies)
     code = _deliver(run_folder(run_id), inbox, questions) if run_id else EXIT_DONE
-    launch_id = os.environ.get("MLFLOW_RUN_ID")
+    launch_id = os.environ.get("MLFLOW_RUN_ID", "")
     if launch_id and launch_id != run_id:
         _end_launch(questions, launch_id, inbox)
+    stays = bool(launch_id) and inbox.status != _as_launcher_sees_it(inbox, code)
+    _reply(replies, {"delivered": code == EXIT_DONE, "stays": stays})
+    if stays:
+        _keep_status(questions, launch_id, inbox.status, launcher=int(sys.argv[1]))
     return code
 
 
@@ -364,12 +377,43 @@ def _end_launch(questions: Questions, launch_id: str, inbox: Inbox) -> None:
 
     Only where no training has begun in it: it may have been given to us by mistake.
     """
-    status = "KILLED" if inbox.interrupted else "FAILED"
-    status = inbox.ended[0] if inbox.ended else status
     with contextlib.suppress(RunbackError, MlflowException):
         run = questions.client.get_run(launch_id)
         if run.info.status == "RUNNING" and runs.TAG_CONFIG not in run.data.tags:
-            questions.client.set_terminated(launch_id, status)
+            questions.client.set_terminated(launch_id, inbox.status)
+
+
+def _as_launcher_sees_it(inbox: Inbox, code: int) -> str:
+    """The status that `mlflow run` sets by the exit code of the training process."""
+    return "FINISHED" if inbox.status == "FINISHED" and code == EXIT_DONE else "FAILED"
+
+
+def _keep_status(questions: Questions, run_id: str, status: str, launcher: int) -> None:
+    """Sets the true status again, once `mlflow run` has overwritten it.
+
+    MLflow (3.17) means to spare a run that has ended already, but compares a name with a number,
+    and so calls every interrupted run FAILED. Waits until it has, or is gone.
+    """
+    deadline = time.monotonic() + LAUNCHER_SECONDS
+    gone = False
+    while not gone and time.monotonic() < deadline:
+        gone = not _lives(launcher)
+        time.sleep(LOOK_SECONDS)
+        with contextlib.suppress(RunbackError, MlflowException):
+            info = questions.client.get_run(run_id).info
+            if info.status != status and info.status != "RUNNING":
+                questions.client.set_terminated(run_id, status, end_time=info.end_time)
+                return
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        pass
+    return True
 
 
 def _tell_status(run_id: str, inbox: Inbox) -> None:
@@ -418,6 +462,10 @@ def _answer(questions: Questions, message: dict[str, Any], replies: IO[str]) -> 
         reply = {"error": str(error), "kind": type(error).__name__}
     except Exception as error:  # reported in one sentence on the other side
         reply = {"error": f"{type(error).__name__}: {first_line(error)}", "kind": "TrackingError"}
+    _reply(replies, reply)
+
+
+def _reply(replies: IO[str], reply: dict[str, Any]) -> None:
     with contextlib.suppress(OSError):  # who asked may be dead; the end of the input will tell
         replies.write(json.dumps(reply) + "\n")
 

@@ -18,7 +18,8 @@ from types import TracebackType
 from typing import Any
 
 import runback.errors
-from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError, TrackingError
+from runback.errors import RunbackError, TrackingError
+from runback.signals import PARENT
 from runback.tracking import QUIET
 from runback.tracking.patience import connect_seconds, drain_seconds
 
@@ -106,14 +107,17 @@ class Desk:
             self._hang_up()
             if self._has_left(leave):
                 return False
-            code = self._courier.wait()
-            if code in (EXIT_DONE, EXIT_UNDELIVERED):
-                return code == EXIT_DONE
+            assert self._courier.stdout is not None
+            line = self._courier.stdout.readline()
+            if line:
+                last = json.loads(line)
+                self._left = last["stays"]
+                return bool(last["delivered"])
             self._restart()  # it was killed, before or after it was told the end
         return False
 
     def _has_left(self, leave: Callable[[], bool]) -> bool:
-        """Waits for the courier's end of the pipe to close; True if `leave` came first."""
+        """Waits for the courier's last word, or its death; True if `leave` came first."""
         assert self._courier.stdout is not None
         while not self._left and not select.select([self._courier.stdout], [], [], LOOK_SECONDS)[0]:
             self._left = leave()
@@ -171,7 +175,7 @@ os.register_at_fork(after_in_child=_hang_up_all)
 def _start() -> subprocess.Popen[bytes]:
     """A courier in a session of its own: Ctrl-C in the terminal does not reach it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "runback.tracking.courier"],
+        [sys.executable, "-m", "runback.tracking.courier", str(PARENT)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,

@@ -1,0 +1,240 @@
+"""What is shown is true: statuses and exit codes after signals, failures and the launcher's death."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import ROOT, Workplace, wait_until
+from tracking_parts import FOREVER, alive, check_delivered, ended, quick, status_of
+
+
+def start_endless(
+    place: Workplace, *arguments: str, **env: str
+) -> tuple[subprocess.Popen[str], str]:
+    """A real training that does not end by itself, and its run, some epochs on."""
+    process = place.start(*quick(*FOREVER, *arguments), **env)
+    return process, training_run(place)
+
+
+def training_run(place: Workplace) -> str:
+    """The newest run, as soon as its first points have arrived."""
+    found: list[str] = []
+
+    def trains() -> bool:
+        found[:] = [run.info.run_id for run in place.client.search_runs(["0"], max_results=1)]
+        return bool(found) and "cost" in place.client.get_run(found[0]).data.metrics
+
+    wait_until(trains, 120)
+    return found[0]
+
+
+def resumable(place: Workplace, run_id: str) -> bool:
+    folder = place.home(run_id) / "checkpoints"
+    return any(folder.glob("checkpoint-*.json"))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_leaves_a_killed_run_that_can_be_resumed(
+    place: Workplace, number: int, code: int
+) -> None:
+    process, run_id = start_endless(place, "--num-workers", "1" if number == signal.SIGINT else "0")
+    process.send_signal(number)
+    if number == signal.SIGINT:
+        process.send_signal(signal.SIGTERM)  # as mlflow's cancel() does; no second Ctrl-C
+    returned, errors = ended(process)
+    assert returned == code, errors
+    assert f"go on with: runback resume {run_id}" in errors and "Traceback" not in errors
+    assert status_of(place, run_id) == "KILLED"
+    assert resumable(place, run_id)
+    check_delivered(place, run_id)
+
+
+def test_a_second_ctrl_c_ends_at_once(place: Workplace) -> None:
+    process, run_id = start_endless(place)
+    process.send_signal(signal.SIGSTOP)  # both arrive before the loop can end by itself
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+    time.sleep(0.001)
+    started = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(10) == 130
+    assert time.monotonic() - started < 5
+    ended(process)
+    assert status_of(place, run_id) == "KILLED"
+
+
+def test_kill_9_with_loader_workers_leaves_a_failed_run(place: Workplace) -> None:
+    process, run_id = start_endless(place, "--num-workers", "2")
+    process.kill()
+    killed = time.monotonic()
+    wait_until(lambda: status_of(place, run_id) == "FAILED", 30)
+    assert time.monotonic() - killed < 30
+    ended(process)
+    check_delivered(place, run_id)
+
+
+def test_a_diverging_training_fails_with_its_epoch_and_keeps_its_checkpoints(
+    place: Workplace,
+) -> None:
+    done = place.runback(*quick("--lr", "1", "--epochs", "400", "--checkpoint-every", "1"))
+    assert done.returncode == 1, done.stderr
+    assert "Traceback" not in done.stderr
+    (run,) = place.client.search_runs(["0"])
+    run_id = run.info.run_id
+    assert run.info.status == "FAILED"
+    history = place.client.get_metric_history(run_id, "cost")
+    last = max(point.step for point in history)
+    assert f"epoch {last}" in run.data.tags["runback.error"]
+    assert f"epoch {last}" in done.stderr
+    assert (
+        "is nan" in run.data.tags["runback.non_finite"]
+        or "is inf" in (run.data.tags["runback.non_finite"])
+    )
+    assert done.stderr.count("MLflow shows infinities") == 1
+    resumed = place.runback("resume", run_id)  # from a good one, to the same end
+    assert resumed.returncode == 1 and "determinism broke" not in resumed.stderr
+
+
+def test_a_start_without_a_server_says_so_in_time_and_leaves_nothing(place: Workplace) -> None:
+    started = time.monotonic()
+    done = place.runback(
+        *quick("--epochs", "2"),
+        MLFLOW_TRACKING_URI="http://me:secret@127.0.0.1:9", RUNBACK_CONNECT_SECONDS="2",
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert time.monotonic() - started < 40  # imports included, on a busy machine
+    assert "http://127.0.0.1:9 gives no good answer within 2 s" in done.stderr
+    assert "secret" not in done.stderr and "Traceback" not in done.stderr
+    assert not list((place.folder / ".runback").glob("*"))
+
+    wrong = place.runback(*quick("--epochs", "2"), RUNBACK_DRAIN_SECONDS="soon")
+    assert wrong.returncode == 2
+    assert "RUNBACK_DRAIN_SECONDS: 'soon' is not a number of seconds" in wrong.stderr
+    assert place.client.search_runs(["0"]) == []
+
+
+# Under mlflow run
+
+
+def launch(place: Workplace, epochs: str = "100000000") -> subprocess.Popen[str]:
+    """`mlflow run` of this project, in a process group of its own, as a terminal makes one."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = [
+        sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local",
+        "--experiment-id", "0", "-P", f"epochs={epochs}", "-P", "checkpoint_every=100000000",
+    ]  # fmt: skip
+    return subprocess.Popen(
+        command, cwd=place.folder, env={**place.env, "PATH": path}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+
+
+def trainer_of(place: Workplace, run_id: str) -> int:
+    """The process that holds the run's lock, as it wrote itself there."""
+    import json
+
+    return int(json.loads((place.home(run_id) / "lock").read_text())["pid"])
+
+
+def test_the_death_of_mlflow_run_stops_the_training(place: Workplace) -> None:
+    """SIGTERM to `mlflow run`, which forwards nothing."""
+    launcher = launch(place)
+    run_id = training_run(place)
+    trainer = trainer_of(place, run_id)
+    launcher.terminate()
+    launcher.wait(30)
+    wait_until(lambda: status_of(place, run_id) == "KILLED", 30)
+    ended(launcher)
+    assert not alive(trainer)
+    assert resumable(place, run_id)
+    check_delivered(place, run_id)
+
+
+def test_ctrl_c_in_the_terminal_of_mlflow_run(place: Workplace) -> None:
+    """SIGINT to the group; mlflow sends a SIGTERM after it, and must not overwrite the status."""
+    launcher = launch(place)
+    run_id = training_run(place)
+    os.killpg(launcher.pid, signal.SIGINT)
+    _, errors = ended(launcher)
+    assert status_of(place, run_id) == "KILLED"
+    assert resumable(place, run_id)
+    assert f"runback resume {run_id}" in errors
+
+
+@pytest.mark.chaos  # the test before says as much; this one tells which of the two signals it was
+def test_mlflow_run_does_not_overwrite_the_status(place: Workplace) -> None:
+    """SIGTERM to the trainer alone: mlflow sees a failed command, the run stays KILLED."""
+    launcher = launch(place)
+    run_id = training_run(place)
+    os.kill(trainer_of(place, run_id), signal.SIGTERM)
+    returned, _ = ended(launcher)
+    assert returned != 0
+    assert status_of(place, run_id) == "KILLED"
+
+
+# The watch itself, without a training
+
+
+def test_signals_are_raised_or_noted_as_the_phase_asks() -> None:
+    from runback.errors import Interrupted
+    from runback.signals import Watch
+
+    told: list[int] = []
+    with Watch(lambda: told.append(1)) as watch:
+        with pytest.raises(Interrupted) as noted, watch.patiently():
+            assert not watch.due()
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert watch.due() and watch.signal == signal.SIGTERM
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert noted.value.exit_code == 143
+    assert told == [1]
+
+    with Watch(lambda: None), pytest.raises(Interrupted) as raised:
+        os.kill(os.getpid(), signal.SIGHUP)
+        time.sleep(5)
+    assert raised.value.exit_code == 129
+
+    with Watch(lambda: None) as watch:
+        watch.be_patient()
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert watch.signal == signal.SIGTERM
+
+
+def test_a_term_after_an_interrupt_is_no_second_ctrl_c_and_an_interrupt_after_a_term_is_no_second(
+    tmp_path: Path,
+) -> None:
+    script = (
+        "import os, signal, sys\n"
+        "from runback.signals import Watch\n"
+        "with Watch(lambda: None) as watch:\n"
+        "    watch.be_patient()\n"
+        "    for name in sys.argv[1:]: os.kill(os.getpid(), getattr(signal, name))\n"
+        "    sys.exit(7)\n"
+    )
+
+    def code(*names: str) -> int:
+        return subprocess.run([sys.executable, "-c", script, *names], cwd=tmp_path).returncode
+
+    assert code("SIGINT", "SIGTERM") == 7
+    assert code("SIGTERM", "SIGINT") == 7
+    assert code("SIGTERM", "SIGINT", "SIGINT") == 130
+    assert code("SIGINT", "SIGINT") == 130
+
+
+def test_a_terminal_that_is_gone_under_nohup_is_no_reason_to_stop() -> None:
+    from runback.signals import Watch
+
+    old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with Watch(lambda: None) as watch:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert watch.signal == 0
+    finally:
+        signal.signal(signal.SIGHUP, old)

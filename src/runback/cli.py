@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runback import __version__
-from runback.config import FIELDS, TrainConfig, parse, render, unknown_option
+from runback.config import CHANGEABLE, FIELDS, TrainConfig, parse, render, unknown_option
 from runback.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -89,24 +89,27 @@ def _add_train(commands: Any) -> None:
     command = _command(commands, "train", "train a new run; prints the run ID", _train)
     command.add_argument("--config", metavar="FILE.toml", help="options from a TOML file")
     for name in FIELDS:
-        _add_option(command, name)
+        _add_option(command, name, _option_help(name))
 
 
-def _add_option(command: argparse.ArgumentParser, name: str) -> None:
-    """One option of TrainConfig; its text is parsed by TrainConfig, not by argparse."""
-    spec = FIELDS[name]
-    default = spec.default_factory() if callable(spec.default_factory) else spec.default
-    choices = spec.metadata["choices"]
-    shown = f" [{', '.join(choices)}]" if choices else ""
+def _add_option(command: argparse.ArgumentParser, name: str, text: str) -> None:
+    """One option of TrainConfig; its value is parsed by TrainConfig, not by argparse."""
     command.add_argument(
         *dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")),
         dest=name,
         default=argparse.SUPPRESS,
         metavar=name.upper(),
-        help=f"{spec.metadata['help']}{shown} (default: {render(default) or 'empty'})".replace(
-            "%", "%%"
-        ),
+        help=text,
     )
+
+
+def _option_help(name: str) -> str:
+    spec = FIELDS[name]
+    default = spec.default_factory() if callable(spec.default_factory) else spec.default
+    choices = spec.metadata["choices"]
+    shown = f" [{', '.join(choices)}]" if choices else ""
+    text = f"{spec.metadata['help']}{shown} (default: {render(default) or 'empty'})"
+    return text.replace("%", "%%")
 
 
 def _add_run(command: argparse.ArgumentParser) -> None:
@@ -116,8 +119,9 @@ def _add_run(command: argparse.ArgumentParser) -> None:
 def _add_resume(commands: Any) -> None:
     command = _command(commands, "resume", "continue a run in place; prints the run ID", _resume)
     _add_run(command)
-    for name in FIELDS:
-        _add_option(command, name)
+    for name in FIELDS:  # all are known, so that those that cannot change are refused by name
+        text = f"another {name}; as the run has it, if not given"
+        _add_option(command, name, text if name in CHANGEABLE else argparse.SUPPRESS)
 
 
 def _add_evaluate(commands: Any) -> None:

@@ -120,7 +120,7 @@ def _add_resume(commands: Any) -> None:
     command = _command(commands, "resume", "continue a run in place; prints the run ID", _resume)
     _add_run(command)
     for name in FIELDS:  # all are known, so that those that cannot change are refused by name
-        text = f"another {name}; as the run has it, if not given"
+        text = f"{FIELDS[name].metadata['help']} (default: as the run has it)"
         _add_option(command, name, text if name in CHANGEABLE else argparse.SUPPRESS)
 
 

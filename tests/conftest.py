@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 if TYPE_CHECKING:
     from gallery import Gallery
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
 SECONDS = 180.0
+
+# A busy machine, or a library's first import, says nothing about the example that met it.
+settings.register_profile("runback", deadline=None)
+settings.load_profile("runback")
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 

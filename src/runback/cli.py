@@ -222,7 +222,7 @@ def _resume(options: argparse.Namespace) -> int:
 def _evaluate(options: argparse.Namespace) -> int:
     from runback.reading import evaluate
 
-    _print(json.dumps(evaluate(options.run, options.data or None), sort_keys=True))
+    _print_json(evaluate(options.run, options.data or None))
     return EXIT_DONE
 
 
@@ -243,7 +243,7 @@ def _promote(options: argparse.Namespace) -> int:
         found = rollback(options.run, options.alias)
     else:
         found = promote(options.run, options.alias, options.metric, options.data or None, force)
-    _print(json.dumps(found, sort_keys=True))
+    _print_json(found)
     return EXIT_DONE
 
 
@@ -251,7 +251,7 @@ def _export(options: argparse.Namespace) -> int:
     from runback.export import export
 
     found = export(options.run, options.format, options.output)
-    _print(json.dumps(found, sort_keys=True))
+    _print_json(found)
     return EXIT_DONE
 
 
@@ -259,7 +259,7 @@ def _reproduce(options: argparse.Namespace) -> int:
     from runback.reproduction import reproduce
 
     found = reproduce(options.run)
-    _print(json.dumps(found, sort_keys=True))
+    _print_json(found)
     return EXIT_DONE if found["equal"] else EXIT_FAILED
 
 
@@ -267,7 +267,7 @@ def _sync(options: argparse.Namespace) -> int:
     from runback.tracking.sync import sync
 
     counts = sync(options.run)
-    _print(json.dumps(counts, sort_keys=True))
+    _print_json(counts)
     return EXIT_DONE if counts["waiting"] == 0 else EXIT_UNDELIVERED
 
 
@@ -321,6 +321,12 @@ def _unknown(argument: str) -> str:
     if not argument.startswith("-"):
         return f"{argument!r} is one argument too many; see runback --help"
     return unknown_option(argument.lstrip("-").partition("=")[0].replace("-", "_"))
+
+
+def _print_json(value: Any) -> None:
+    """Strict JSON, for any reader: a number that is not finite becomes null."""
+    plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
+    _print(json.dumps(plain, sort_keys=True))
 
 
 def _print(text: str) -> None:

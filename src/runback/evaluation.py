@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,11 @@ Array = npt.NDArray[np.floating]
 # Better is smaller, except for these.
 HIGHER_IS_BETTER = frozenset({"r2"})
 MAX_PLOTTED = 2000
+MAX_COLUMNS = 8
+MAX_LABEL = 30
+# matplotlib's own arithmetic overflows far below float64's largest numbers.
+MAX_DRAWN = 1e100
+FEW_POINTS = 20
 
 
 def load_libraries() -> None:
@@ -53,10 +59,11 @@ def scores(predicted: Tensor, actual: Tensor, loss: str) -> dict[str, float]:
     found = {"cost": COSTS[loss](predicted, actual).item()}
     p, a = predicted.double().numpy(), actual.double().numpy()
     if np.isfinite(p).all():
-        found["rmse"] = float(root_mean_squared_error(a, p))
-        found["mae"] = float(mean_absolute_error(a, p))
-        if len(a) > 1:
-            found["r2"] = float(r2_score(a, p))
+        with np.errstate(over="ignore", invalid="ignore"):  # infinite or NaN is the true answer
+            found["rmse"] = float(root_mean_squared_error(a, p))
+            found["mae"] = float(mean_absolute_error(a, p))
+            if len(a) > 1:
+                found["r2"] = float(r2_score(a, p))
     return found
 
 
@@ -70,25 +77,46 @@ def is_better(metric: str, new: float, old: float) -> bool:
 def plot_costs(path: Path, curves: dict[str, tuple[Sequence[int], Sequence[float]]]) -> None:
     """Cost curves over epochs, on a logarithmic scale where all values are positive."""
     figure, axes = _figure()
+    lowest = math.inf
     for name, (steps, values) in curves.items():
-        axes.plot(steps, values, label=name, linewidth=1.2)
-    shown = [v for _, values in curves.values() for v in values if math.isfinite(v)]
-    if shown and min(shown) > 0:
+        drawn = _drawable(values)
+        marker = "." if len(drawn) < FEW_POINTS else ""  # one point alone is no line
+        axes.plot(steps, drawn, label=_label(name), linewidth=1.2, marker=marker)
+        lowest = min(lowest, *drawn[np.isfinite(drawn)], math.inf)
+    if MAX_DRAWN > lowest > 1 / MAX_DRAWN:
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel="cost")
     _save(figure, axes, path)
 
 
 def plot_predictions(path: Path, actual: Array, predicted: Array, names: Sequence[str]) -> None:
-    """Predicted over actual values of the held-out rows, with the diagonal; at most 2000 points."""
+    """Predicted over actual values of the held-out rows, with the diagonal.
+
+    At most 2000 rows and the first 8 targets are drawn.
+    """
     figure, axes = _figure()
     step = max(1, len(actual) // MAX_PLOTTED)
-    for column, name in enumerate(names):
-        axes.scatter(actual[::step, column], predicted[::step, column], s=14, alpha=0.7, label=name)
-    low, high = float(np.min(actual)), float(np.max(actual))
+    x, y = _drawable(actual[::step]), _drawable(predicted[::step])
+    for column, name in enumerate(names[:MAX_COLUMNS]):
+        axes.scatter(x[:, column], y[:, column], s=14, alpha=0.7, label=_label(name))
+    shown = x[:, :MAX_COLUMNS][np.isfinite(x[:, :MAX_COLUMNS])]
+    low, high = (shown.min(), shown.max()) if shown.size else (0.0, 0.0)
     axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle="--", label="exact")
     axes.set(xlabel="actual", ylabel="predicted")
     _save(figure, axes, path)
+
+
+def _drawable(values: Sequence[float] | Array) -> Array:
+    """The values as float64, with NaN, which leaves a gap, for what cannot be drawn."""
+    drawn = np.array(values, dtype=np.float64)
+    drawn[~(np.abs(drawn) <= MAX_DRAWN)] = np.nan
+    return drawn
+
+
+def _label(name: str) -> str:
+    """A column's name as plain text: `$` would begin a formula, `_` hide it from the legend."""
+    shown = name if len(name) <= MAX_LABEL else name[:MAX_LABEL] + "..."
+    return (" " if name.startswith("_") else "") + shown.replace("$", r"\$")
 
 
 def _figure() -> tuple[Any, Any]:
@@ -105,4 +133,6 @@ def _save(figure: Any, axes: Any, path: Path) -> None:
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    with warnings.catch_warnings():  # of letters that its font lacks; nobody can do anything
+        warnings.simplefilter("ignore")
+        figure.savefig(path)

@@ -1,0 +1,110 @@
+"""Scores against their definitions, and plots of whatever columns and costs a run may have."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from runback import cli
+from runback.evaluation import is_better, plot_costs, plot_predictions, predict_rows, scores
+from runback.models.builtin import Mlp
+
+VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4)
+
+
+@given(st.lists(VALUES, min_size=2, max_size=9))
+def test_scores_are_their_definitions(rows: list[list[float]]) -> None:
+    table = torch.tensor(rows)
+    predicted, actual = table[:, :2], table[:, 2:]
+    found = scores(predicted, actual, "mse")
+    p, a = predicted.double().numpy(), actual.double().numpy()
+    assert found["cost"] == nn.functional.mse_loss(predicted, actual).item()
+    assert found["rmse"] == pytest.approx(np.sqrt(((p - a) ** 2).mean(axis=0)).mean())
+    assert found["mae"] == pytest.approx(np.abs(p - a).mean())
+    spread = ((a - a.mean(axis=0)) ** 2).sum(axis=0)
+    if (spread > 1e-9).all():
+        r2 = 1 - ((p - a) ** 2).sum(axis=0) / spread
+        assert found["r2"] == pytest.approx(r2.mean(), rel=1e-6, abs=1e-6)
+
+
+def test_the_cost_is_the_runs_own() -> None:
+    predicted, actual = torch.tensor([[0.0], [4.0]]), torch.tensor([[0.5], [1.0]])
+    costs = {loss: scores(predicted, actual, loss)["cost"] for loss in ("mse", "l1", "huber")}
+    assert costs == {"mse": 4.625, "l1": 1.75, "huber": 1.3125}
+
+
+def test_one_row_has_no_r2_and_infinite_predictions_have_a_cost_only() -> None:
+    one = torch.ones(1, 1)
+    assert set(scores(one, one, "mse")) == {"cost", "rmse", "mae"}
+    wrong = torch.tensor([[math.nan], [1.0]])
+    assert set(scores(wrong, torch.ones(2, 1), "mse")) == {"cost"}
+    huge = torch.tensor([[1e200], [-1e200]], dtype=torch.float64)
+    assert scores(-huge, huge, "mse")["rmse"] == math.inf
+
+
+def test_json_on_standard_output_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+    cli._print_json({"scores": {"cost": math.nan, "rmse": math.inf, "mae": 0.5}})
+    out = capsys.readouterr().out
+    assert json.loads(out, parse_constant=pytest.fail)["scores"] == {
+        "cost": None, "rmse": None, "mae": 0.5,
+    }  # fmt: skip
+
+
+def test_predictions_are_made_in_eval_mode_which_is_put_back() -> None:
+    module = Mlp(2, 1, hidden=[4], dropout=0.5)
+    x = torch.randn(50, 2)
+    for training in (True, False):
+        module.train(training)
+        assert torch.equal(predict_rows(module, x), predict_rows(module, x))
+        assert module.training is training
+    assert not predict_rows(module, x).requires_grad
+
+
+def test_better_goes_by_the_metrics_own_direction() -> None:
+    assert is_better("rmse", 1.0, 2.0)
+    assert not is_better("rmse", 2.0, 2.0)
+    assert is_better("r2", 0.9, 0.5)
+    assert not is_better("r2", math.nan, 0.5)
+    assert is_better("r2", 0.5, math.nan)
+
+
+def drawn(file: Path) -> bool:
+    return file.read_bytes().startswith(b"\x89PNG") and file.stat().st_size > 2000
+
+
+@pytest.mark.parametrize(
+    "values", [[2.0], [2.0, 2.0], [0.0, 0.0], [1.0, math.nan], [math.nan] * 2, [math.inf, 1.0],
+               [1e308, 1.7e308], [1e300, 1e-300], [3.0, 2.0, 1.0] * 50, [-1.0, 2.0]],
+)  # fmt: skip
+def test_any_costs_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+    file = tmp_path / "plots" / "cost.png"
+    steps = range(1, len(values) + 1)
+    plot_costs(file, {"cost": (steps, values), "val_cost": (steps, values[::-1])})
+    assert drawn(file)
+
+
+@pytest.mark.parametrize(
+    "name", ["y", "$x_$", "price in $", "$$", "_y", "温度", "a\nb", "y" * 500, "\\frac{", "%", "^"]
+)
+def test_columns_of_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "predictions.png"
+    plot_predictions(file, np.ones((3, 1)), np.zeros((3, 1)), [name])
+    assert drawn(file)
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-300, 1.7e308, math.nan, math.inf])
+@pytest.mark.parametrize("width", [1, 200])
+def test_any_predictions_can_be_drawn(tmp_path: Path, value: float, width: int) -> None:
+    file = tmp_path / "predictions.png"
+    actual = np.linspace(-value if math.isfinite(value) else -1, 1, 5 * width).reshape(5, width)
+    names = [f"target number {index}" for index in range(width)]
+    plot_predictions(file, actual, np.full((5, width), value), names)
+    assert drawn(file)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
-from typing import Any
-
-from mlflow.entities.model_registry import ModelVersion
+from typing import TYPE_CHECKING, Any
 
 from runback.errors import UsageError
 from runback.evaluation import is_better
 from runback.reading import Loaded, loading, score, split_of
 from runback.tracking import aliases, registry, runs, store
 from runback.tracking.runs import TAG_FINGERPRINT
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
 
 METRICS = ("cost", "rmse", "mae", "r2")
 

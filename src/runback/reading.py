@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import torch
-from mlflow import MlflowClient
 from torch import nn
 
 from runback import evaluation
@@ -28,6 +27,9 @@ from runback.models.spec import ModelSpec, load_built
 from runback.tracking import registry, runs, store
 from runback.tracking.runs import RunInfo
 from runback.training.device import choose_device
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 
 @dataclass(frozen=True)

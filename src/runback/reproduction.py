@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from mlflow import MlflowClient
 from torch import nn
 
 from runback.config import TrainConfig
@@ -18,6 +17,9 @@ from runback.models.spec import SOURCE_FOLDER, dtype_of
 from runback.reading import Loaded, loading
 from runback.tracking.checkpoints import published_points
 from runback.tracking.desk import Desk
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 COMPARED = ("cost", "val_cost", "lr")
 TAG_ORIGINAL = "runback.reproduction_of"

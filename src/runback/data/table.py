@@ -356,7 +356,7 @@ def _csv_blocks(
     path: Path, names: Sequence[str], numbers: Sequence[str], wanted: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """The blocks of a CSV; where it fails to read, the row and cell are looked up."""
-    types = {name: pa.float64() if name in numbers else pa.string() for name in wanted}
+    types = dict.fromkeys(wanted, pa.string()) | dict.fromkeys(numbers, pa.float64())
     convert = pacsv.ConvertOptions(
         column_types=types, include_columns=list(wanted), null_values=MISSING
     )
@@ -373,7 +373,8 @@ def _csv_blocks(
 
 def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
     """Reads a CSV again as text, slowly, to find the first row that cannot be used."""
-    places = [(names.index(name), name) for name in wanted]
+    place_of = {name: place for place, name in enumerate(names)}
+    places = [(place_of[name], name) for name in wanted]
     number = 0
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = (row for row in csv.reader(file) if row)

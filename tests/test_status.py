@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from conftest import ROOT, Workplace, wait_until
-from tracking_parts import FOREVER, alive, check_delivered, ended, quick, status_of
+from tracking_parts import FOREVER, alive, check_delivered, ended, quick, status_of, training_run
 
 
 def start_endless(
@@ -21,18 +21,6 @@ def start_endless(
     """A real training that does not end by itself, and its run, some epochs on."""
     process = place.start(*quick(*FOREVER, *arguments), **env)
     return process, training_run(place)
-
-
-def training_run(place: Workplace) -> str:
-    """The newest run, as soon as its first points have arrived."""
-    found: list[str] = []
-
-    def trains() -> bool:
-        found[:] = [run.info.run_id for run in place.client.search_runs(["0"], max_results=1)]
-        return bool(found) and "cost" in place.client.get_run(found[0]).data.metrics
-
-    wait_until(trains, 120)
-    return found[0]
 
 
 def resumable(place: Workplace, run_id: str) -> bool:

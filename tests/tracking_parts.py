@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conftest import DATA, Workplace
+from conftest import DATA, Workplace, wait_until
 from runback.durable.journal import Journal
 
 FOREVER = ("--epochs", "100000000", "--checkpoint-every", "100000000")
@@ -151,3 +151,15 @@ def alive(pid: int) -> bool:
     """Whether a process still does anything: one that waits to be buried does not."""
     done = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True)
     return done.stdout.strip()[:1] not in ("", "Z")
+
+
+def training_run(place: Workplace) -> str:
+    """The newest run, as soon as its first points have arrived."""
+    found: list[str] = []
+
+    def trains() -> bool:
+        found[:] = [run.info.run_id for run in place.client.search_runs(["0"], max_results=1)]
+        return bool(found) and "cost" in place.client.get_run(found[0]).data.metrics
+
+    wait_until(trains, 120)
+    return found[0]

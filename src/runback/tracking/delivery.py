@@ -176,7 +176,9 @@ _HANDLERS: dict[str, Callable[[Delivery, Item], None]] = {
 
 def describe(waiting: dict[str, int]) -> str:
     """What has not arrived, in words."""
-    return f"{waiting['metrics']} metric points and {waiting['items']} files or tags"
+    names = {"metrics": "metric points", "items": "files or tags"}
+    found = [f"{waiting[kind]} {name}" for kind, name in names.items() if waiting[kind]]
+    return " and ".join(found) or "the final status"
 
 
 def _name(item: Item) -> str:

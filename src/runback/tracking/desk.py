@@ -155,7 +155,10 @@ class Desk:
     ) -> None:
         self._hang_up()
         if not self._left:
-            self._courier.wait()
+            # A run that was opened but never trained is put right meanwhile, if that can be.
+            limit = None if self._delivering else connect_seconds()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._courier.wait(limit)
         self._close()
         _DESKS.discard(self)
 

@@ -96,7 +96,7 @@ def is_permanent(error: Exception) -> bool:
 def first_line(error: Exception) -> str:
     """The first line of an error's message, without MLflow's retry details or a password."""
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
-    return without_secrets(text)[:300]
+    return without_secrets(text)[:200]
 
 
 def without_secrets(text: str) -> str:

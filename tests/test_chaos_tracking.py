@@ -1,0 +1,142 @@
+"""Kills and outages on real trainings: nothing lost, nothing doubled, nothing left RUNNING.
+
+The short versions run by default; `make chaos` runs the long ones.
+"""
+
+from __future__ import annotations
+
+import random
+import statistics
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from conftest import Server, Workplace, wait_until
+from tracking_parts import (
+    check_delivered,
+    ended,
+    first_line,
+    journal_points,
+    quick,
+    start_trainer,
+    status_of,
+    training_run,
+)
+
+DETACHED_SECONDS = 30.0
+
+
+@contextmanager
+def outages(server: Server, run_begun, times: int) -> Iterator[list[tuple[float, float]]]:
+    """SIGKILLs and restarts the server again and again; yields when it was away, in ms."""
+    away: list[tuple[float, float]] = []
+
+    def torment() -> None:
+        run_begun.wait()
+        for _ in range(times):
+            time.sleep(random.uniform(0.2, 1.0))
+            server.kill()
+            begun = time.time() * 1000
+            time.sleep(random.uniform(0.5, 1.5))
+            away.append((begun, time.time() * 1000))
+            server.start()
+
+    thread = threading.Thread(target=torment)
+    thread.start()
+    yield away
+    thread.join()
+
+
+def survive_outages(remote: Workplace, server: Server, times: int) -> dict[str, float]:
+    """One real training through `times` SIGKILLs of its server; returns the figures."""
+    begun = threading.Event()
+    with outages(server, begun, times) as away:
+        epochs = 15_000 if times < 5 else 12_000 * (times + 2)
+        process = remote.start(
+            *quick("--epochs", str(epochs), "--checkpoint-every", str(epochs // 20)),
+            RUNBACK_DRAIN_SECONDS="120",
+        )
+        run_id = training_run(remote)
+        begun.set()
+    returned, errors = ended(process, 900)
+    assert returned == 0, errors
+    assert status_of(remote, run_id) == "FINISHED"
+    points = check_delivered(remote, run_id)
+    stamps = [stamp for _, _, stamp in journal_points(remote, run_id)["cost"]]
+    assert len(stamps) == epochs
+    return {"points": points, "kills": times, **outage_slowdown(stamps, away)}
+
+
+def outage_slowdown(stamps: list[int], away: list[tuple[float, float]]) -> dict[str, float]:
+    """Milliseconds an epoch takes with the server and without it: medians over 50 ms windows."""
+    windows: dict[bool, list[int]] = {True: [], False: []}
+    counts: dict[int, int] = {}
+    for stamp in stamps:
+        counts[stamp // 50] = counts.get(stamp // 50, 0) + 1
+    for window, count in counts.items():
+        inside = [low <= window * 50 and window * 50 + 50 <= high for low, high in away]
+        windows[any(inside)].append(count)
+    with_server, without = (
+        statistics.median(windows[k]) if windows[k] else 0 for k in (False, True)
+    )
+    result = {"ms_with": 50 / with_server if with_server else 0, "windows": len(windows[True])}
+    return {**result, "ms_without": 50 / without if without else 0}
+
+
+def test_a_server_killed_again_and_again_costs_nothing(remote: Workplace, server: Server) -> None:
+    figures = survive_outages(remote, server, 2)
+    if figures["windows"] >= 5:  # else the training was over before the server was killed
+        assert figures["ms_without"] < 3 * figures["ms_with"]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("times", [5, 20])
+def test_a_server_killed_many_times_costs_nothing(
+    remote: Workplace, server: Server, times: int
+) -> None:
+    figures = survive_outages(remote, server, times)
+    sys.stdout.write(f"{figures}\n")
+    assert figures["windows"] >= 5
+    assert figures["ms_without"] < 3 * figures["ms_with"]
+
+
+def kill_at_random(place: Workplace, generator: random.Random) -> tuple[str, int]:
+    """A real training killed by SIGKILL at a random moment; its final status and its points."""
+    before = {run.info.run_id for run in place.client.search_runs(["0"])}
+    process = place.start(*quick("--epochs", "100000000", "--checkpoint-every", "500"))
+    wait_until(lambda: len(place.client.search_runs(["0"])) > len(before), 120)
+    (run_id,) = {run.info.run_id for run in place.client.search_runs(["0"])} - before
+    time.sleep(generator.uniform(0, 2.0))
+    process.kill()
+    wait_until(lambda: status_of(place, run_id) != "RUNNING", DETACHED_SECONDS)
+    ended(process)
+    return status_of(place, run_id), check_delivered(place, run_id)
+
+
+def test_a_training_killed_at_random_leaves_nothing_behind(place: Workplace) -> None:
+    """Two real trainings, and some without torch, which begin and die faster."""
+    generator = random.Random()
+    assert kill_at_random(place, generator)[0] == "FAILED"
+    for _ in range(3):
+        trainer = start_trainer(place, 100_000, 0.0002, "FINISHED")
+        run_id, _ = first_line(trainer)
+        time.sleep(generator.uniform(0, 0.7))
+        trainer.kill()
+        wait_until(lambda run_id=run_id: status_of(place, run_id) == "FAILED", DETACHED_SECONDS)
+        ended(trainer)
+        check_delivered(place, run_id)
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("times", [20, 200])
+def test_many_trainings_killed_at_random_leave_nothing_behind(
+    remote: Workplace, times: int
+) -> None:
+    generator = random.Random()
+    found = [kill_at_random(remote, generator) for _ in range(times)]
+    sys.stdout.write(f"{times} kills; points: {sorted(points for _, points in found)}\n")
+    assert [status for status, _ in found] == ["FAILED"] * times

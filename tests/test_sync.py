@@ -1,0 +1,175 @@
+"""`runback sync`: delivers later, at any time, twice, and beside whoever delivers already."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+
+from conftest import Server, Workplace, wait_until
+from runback.durable.journal import Journal
+from tracking_parts import (
+    check_delivered,
+    dump,
+    ended,
+    first_line,
+    journal_points,
+    start_trainer,
+    status_of,
+)
+
+
+def synced(place: Workplace, *arguments: str, **env: str) -> tuple[int, dict[str, int], str]:
+    done = place.runback("sync", *arguments, **env)
+    return done.returncode, json.loads(done.stdout or "{}"), done.stderr
+
+
+def test_the_server_away_for_the_second_half(remote: Workplace, server: Server) -> None:
+    """The training ends on time with 75; sync delivers; a second sync changes no row."""
+    trainer = start_trainer(
+        remote, 2000, 0.001, "FINISHED", RUNBACK_DRAIN_SECONDS="1",
+        MLFLOW_TRACKING_URI=server.uri.replace("://", "://me:secret@"),
+    )  # fmt: skip
+    run_id, _ = first_line(trainer)
+    wait_until(lambda: len(remote.client.get_metric_history(run_id, "cost")) > 0)
+    server.kill()
+    returned, errors = ended(trainer)
+    assert returned == 75
+    assert "metric points and" in errors and "given up for now" in errors
+    assert "secret" not in errors
+    for file in remote.home(run_id).iterdir():
+        assert file.is_dir() or b"secret" not in file.read_bytes(), file
+
+    returned, counts, errors = synced(remote, run_id, RUNBACK_CONNECT_SECONDS="1")
+    assert returned == 75 and counts["waiting"] > 0, errors
+    assert "gives no good answer" in errors and "Traceback" not in errors
+
+    server.start()
+    assert synced(remote, run_id[:8])[:2] == (
+        0, {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0},
+    )  # fmt: skip
+    assert status_of(remote, run_id) == "FINISHED"
+    assert check_delivered(remote, run_id) == 4000
+
+    before = dump(server.folder / "server.db")
+    assert synced(remote)[:2] == (0, {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0})
+    assert dump(server.folder / "server.db") == before
+
+
+def test_a_power_cut_is_healed_and_a_live_training_is_left_alone(place: Workplace) -> None:
+    """Both processes of one run killed; another run trains meanwhile. No command line: in here."""
+    from runback.tracking.sync import sync
+
+    dead = start_trainer(place, 400, 0.001, "wait")
+    lost, courier = first_line(dead)
+    assert dead.stdout is not None and dead.stdout.readline() == "trained\n"
+    os.kill(courier, signal.SIGKILL)
+    dead.kill()
+    ended(dead)
+    assert status_of(place, lost) == "RUNNING"
+
+    live = start_trainer(place, 400, 0.0, "wait")
+    held, _ = first_line(live)
+    assert live.stdout is not None and live.stdout.readline() == "trained\n"
+    assert sync() == {"runs": 2, "delivered": 1, "busy": 1, "waiting": 0}
+    assert status_of(place, lost) == "FAILED"
+    assert check_delivered(place, lost) == 800
+    assert status_of(place, held) == "RUNNING"
+
+    live.communicate("\n", timeout=120)
+    assert live.returncode == 0
+    assert sync() == {"runs": 2, "delivered": 2, "busy": 0, "waiting": 0}
+    assert check_delivered(place, held) == 800
+
+
+def make_journal(place: Workplace, run_id: str, uri: str | None = None) -> Journal:
+    journal = Journal(place.home(run_id) / "journal.db")
+    journal.record([("cost", 1.0)], 1)
+    journal.set_facts({"tracking_uri": uri or place.uri, "status": ["FINISHED", ""], "ended_ms": 1})
+    journal.flush()
+    return journal
+
+
+def test_a_prefix_names_one_run(place: Workplace) -> None:
+    from runback.errors import RunNotFoundError
+    from runback.tracking.sync import sync
+
+    runs = [place.client.create_run("0").info.run_id for _ in range(2)]
+    for run_id in runs:
+        make_journal(place, run_id).close()
+    with pytest.raises(RunNotFoundError, match="no journal of run 'zzzz' here"):
+        sync("zzzz")
+    assert sync(runs[0])["runs"] == 1
+    assert status_of(place, runs[0]) == "FINISHED"
+    assert status_of(place, runs[1]) == "RUNNING"
+    assert sync(f"runs:/{runs[1]}")["delivered"] == 1
+
+
+def test_an_ambiguous_prefix_is_refused_with_the_candidates(place: Workplace) -> None:
+    from runback.errors import RunNotFoundError
+    from runback.tracking.sync import sync
+
+    for run_id in ("abc1", "abc2", "abc"):
+        make_journal(place, run_id).close()
+    with pytest.raises(RunNotFoundError, match=r"3 runs begin with 'ab': .*give more of the ID"):
+        sync("ab")
+    assert sync("abc")["runs"] == 1  # an exact name is no prefix
+
+
+def test_one_damaged_journal_does_not_stop_the_others(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from runback.tracking.sync import sync
+
+    damaged = place.home("damaged") / "journal.db"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_bytes(b"garbage" * 1000)
+    run_id = place.client.create_run("0").info.run_id
+    make_journal(place, run_id).close()
+    assert sync() == {"runs": 2, "delivered": 1, "busy": 0, "waiting": 1}
+    assert "run damaged: " in capsys.readouterr().err
+    assert status_of(place, run_id) == "FINISHED"
+
+
+def test_what_was_refused_is_tried_again(place: Workplace) -> None:
+    from runback.durable.files import sha256_of
+    from runback.tracking.sync import sync
+
+    run_id = place.client.create_run("0").info.run_id
+    journal = make_journal(place, run_id)
+    file = place.home(run_id) / "plot.png"
+    file.write_bytes(b"plot")
+    journal.post("artifact", file="plot.png", artifact_path="", sha256=sha256_of(file))
+    content = file.read_bytes()
+    file.unlink()
+    assert sync() == {"runs": 1, "delivered": 0, "busy": 0, "waiting": 1}
+    assert status_of(place, run_id) == "FINISHED"
+    file.write_bytes(content)
+    assert sync() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
+    assert [f.path for f in place.client.list_artifacts(run_id)] == ["plot.png"]
+    journal.close()
+
+
+def test_a_run_that_went_on_elsewhere_is_not_told_its_old_end(place: Workplace) -> None:
+    from runback.tracking.sync import sync
+
+    run_id = place.client.create_run("0").info.run_id
+    make_journal(place, run_id).close()
+    place.client.set_tag(run_id, "runback.journal", "another machine's")
+    assert sync()["waiting"] == 0
+    assert status_of(place, run_id) == "RUNNING"
+    assert place.client.get_metric_history(run_id, "cost") == []
+
+
+def test_a_journal_that_a_resume_had_only_begun_says_nothing_of_the_run(place: Workplace) -> None:
+    from runback.tracking.sync import sync
+
+    run_id = place.client.create_run("0").info.run_id
+    journal = Journal(place.home(run_id) / "journal.db")
+    journal.identity()
+    journal.close()
+    assert sync() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
+    assert status_of(place, run_id) == "RUNNING"
+    assert journal_points(place, run_id) == {}

@@ -200,6 +200,22 @@ def test_every_configuration_survives_its_way_through_text(config: TrainConfig) 
         assert type(value) is KINDS[name]
 
 
+@given(
+    st.sampled_from(OPTION_NAMES),
+    st.text('01289.-+eE:,{}[]"\\ \n\tnaiftruecdps٣é\x00', max_size=12),
+)
+def test_any_text_is_a_value_or_refused_by_the_options_name_in_one_line(
+    name: str, text: str
+) -> None:
+    try:
+        config = TrainConfig.from_mapping({name: text})
+    except ConfigError as error:
+        assert name in str(error)
+        assert len(str(error).splitlines()) == 1
+    else:
+        assert TrainConfig.from_mapping(config.as_params()) == config
+
+
 def test_the_identity_follows_the_options_that_decide_the_numbers_only() -> None:
     changed: dict[str, Any] = {
         "data": "x.csv", "epochs": 5, "device": "cpu", "register": "m", "checkpoint_every": 2,

@@ -340,6 +340,41 @@ def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
         list(read_parts(file, ["x"], ["year"], 9))
 
 
+def test_a_parquet_file_that_lies_about_its_rows_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = parquet(tmp_path, {"x": [1.0, 2.0], "y": [3.0, 4.0]})
+    for said, problem in ((1, "it holds more rows than it says"), (2**60, "do not fit here")):
+        monkeypatch.setattr("runback.data.table._most_rows", lambda _, said=said: said)
+        assert problem in refused(file)
+
+
+# Anything at all
+
+
+PIECES = st.sampled_from(
+    ["x", "y", "1", "2.5", "-3e2", "nan", ",", ",", ",", "\n", "\n", "\r", '"', '"4"', ";", " ", "\x00",
+     "\ufeff", "é", "\t", "1" * 400]
+)  # fmt: skip
+BYTES = st.lists(PIECES, max_size=30).map(lambda parts: "x,y\n" + "".join(parts)).map(str.encode)
+
+
+@given(BYTES | st.lists(PIECES, max_size=30).map("".join).map(str.encode) | st.binary(max_size=40))
+def test_any_file_is_a_table_of_finite_numbers_or_refused_in_one_line(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
+    file = tmp_path_factory.getbasetemp() / "anything.csv"
+    file.write_bytes(content)
+    try:
+        table = read(file)
+    except DataError as error:
+        assert len(str(error).splitlines()) == 1
+        assert len(str(error)) < 1000
+    else:
+        assert len(table) > 0
+        assert table.features.isfinite().all() and table.targets.isfinite().all()
+
+
 # Frames, as predictions get them
 
 

@@ -99,16 +99,25 @@ def _read_tensors(
     """Features and targets, filled block by block: the file is never in memory beside them."""
     parts = (columns.features, columns.targets)
     most = _most_rows(file)
-    x, y = (torch.empty((most, len(part)), dtype=dtype) for part in parts)
+    x, y = (_room(file, most, len(part), dtype) for part in parts)
     n_rows = 0
     wanted = (*columns.features, *columns.targets)
     for block in _blocks(file, names, wanted, wanted):
+        if n_rows + block.num_rows > most:
+            raise DataError(f"{file}: damaged: it holds more rows than it says")
         for part, tensor in zip(parts, (x, y), strict=True):
             _copy_block(file, part, block, tensor, n_rows)
         n_rows += block.num_rows
     if n_rows == 0:
         raise DataError(f"{file}: {_NO_ROW}")
     return x[:n_rows], y[:n_rows]
+
+
+def _room(file: Path, n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
+    try:
+        return torch.empty((n_rows, n_columns), dtype=dtype)
+    except RuntimeError:  # torch's way to say that there is no memory, or that a size is absurd
+        raise DataError(f"{file}: {n_rows} rows of {n_columns} columns do not fit here") from None
 
 
 def _copy_block(
@@ -175,7 +184,7 @@ def choose_columns(
     if both:
         raise DataError(f"option features: column {sorted(both)[0]!r} is a target as well")
     if not chosen:
-        raise DataError(f"{path}: no feature column is left beside the target {', '.join(targets)}")
+        raise DataError(f"{path}: no feature column is left beside the target {_listing(targets)}")
     return Columns(chosen, targets)
 
 
@@ -474,8 +483,14 @@ def _check_finite(
 
 
 def _listing(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(names[:most])
+    shown = ", ".join(_plain(name) for name in names[:most])
     return shown + (f", ... ({len(names)} columns)" if len(names) > most else "")
+
+
+def _plain(name: str) -> str:
+    """A column's name within one line of text."""
+    shown = name if name.isprintable() else repr(name)
+    return shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."
 
 
 def _first_line(error: Exception) -> str:

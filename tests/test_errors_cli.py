@@ -111,3 +111,27 @@ def test_the_command_line_itself_ends_with_two(place: Workplace) -> None:
     done = place.runback("train", "--lr", "abc")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "runback: option lr: 'abc' is not a number\n"
+
+
+HUNGRY = """
+import torch
+class Hungry(torch.nn.Linear):
+    def forward(self, x):
+        if len(x) > 100:
+            torch.empty(2**60, dtype=torch.uint8)
+        return super().forward(x)
+"""
+
+
+def test_a_training_without_memory_fails_in_one_sentence(
+    place: Workplace, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place.folder / "hungry.py").write_text(HUNGRY)
+    data = str(DATA / "non_linear.csv")
+    assert main(["train", "--data", data, "--model", "hungry.py:Hungry", "--epochs", "2"]) == 1
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert "runback: no memory left on cpu; try a smaller batch_size or a smaller model (" in err
+    assert "Traceback" not in err
+    (run,) = place.client.search_runs(["0"])
+    assert run.info.status == "FAILED"

@@ -5,8 +5,11 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from torch import Tensor, nn, optim
@@ -14,10 +17,10 @@ from torch import Tensor, nn, optim
 from conftest import DATA
 from runback.config import TrainConfig
 from runback.data.batches import Order, TableDataset, TensorBatches
-from runback.errors import ConfigError
+from runback.errors import ConfigError, MemoryShortError
 from runback.models.builtin import Mlp
 from runback.preparation import prepare
-from runback.training.device import choose_device, choose_threads
+from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.loop import EpochResult, make_validation, run_epochs
 from runback.training.optimizers import learning_rate, make_schedule
 from runback.training.randomness import seed_generators
@@ -390,3 +393,31 @@ def test_small_steps_get_one_thread_and_large_ones_torchs_own_number(threads: No
     assert choose_threads(3, 100, 128) == 3
     torch.set_num_threads(1)  # as a small run before in the same process does
     assert choose_threads(0, 10**9, 128) == own
+
+
+def test_scales_do_not_depend_on_the_threads_that_an_earlier_run_left(
+    threads: None, tmp_path: Path
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(150_000, 2, generator=generator, dtype=torch.float64) * 100
+    pq.write_table(pa.table({"x": x[:, 0].numpy(), "y": x[:, 1].numpy()}), tmp_path / "t.parquet")
+    config = TrainConfig(
+        data=str(tmp_path / "t.parquet"), model="linear", normalize="standard", precision="float64"
+    )
+    found = []
+    for count in (1, 2, 4):
+        torch.set_num_threads(count)
+        found.append(prepare(config).state.model.state_dict()["scale.scale"])
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_a_full_memory_is_said_in_one_sentence_and_other_errors_pass_through() -> None:
+    with pytest.raises(MemoryShortError) as caught, short_of_memory(CPU):
+        torch.empty(2**60, dtype=torch.uint8)
+    assert str(caught.value).startswith("no memory left on cpu; try a smaller batch_size")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(MemoryShortError), short_of_memory(CPU):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 ...")
+    with pytest.raises(RuntimeError, match="shapes"), short_of_memory(CPU):
+        torch.zeros(2, 3) @ torch.zeros(2, 3)

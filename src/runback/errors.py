@@ -10,6 +10,7 @@
     ├── CheckpointError       a checkpoint that cannot be written or read
     ├── JournalError          the journal cannot be opened or written
     ├── StorageError          another local file cannot be written: the disk is full
+    ├── MemoryShortError      the device has no memory left for the model, the table or a batch
     ├── DivergedError         the cost or the weights are no longer finite
     └── RunHeldError          exit code 3: another process holds the run
 
@@ -65,6 +66,10 @@ class JournalError(RunbackError):
 
 class StorageError(RunbackError):
     """A local file that is neither checkpoint nor journal cannot be written: the disk is full."""
+
+
+class MemoryShortError(RunbackError):
+    """The device has no memory left for the model, the table or a batch."""
 
 
 class DivergedError(RunbackError):

@@ -26,6 +26,7 @@ from runback.recording import Recorder
 from runback.restoring import Restored, catch_up, restore
 from runback.signals import Watch
 from runback.tracking.desk import Desk
+from runback.training.device import short_of_memory
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.state import TrainState
 
@@ -226,9 +227,10 @@ def _train_to_end(recorder: Recorder, work: Work, watch: Watch) -> Outcome:
     run_id = recorder.folder.run_id
     recorder.begin()
     try:
-        with watch.patiently(work.config.checkpoint_minutes):
-            _loop(recorder, work, watch)
-        finish(recorder, work)
+        with short_of_memory(work.state.device):
+            with watch.patiently(work.config.checkpoint_minutes):
+                _loop(recorder, work, watch)
+            finish(recorder, work)
         watch.be_patient()
     except BaseException as error:
         _end_early(recorder, watch, error)

@@ -18,7 +18,7 @@ from runback.models.scaling import Scaled
 from runback.models.spec import BuiltModel, build_model, check_output, dtype_of
 from runback.progress import say
 from runback.training.compiling import missing_compiler
-from runback.training.device import choose_device, choose_threads
+from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.randomness import seed_generators
 from runback.training.state import TrainState
 
@@ -97,20 +97,15 @@ def prepare(config: TrainConfig, source: Path | None = None) -> Work:
         drop_last=config.drop_last,
         seed=config.seed,
     )
+    torch.set_num_threads(1)  # sums for scaling must not depend on how many an earlier run left
     built = _build(config, table, split, device, source)
     n_weights = sum(p.numel() for p in built.module.parameters())
     torch.set_num_threads(choose_threads(config.threads, n_weights, config.batch_size))
-    state = TrainState.fresh(built.module, config, device)
-    validation = _part(table, split.validation, device) if len(split.validation) else None
-    return Work(
-        config,
-        table,
-        split,
-        built,
-        state,
-        _batches(config, table, split, order, device),
-        validation,
-    )
+    with short_of_memory(device):
+        state = TrainState.fresh(built.module, config, device)
+        validation = _part(table, split.validation, device) if len(split.validation) else None
+        batches = _batches(config, table, split, order, device)
+    return Work(config, table, split, built, state, batches, validation)
 
 
 def held_out(work: Work) -> TableDataset | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from runback.config import check_device
-from runback.errors import ConfigError
+from runback.errors import ConfigError, MemoryShortError
 
 # Below this many weights x rows of a batch, a second CPU thread costs more than it brings:
 # measured on two busy cores, five epochs of a small MLP took 92 s on two threads and 5 s on one.
@@ -48,6 +51,25 @@ def _checked_cuda(name: str, device: torch.device) -> torch.device:
         have = f"has {count} CUDA device(s), counted from 0" if count else "has no CUDA device"
         raise ConfigError(f"option device: {name!r}: this machine {have}; use cpu or auto")
     return torch.device("cuda", index)
+
+
+@contextmanager
+def short_of_memory(device: torch.device) -> Iterator[None]:
+    """Says in one sentence that the memory is full; what else is raised passes through.
+
+    Raises:
+        MemoryShortError: an allocation failed on the device or on the CPU.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        first = (str(error).splitlines() or [""])[0]
+        full = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not full and "can't allocate memory" not in first:
+            raise
+        raise MemoryShortError(
+            f"no memory left on {device}; try a smaller batch_size or a smaller model ({first})"
+        ) from error
 
 
 def read_scalars(values: list[Tensor]) -> list[float]:

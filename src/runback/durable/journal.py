@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import sqlite3
 import threading
 import time
@@ -201,6 +202,21 @@ class Journal:
                 (self._acknowledged(), limit),
             ).fetchall()
         return [_point(row[:4]) for row in rows], rows[-1][4] if rows else 0
+
+    def sync(self) -> None:
+        """Makes everything that was read or written here survive a power cut.
+
+        Takes none of SQLite's locks, unlike a durable flush: the loop's flushes need not wait. The
+        log may be opened and closed beside SQLite, which keeps its locks in the other two files.
+        """
+        try:
+            handle = os.open(f"{self.path}-wal", os.O_RDONLY)
+        except FileNotFoundError:  # all of it is in the file itself, which was synced then
+            return
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
     def acknowledge_metrics(self, last_id: int) -> None:
         """Notes that all points up to an ID have arrived."""

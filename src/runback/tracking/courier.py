@@ -284,7 +284,7 @@ def _while_training(delivery: Delivery, inbox: Inbox) -> None:
     """Delivers while the training process lives."""
     if inbox.open:
         delivery.tried(lambda: _send_environment(delivery))
-        look_over_packages()
+        delivery.tried(look_over_packages)
     shown, leased = False, time.monotonic()
     while inbox.open:
         if time.monotonic() - leased > lease.RENEW_SECONDS:

@@ -116,7 +116,7 @@ class Delivery:
             return False
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
         # A point that a power cut took from the journal would be sent again with another timestamp.
-        self.journal.flush(durable=True)
+        self.journal.sync()
         self.client.log_batch(self.run_id, metrics=metrics)
         self.journal.acknowledge_metrics(last_id)
         return True

@@ -63,9 +63,10 @@ def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any
     return f"{version.name}/{version.version}"
 
 
-def look_over_packages() -> None:
+def look_over_packages() -> bool:
     """What mlflow does before it saves its first model, done while there is time: half a second."""
     warn_dependency_requirement_mismatches([pin(name) for name in REQUIREMENTS])
+    return True
 
 
 def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:

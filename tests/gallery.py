@@ -20,12 +20,12 @@ from layers import Block
 class Net(nn.Module):
     def __init__(self, n_features, n_targets, hidden=8):
         super().__init__()
-        self.net = nn.ModuleDict({"in": nn.Linear(n_features, hidden),
+        self.net = nn.ModuleDict({"enter": nn.Linear(n_features, hidden),
                                   "body": nn.Sequential(Block(hidden), nn.Sequential(Block(hidden))),
-                                  "out": nn.Linear(hidden, n_targets)})
+                                  "leave": nn.Linear(hidden, n_targets)})
 
     def forward(self, x):
-        return self.net["out"](self.net["body"](self.net["in"](x)))
+        return self.net["leave"](self.net["body"](self.net["enter"](x)))
 """
 LAYERS = """
 import scipy.special
@@ -83,6 +83,7 @@ class Gallery:
 RUNS = {
     "weak": {"data": "table.csv", "epochs": 5},
     "strong": {"data": "table.csv", "epochs": 60, "checkpoint_every": 30},
+    "victim": {"data": "table.csv", "epochs": 6, "checkpoint_every": 3, "register": "victim"},
     "own": {
         "data": "diabetes.csv",
         "model": "nets.py:Net",

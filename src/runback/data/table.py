@@ -257,7 +257,8 @@ def read_parts(
     require_columns(path, names, keep, "keep")
     wanted = list(dict.fromkeys((*features, *keep)))
     waiting, none_yet = pa.table({name: pa.array([], pa.float64()) for name in wanted}), True
-    for block in _blocks(file, names, features, wanted):
+    numbers = [name for name in features if name not in keep]
+    for block in _blocks(file, names, numbers, wanted):
         table = pa.Table.from_batches([block]).select(wanted)
         waiting = pa.concat_tables([waiting, table]) if len(waiting) else table
         while len(waiting) >= rows:
@@ -356,7 +357,8 @@ def _blocks(
     """The wanted columns, some rows at a time; those of a CSV that are no `numbers` are text."""
     if _is_parquet(path):
         with _readable(path):
-            yield from pq.ParquetFile(path).iter_batches(columns=list(wanted))
+            file = pq.ParquetFile(path, pre_buffer=False)  # buffering ahead would hold all of it
+            yield from file.iter_batches(columns=list(wanted))
     else:
         yield from _csv_blocks(path, names, numbers, wanted)
 

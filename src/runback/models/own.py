@@ -181,7 +181,7 @@ def _imported(code: OwnCode, option: str) -> ModuleType:
 def _class_of(module: ModuleType, code: OwnCode, base: type, option: str) -> type[Any]:
     cls = getattr(module, code.name, None)
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        kind = f"{base.__module__}.{base.__name__}"
+        kind = "nn.Module" if base is nn.Module else f"{base.__module__}.{base.__name__}"
         raise ModelError(f"option {option}: {code.module} has no {kind} class {code.name!r}")
     return cls
 

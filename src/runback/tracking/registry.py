@@ -111,7 +111,7 @@ def _data_folder(folder: Path, what: str) -> Path:
     """Where a downloaded pyfunc model keeps our model folder; never outside itself."""
     try:
         flavor = Model.load(str(folder)).flavors["python_function"]
-        loader, path = flavor["loader_module"], (folder / str(flavor["data"])).resolve()
+        loader, path = flavor["loader_module"], folder.joinpath(flavor["data"]).resolve()
     except Exception as error:  # another's file: YAML, a key, a type, anything can be wrong
         raise ModelError(f"{what}: its MLmodel cannot be read ({first_line(error)})") from None
     if loader != LOADER or not path.is_relative_to(folder):

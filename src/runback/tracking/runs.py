@@ -316,7 +316,7 @@ def _run_of_version(client: MlflowClient, name: str) -> RunInfo:
         raise _not_found(name, error) from error
     if not version.run_id:
         raise RunNotFoundError(f"{name}: the version was not made by a run")
-    return _info(_by_id(client, version.run_id), str(getattr(version, "model_id", "") or ""))
+    return _info(_by_id(client, version.run_id), str(version.source).removeprefix("models:/"))
 
 
 def _by_id(client: MlflowClient, text: str) -> Run:

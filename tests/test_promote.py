@@ -1,0 +1,122 @@
+"""`promote` moves an alias to the better model, refuses what cannot be compared, and rolls back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import DATA, Workplace
+from gallery import Gallery, make_runs
+from runback.cli import main
+from runback.errors import UsageError
+from runback.promotion import promote, rollback
+from runback.reading import evaluate
+
+
+def register_apart(gallery: Gallery, name: str, *runs: str) -> list[str]:
+    """Registers runs of the gallery under a name of the test's own; returns models:/NAME/VERSION."""
+    client = gallery.place.client
+    client.create_registered_model(name)
+    made = []
+    for run in runs:
+        run_id = gallery.ids[run]
+        (first,) = client.search_model_versions(f"run_id = '{run_id}' AND name = '{HOME[run]}'")
+        version = client.create_model_version(
+            name, first.source, run_id, tags=first.tags, model_id=first.source.rpartition("/")[2]
+        )
+        made.append(f"models:/{name}/{version.version}")
+    return made
+
+
+HOME = {"weak": "table", "strong": "table", "own": "diabetes"}
+
+
+def holder(gallery: Gallery, name: str, alias: str = "champion") -> str | None:
+    found = gallery.place.client.get_registered_model(name).aliases.get(alias)
+    return None if found is None else str(found)
+
+
+def test_the_alias_goes_to_the_better_and_back(gallery: Gallery) -> None:
+    weak, strong = register_apart(gallery, "ladder", "weak", "strong")
+    first = promote(weak)
+    assert (first["moved"], first["holder"], first["version"]) == (True, None, "1")
+    assert first["score"] == evaluate(gallery.ids["weak"])["scores"]["rmse"]
+    second = promote(strong)
+    assert (second["moved"], second["holder"], second["version"]) == (True, "1", "2")
+    assert second["score"] < second["holder_score"] == first["score"]
+    assert promote(strong)["reason"] == "it has the alias already"
+    third = promote(weak)
+    assert (third["moved"], holder(gallery, "ladder")) == (False, "2")
+    assert third["reason"] == "its rmse is not better"
+    forced = promote(weak, force=True)
+    assert (forced["moved"], holder(gallery, "ladder")) == (True, "1")
+    for restored in ("2", "1", None):
+        assert rollback(weak)["version"] == restored
+        assert holder(gallery, "ladder") == restored
+    with pytest.raises(UsageError, match="no promotion to undo"):
+        rollback(weak)
+
+
+def test_directions_of_the_metrics_are_known(gallery: Gallery) -> None:
+    weak, strong = register_apart(gallery, "directions", "weak", "strong")
+    for metric in ("cost", "rmse", "mae", "r2"):
+        promote(weak, alias=metric, metric=metric)
+        assert promote(strong, alias=metric, metric=metric)["moved"]
+        assert not promote(weak, alias=metric, metric=metric)["moved"]
+    with pytest.raises(UsageError, match="metric 'auc' is not one of cost, rmse, mae, r2"):
+        promote(weak, metric="auc")
+
+
+def test_other_test_rows_are_refused_unless_a_table_is_given(
+    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs: dict[str, dict[str, Any]] = {
+        "one": {"data": "table.csv", "epochs": 3, "register": "m"},
+        "two": {"data": "table.csv", "epochs": 30, "register": "m", "seed": 7},
+        "none": {"data": "table.csv", "epochs": 2, "register": "none"},
+        "untested": {"data": "table.csv", "epochs": 2, "register": "m", "split": "1:0:0"},
+    }
+    ids = make_runs(place, runs).ids
+    assert main(["promote", ids["one"]]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["moved"] and first["holder"] is None
+    assert main(["promote", ids["two"]]) == 2
+    assert "differ; give a table that neither has seen with --data" in capsys.readouterr().err
+    assert main(["promote", ids["two"], "--data", str(DATA / "non_linear.csv")]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert second["moved"] and second["score"] < second["holder_score"]
+    assert main(["promote", ids["none"]]) == 2
+    assert "no registered version" in capsys.readouterr().err
+    assert main(["promote", ids["untested"]]) == 2
+    assert main(["promote", ids["untested"], "--force"]) == 0
+    assert "forced, though" in json.loads(capsys.readouterr().out.splitlines()[-1])["reason"]
+    assert main(["promote", ids["one"], "--rollback"]) == 0
+    undone = json.loads(capsys.readouterr().out)
+    assert (undone["version"], undone["replaced"]) == (second["version"], "3")
+    place.client.set_registered_model_alias("m", "champion", "1")
+    assert main(["promote", ids["one"], "--rollback"]) == 2
+    assert "moved by other means" in capsys.readouterr().err
+    assert main(["promote", ids["one"], "--alias", "latest"]) == 2
+    (tmp_path / "table.csv").write_text("x,y\n1,2\n")
+    assert main(["promote", ids["two"]]) == 2
+    assert main(["promote", ids["two"], "--force", "maybe"]) == 2
+    assert "option force: 'maybe' is neither true nor false" in capsys.readouterr().err
+
+
+def test_on_a_real_server(remote: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+    ids = make_runs(
+        remote, {"a": {"data": "table.csv", "epochs": 3}, "b": {"data": "table.csv", "epochs": 40}}
+    ).ids
+    for run, moved in (("a", True), ("b", True), ("a", False)):
+        assert main(["promote", ids[run]]) == 0
+        assert json.loads(capsys.readouterr().out)["moved"] is moved
+    champion = remote.client.get_model_version_by_alias("table", "champion")
+    assert champion.run_id == ids["b"]
+    assert main(["promote", "models:/table@champion", "--rollback"]) == 0
+    capsys.readouterr()
+    assert remote.client.get_model_version_by_alias("table", "champion").run_id == ids["a"]
+    assert main(["evaluate", "models:/table@champion"]) == 0
+    assert json.loads(capsys.readouterr().out)["run_id"] == ids["a"]

@@ -1,0 +1,155 @@
+"""The logged model: linked to its run, ranked by its figures, described, and takes any numbers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from mlflow.exceptions import MlflowException
+
+from conftest import Workplace
+from gallery import Gallery, make_runs
+from runback import load_model
+from runback.reading import evaluate
+from runback.tracking import registry
+
+
+def test_the_logged_model_belongs_to_its_run_and_has_its_figures(gallery: Gallery) -> None:
+    client, run_id = gallery.place.client, gallery.ids["strong"]
+    run = client.get_run(run_id)
+    (output,) = run.outputs.model_outputs
+    model = client.get_logged_model(output.model_id)
+    assert (model.name, model.source_run_id, str(model.status)) == ("model", run_id, "READY")
+    epoch = int(model.tags["runback.epoch"])
+    figures = {metric.key: (metric.step, metric.value) for metric in model.metrics}
+    for key in ("cost", "val_cost"):
+        (point,) = [p for p in client.get_metric_history(run_id, key) if p.step == epoch]
+        assert figures[key] == (epoch, point.value)
+        assert len(client.get_metric_history(run_id, key)) == 60  # attaching adds no point
+    for key, value in evaluate(run_id)["scores"].items():
+        assert figures[f"test_{key}"] == (epoch, value)
+    ranked = client.search_logged_models(
+        [run.info.experiment_id],
+        filter_string="metrics.test_rmse < 100000",
+        order_by=[{"field_name": "metrics.test_rmse", "ascending": True}],
+    )
+    assert output.model_id in {found.model_id for found in ranked}
+
+
+def test_the_version_says_which_weights_it_holds(gallery: Gallery) -> None:
+    client, run_id = gallery.place.client, gallery.ids["strong"]
+    (version,) = client.search_model_versions(f"run_id = '{run_id}' AND name = 'table'")
+    assert f"epoch {version.tags['runback.epoch']} of run {run_id}" in version.description
+    assert "lowest val_cost" in version.description
+    run = client.get_run(run_id)
+    assert version.tags["runback.data_fingerprint"] == run.data.tags["runback.data_fingerprint"]
+    assert len(version.tags["runback.config_sha256"]) == 64
+    assert evaluate(f"models:/table/{version.version}")["epoch"] == int(
+        version.tags["runback.epoch"]
+    )
+
+
+def test_what_travels_with_the_model(gallery: Gallery) -> None:
+    info = mlflow.models.get_model_info(f"runs:/{gallery.ids['own']}/model")
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{gallery.ids['own']}/model")
+    pins = Path(folder, "requirements.txt").read_text().splitlines()
+    names = {pin.partition("==")[0] for pin in pins}
+    assert names == {"mlflow", "torch", "numpy", "pandas", "pyarrow", "scipy"}
+    assert not any("+" in pin for pin in pins)
+    assert all(column.type.name == "double" for column in info.signature.inputs)
+    example = json.loads(Path(folder, "input_example.json").read_text())
+    assert example["columns"] == info.signature.inputs.input_names()
+    assert 1 <= len(example["data"]) <= 3
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array([1.0, 5.0, 11.0]),
+        np.array([1, 5, 11]),
+        np.array([1, 5, 11], dtype=np.int8),
+        np.array([1, 5, 11], dtype=np.float32),
+        np.array([1, 5, 11], dtype=object),
+        pd.array([1, 5, 11], dtype="Int64"),
+    ],
+)
+def test_any_numbers_are_accepted(gallery: Gallery, column: object) -> None:
+    model = mlflow.pyfunc.load_model(f"runs:/{gallery.ids['strong']}/model")
+    found = model.predict(pd.DataFrame({"x": column}))
+    assert found.shape == (3,)
+    assert found.tolist() == [row[0] for row in gallery.answers["strong"]]
+
+
+def test_order_count_and_absence_of_columns_and_rows(gallery: Gallery) -> None:
+    model = mlflow.pyfunc.load_model(f"runs:/{gallery.ids['own']}/model")
+    names = model.metadata.get_input_schema().input_names()
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(4, 10)), columns=names)
+    found = model.predict(frame)
+    assert np.array_equal(model.predict(frame[names[::-1]]), found)
+    with torch.no_grad():
+        one = load_model(gallery.ids["own"])(
+            torch.tensor(frame[:1].to_numpy(), dtype=torch.float32)
+        )
+    assert model.predict(frame[:1]).tolist() == one[:, 0].tolist()
+    assert model.predict(frame[:0]).shape == (0,)
+    with pytest.raises(MlflowException, match=rf"missing inputs \['{names[3]}'\]"):
+        model.predict(frame.drop(columns=names[3]))
+    with pytest.raises(MlflowException, match="convert"):
+        model.predict(frame.astype({names[0]: str}))
+
+
+def test_other_models_keep_mlflows_own_rules(gallery: Gallery, tmp_path: object) -> None:
+    """Integers are widened for the models of runback alone."""
+    mlflow.pyfunc.load_model(f"runs:/{gallery.ids['strong']}/model")
+
+    class Other:
+        def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
+            return model_input
+
+    signature = mlflow.models.infer_signature(pd.DataFrame({"x": [0.5]}))
+    meta = mlflow.models.Model(signature=signature)
+    meta.add_flavor("python_function", loader_module="other", python_version="3.11")
+    model = mlflow.pyfunc.PyFuncModel(meta, Other())
+    with pytest.raises(MlflowException, match="Can not safely convert int64 to float64"):
+        model.predict(pd.DataFrame({"x": [1, 5, 11]}))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_mlflow_evaluates_it_as_a_regressor(gallery: Gallery) -> None:
+    frame = pd.read_csv(gallery.place.folder / "diabetes.csv")
+    found = mlflow.models.evaluate(
+        f"runs:/{gallery.ids['own']}/model", frame, targets=frame.columns[-1],
+        model_type="regressor", evaluator_config={"log_explainer": False},
+    )  # fmt: skip
+    assert found.metrics["example_count"] == len(frame)
+    own = evaluate(gallery.ids["own"], str(gallery.place.folder / "diabetes.csv"))["scores"]
+    assert found.metrics["root_mean_squared_error"] == pytest.approx(own["rmse"], rel=1e-6)
+
+
+def test_a_resume_makes_a_second_model_which_wins(place: Workplace) -> None:
+    run_id = make_runs(place, {"run": {"data": "table.csv", "epochs": 3}}).ids["run"]
+    (first,) = place.client.search_model_versions(f"run_id = '{run_id}'")
+    note = {
+        "register": "table", "epoch": 3, "description": "", "metrics": [], "tags": {},
+        "sha256": first.tags["runback.model_sha256"],
+    }  # fmt: skip
+    folder = place.home(run_id) / "model"
+    assert registry.publish(place.client, run_id, folder, note) == "table/1"  # nothing new
+    assert len(place.client.search_logged_models(["0"])) == 1
+    done = place.runback("resume", run_id, "--epochs", "30")
+    assert done.returncode == 0, done.stderr
+    x = torch.tensor([[1.0], [5.0]])
+    with torch.no_grad():
+        by_run = load_model(run_id)(x)[:, 0].tolist()
+        second = load_model("models:/table/2")(x)[:, 0].tolist()
+        old = load_model("models:/table/1")(x)[:, 0].tolist()
+    assert by_run == second != old
+    frame = pd.DataFrame({"x": [1, 5]})
+    for uri, expected in ((f"runs:/{run_id}/model", by_run), ("models:/table/1", old)):
+        assert mlflow.pyfunc.load_model(uri).predict(frame).tolist() == expected
+    assert (evaluate(run_id)["epoch"], evaluate("models:/table/1")["epoch"]) == (30, 3)

@@ -1,0 +1,66 @@
+"""`reproduce` trains a run again from its own record and says whether it came out the same."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+import runback.reproduction
+from gallery import Gallery
+from runback.cli import main
+from runback.jobs import Outcome
+
+
+def test_a_run_reproduces_to_the_last_bit(
+    gallery: Gallery, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With the own module that it was trained with, though the file has changed since."""
+    run_id = gallery.ids["own"]
+    assert main(["reproduce", run_id]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["equal"] and found["weights_equal"] and found["first_difference"] is None
+    assert found["points"] == 4 + 4 + 1  # cost, val_cost, lr
+    again = gallery.place.client.get_run(found["reproduction"])
+    assert again.data.tags["runback.reproduction_of"] == run_id
+    assert again.info.status == "FINISHED"
+    assert len(gallery.place.client.search_model_versions(f"run_id = '{again.info.run_id}'")) == 0
+
+
+def test_a_difference_is_found_and_named(
+    gallery: Gallery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = gallery.ids["weak"]
+    monkeypatch.setattr(
+        runback.reproduction, "run_training", lambda config, source: Outcome(other, True)
+    )
+    assert main(["reproduce", gallery.ids["strong"]]) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert not found["equal"] and not found["weights_equal"]
+    assert found["first_difference"]["metric"] == "cost"
+    assert found["first_difference"]["epoch"] == 6
+    assert found["first_difference"]["again"] is None
+    gallery.place.client.delete_tag(other, "runback.reproduction_of")
+
+
+def test_changed_data_are_refused_before_training(
+    gallery: Gallery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = gallery.place.folder / "table.csv"
+    shutil.copyfile(table, tmp_path / "kept.csv")
+    try:
+        table.write_text(table.read_text() + "1,2\n")
+        assert main(["reproduce", gallery.ids["strong"]]) == 2
+        assert "not the data of the run" in capsys.readouterr().err
+    finally:
+        shutil.copyfile(tmp_path / "kept.csv", table)
+
+
+def test_the_digest_sees_every_weight() -> None:
+    module = torch.nn.BatchNorm1d(2)
+    before = runback.reproduction.weights_digest(module)
+    module.num_batches_tracked.add_(1)
+    assert runback.reproduction.weights_digest(module) != before

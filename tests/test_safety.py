@@ -1,0 +1,179 @@
+"""No file that we read can run code: a hostile pickle in each place is refused, and does not run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from conftest import Workplace
+from gallery import Gallery
+from runback import load_model
+from runback.errors import CheckpointError, ModelError, RunbackError
+from runback.models.spec import load_tensors
+
+
+class Payload:
+    """Unpickling it makes a file."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.trace),)
+
+
+def plain(payload: Payload) -> bytes:
+    return pickle.dumps({"layer.weight": payload})
+
+
+def zipped(payload: Payload, file: Path) -> bytes:
+    torch.save({"layer.weight": torch.zeros(1, 2), "layer.bias": payload}, file)
+    return file.read_bytes()
+
+
+def hostile(folder: Path) -> tuple[list[bytes], Path]:
+    """The two shapes a hostile file can have, and the folder that running one would make."""
+    trace = folder / "ran"
+    payload = Payload(trace)
+    return [plain(payload), zipped(payload, folder / "evil.pt")], trace
+
+
+def test_the_payload_does_run_where_pickles_are_trusted(tmp_path: Path) -> None:
+    files, trace = hostile(tmp_path)
+    pickle.loads(files[0])
+    assert trace.is_dir()
+
+
+def test_tensors_are_loaded_without_running_anything(tmp_path: Path) -> None:
+    files, trace = hostile(tmp_path)
+    for content in (*files, b"", b"PK\x03\x04", os.urandom(300)):
+        (tmp_path / "model_state_dict.pt").write_bytes(content)
+        with pytest.raises(
+            CheckpointError, match=r"model_state_dict.pt: refused as damaged or unsafe"
+        ):
+            load_tensors(tmp_path / "model_state_dict.pt")
+        assert not trace.exists()
+
+
+@pytest.fixture
+def victim(gallery: Gallery, tmp_path: Path) -> Iterator[str]:
+    """A run of the gallery that a test may damage; its files are put back afterwards."""
+    run_id = gallery.ids["victim"]
+    places = [model_folder(gallery.place, run_id), *checkpoint_folders(gallery.place, run_id)]
+    for number, folder in enumerate(places):
+        shutil.copytree(folder, tmp_path / "kept" / str(number))
+    yield run_id
+    for number, folder in enumerate(places):
+        shutil.rmtree(folder)
+        shutil.copytree(tmp_path / "kept" / str(number), folder)
+
+
+def checkpoint_folders(place: Workplace, run_id: str) -> list[Path]:
+    """Where a run's checkpoints lie: here, and among its artifacts."""
+    uri = place.client.get_run(run_id).info.artifact_uri.removeprefix("file://")
+    return [place.home(run_id) / "checkpoints", Path(uri) / "checkpoints"]
+
+
+def model_folder(place: Workplace, run_id: str) -> Path:
+    versions = place.client.search_model_versions(f"run_id = '{run_id}'")
+    version = max(versions, key=lambda found: int(found.version))
+    model = place.client.get_logged_model(version.source.rpartition("/")[2])
+    return Path(model.artifact_location.removeprefix("file://"))
+
+
+def test_hostile_files_in_a_model_on_the_server_are_refused(
+    gallery: Gallery, victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    run_id = victim
+    folder = model_folder(gallery.place, run_id)
+    with torch.no_grad():
+        found = load_model(run_id)(torch.tensor([[1.0], [5.0], [11.0]]))
+    assert found.tolist() == gallery.answers["victim"]
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    files, trace = hostile(evil)
+    weights = folder / "data" / "model" / "model_state_dict.pt"
+    good = weights.read_bytes()
+    for content in files:
+        weights.write_bytes(content)
+        with pytest.raises(CheckpointError, match="refused as damaged or unsafe"):
+            load_model(run_id)
+    weights.write_bytes(good)
+    for change in MLMODELS:
+        _change_mlmodel(folder, change, files[0])
+        with pytest.raises(RunbackError) as caught:
+            load_model(run_id)
+        assert "not a model that runback wrote" in str(caught.value) or "MLmodel" in str(
+            caught.value
+        )
+        assert "\n" not in str(caught.value)
+    assert not trace.exists()
+
+
+MLMODELS: list[dict[str, Any] | str] = [
+    {"loader_module": "mlflow.sklearn"},
+    {"loader_module": "os"},
+    {"data": "../../../../../.."},
+    {"data": "/etc"},
+    {"data": None},
+    {"loader_module": "mlflow.pyfunc.model", "python_model": "evil.pkl"},
+    "!!python/object/apply:os.mkdir ['ran']",
+    "[]",
+    "\x00",
+]
+
+
+def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> None:
+    """Puts another MLmodel in place; the first call keeps the good one."""
+    kept = folder / "MLmodel.good"
+    if not kept.exists():
+        shutil.copyfile(folder / "MLmodel", kept)
+    (folder / "evil.pkl").write_bytes(evil)
+    if isinstance(change, str):
+        (folder / "MLmodel").write_text(change)
+        return
+    content = yaml.safe_load(kept.read_text())
+    content["flavors"]["python_function"] |= change
+    (folder / "MLmodel").write_text(yaml.safe_dump(content))
+
+
+def test_a_hostile_checkpoint_is_skipped_on_resume(
+    gallery: Gallery, victim: str, tmp_path: Path
+) -> None:
+    """Even with a manifest that vouches for it; training begins anew from what is good."""
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    files, trace = hostile(evil)
+    here, there = checkpoint_folders(gallery.place, victim)
+    for manifest, content in zip(sorted(here.glob("*.json")), files, strict=True):
+        facts = json.loads(manifest.read_text())
+        facts |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for folder in (here, there):
+            (folder / facts["file"]).write_bytes(content)
+            (folder / manifest.name).write_text(json.dumps(facts))
+    done = gallery.place.runback("resume", victim, "--epochs", "8")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("warning: skipped") == 4
+    assert "no good checkpoint" in done.stderr
+    assert not trace.exists()
+
+
+def test_a_hostile_source_folder_name_does_not_escape(gallery: Gallery, victim: str) -> None:
+    folder = model_folder(gallery.place, victim) / "data" / "model"
+    spec = json.loads((folder / "model.json").read_text())
+    for module in ("..", "a/../../b", "os", "subprocess"):
+        tampered = {**spec, "model": "x.py:Net", "own_module": module}
+        (folder / "model.json").write_text(json.dumps(tampered))
+        with pytest.raises(ModelError):
+            load_model(victim)

@@ -1,0 +1,104 @@
+"""The real model server on loopback answers as `predict` does, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from conftest import wait_until
+from gallery import Gallery
+from runback.prediction import predict_file
+
+
+@pytest.fixture
+def served(gallery: Gallery, tmp_path: Path) -> Iterator[str]:
+    """The address of a server of the own module's champion."""
+    gallery.place.client.set_registered_model_alias("diabetes", "champion", "1")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = (tmp_path / "serve.log").open("wb")
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # uvicorn is there
+    env = {**gallery.place.env, "PATH": path}
+    server = subprocess.Popen(
+        [
+            sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/diabetes@champion",
+            "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
+        ],
+        cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True,
+    )  # fmt: skip
+    address = f"http://127.0.0.1:{port}"
+
+    def answers() -> bool:
+        assert server.poll() is None, (tmp_path / "serve.log").read_text()
+        try:
+            return urllib.request.urlopen(f"{address}/ping", timeout=2).status == 200
+        except OSError:
+            return False
+
+    try:
+        wait_until(answers, 120)
+        yield address
+    finally:
+        subprocess.run(["pkill", "-TERM", "-s", str(server.pid)], check=False)
+        server.wait(20)
+        log.close()
+
+
+def ask(address: str, body: str, kind: str) -> tuple[int, Any]:
+    request = urllib.request.Request(
+        f"{address}/invocations", data=body.encode(), headers={"Content-Type": kind}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.loads(reply.read())["predictions"]
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def test_the_server_answers_as_predict_does(served: str, gallery: Gallery, tmp_path: Path) -> None:
+    frame = pd.read_csv(gallery.place.folder / "diabetes.csv").sample(
+        frac=1, axis=1, random_state=1
+    )
+    frame = frame.drop(columns="progression")
+    frame.to_csv(tmp_path / "in.csv", index=False)
+    predict_file(gallery.ids["own"], str(tmp_path / "in.csv"), str(tmp_path / "out.parquet"))
+    expected = pd.read_parquet(tmp_path / "out.parquet")["progression"].to_numpy()
+    split = json.dumps({"dataframe_split": frame.to_dict(orient="split")})
+    records = json.dumps({"dataframe_records": frame.to_dict(orient="records")})
+    inputs = json.dumps({"inputs": {name: frame[name].tolist() for name in frame}})
+    bodies = [
+        (split, "json"),
+        (records, "json"),
+        (inputs, "json"),
+        (frame.to_csv(index=False), "csv"),
+    ]
+    for body, kind in bodies:
+        mime = "text/csv" if kind == "csv" else "application/json"
+        status, found = ask(served, body, mime)
+        assert status == 200, found
+        assert np.array_equal(np.array(found, dtype=np.float32), expected)
+    whole = frame.astype(float).round().astype(int)
+    status, found = ask(
+        served, json.dumps({"dataframe_split": whole.to_dict(orient="split")}), "application/json"
+    )
+    assert status == 200 and len(found) == len(frame)
+    lacking = frame.drop(columns="bmi")
+    for body, mime in (
+        (json.dumps({"dataframe_split": lacking.to_dict(orient="split")}), "application/json"),
+        (lacking.to_csv(index=False), "text/csv"),
+    ):
+        status, text = ask(served, body, mime)
+        assert status == 400 and "bmi" in text and "missing" in text

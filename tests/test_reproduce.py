@@ -34,9 +34,7 @@ def test_a_difference_is_found_and_named(
     gallery: Gallery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = gallery.ids["weak"]
-    monkeypatch.setattr(
-        runback.reproduction, "run_training", lambda config, source: Outcome(other, True)
-    )
+    monkeypatch.setattr(runback.reproduction, "run_training", lambda *_: Outcome(other, True))
     assert main(["reproduce", gallery.ids["strong"]]) == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["equal"] and not found["weights_equal"]

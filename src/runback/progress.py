@@ -31,15 +31,17 @@ class Progress:
     def update(self, result: EpochResult) -> None:
         """Shows a completed epoch."""
         if self._bar is not None:
-            if self._bar.update():
-                self._bar.set_postfix_str(_costs(result), refresh=False)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                if self._bar.update():
+                    self._bar.set_postfix_str(_costs(result), refresh=False)
         elif result.epoch % self._every == 0:
             say(f"epoch {result.epoch}/{self._epochs}  {_costs(result)}")
 
     def close(self) -> None:
         """Leaves the bar as it stands."""
         if self._bar is not None:
-            self._bar.close()
+            with contextlib.suppress(OSError):
+                self._bar.close()
 
 
 def _costs(result: EpochResult) -> str:

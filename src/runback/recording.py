@@ -139,8 +139,10 @@ class Recorder:
         self.journal.flush(durable=True)
         manifest = write_checkpoint(self.folder.checkpoints, state, self._owner, self._versions)
         self._post_checkpoint(manifest.file, manifest.manifest_file)
-        for name in self._shelf.add(manifest):
-            self.journal.post("delete", path=f"checkpoints/{name}")
+        self._shelf.add(manifest, self._post_deletion)
+
+    def _post_deletion(self, name: str) -> None:
+        self.journal.post("delete", path=f"checkpoints/{name}")
 
     def _post_checkpoint(self, *names: str) -> None:
         for name in names:

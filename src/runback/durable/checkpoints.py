@@ -233,8 +233,13 @@ class Shelf:
         self._between = [place for place in found if not place[1]]
         self._inside = [place for place in found if place[1]]
 
-    def add(self, manifest: Manifest) -> list[str]:
-        """Counts in a checkpoint just written; deletes what may go, and returns its file names."""
+    def add(self, manifest: Manifest, note: Callable[[str], None] = lambda _: None) -> list[str]:
+        """Counts in a checkpoint just written; deletes what may go, and returns its file names.
+
+        Args:
+            manifest: of the checkpoint.
+            note: told each file's name before it is deleted, so that whoever misses it knows why.
+        """
         row, place = self._row(manifest.place), manifest.place
         index = bisect.bisect_left(row, place)
         if row[index : index + 1] != [place]:
@@ -242,7 +247,12 @@ class Shelf:
         surplus = self._surplus()
         good = self._two_good() if surplus else []
         gone = [place for place in surplus if place not in good] if len(good) == 2 else []
-        return [name for place in gone for name in self._delete(place)]
+        names = [name for place in gone for name in _names(place)]
+        for name in names:
+            note(name)
+        for place in gone:
+            self._delete(place)
+        return names
 
     def _surplus(self) -> list[Place]:
         newest = sorted(self._between[-2:] + self._inside[-2:])[-2:]
@@ -266,17 +276,20 @@ class Shelf:
             return False
         return True
 
-    def _delete(self, place: Place) -> list[str]:
-        """The manifest first: a file without one does not count."""
+    def _delete(self, place: Place) -> None:
         self._row(place).remove(place)
-        file = checkpoint_name(*place)
-        for name in (manifest_name(file), file):
+        for name in _names(place):
             with contextlib.suppress(OSError):  # a file that cannot be deleted does no harm
                 (self.folder / name).unlink(missing_ok=True)
-        return [manifest_name(file), file]
 
     def _row(self, place: Place) -> list[Place]:
         return self._inside if place[1] else self._between
+
+
+def _names(place: Place) -> list[str]:
+    """The files of a checkpoint, the manifest first: a file without one does not count."""
+    file = checkpoint_name(*place)
+    return [manifest_name(file), file]
 
 
 class CheckpointWriter:

@@ -104,12 +104,17 @@ def test_a_server_killed_many_times_costs_nothing(
     assert figures["ms_without"] < 3 * figures["ms_with"]
 
 
-def kill_at_random(place: Workplace, generator: random.Random) -> tuple[str, int]:
-    """A real training killed by SIGKILL at a random moment; its final status and its points."""
+def kill_at_random(place: Workplace, generator: random.Random, begun: bool) -> tuple[str, int]:
+    """A real training killed by SIGKILL at a random moment; its final status and its points.
+
+    The moment lies after the first points, or where not `begun`, after the making of the run.
+    """
     before = {run.info.run_id for run in place.client.search_runs(["0"])}
     process = place.start(*quick("--epochs", "100000000", "--checkpoint-every", "500"))
     wait_until(lambda: len(place.client.search_runs(["0"])) > len(before), 120)
     (run_id,) = {run.info.run_id for run in place.client.search_runs(["0"])} - before
+    if begun:
+        wait_until(lambda: "cost" in place.client.get_run(run_id).data.metrics, 120)
     time.sleep(generator.uniform(0, 2.0))
     process.kill()
     wait_until(lambda: status_of(place, run_id) != "RUNNING", DETACHED_SECONDS)
@@ -118,9 +123,10 @@ def kill_at_random(place: Workplace, generator: random.Random) -> tuple[str, int
 
 
 def test_a_training_killed_at_random_leaves_nothing_behind(place: Workplace) -> None:
-    """Two real trainings, and some without torch, which begin and die faster."""
+    """A real training, and some without torch, which begin and die faster."""
     generator = random.Random()
-    assert kill_at_random(place, generator)[0] == "FAILED"
+    status, points = kill_at_random(place, generator, begun=True)
+    assert status == "FAILED" and points > 0
     for _ in range(3):
         trainer = start_trainer(place, 100_000, 0.0002, "FINISHED")
         run_id, _ = first_line(trainer)
@@ -137,6 +143,6 @@ def test_many_trainings_killed_at_random_leave_nothing_behind(
     remote: Workplace, times: int
 ) -> None:
     generator = random.Random()
-    found = [kill_at_random(remote, generator) for _ in range(times)]
+    found = [kill_at_random(remote, generator, begun=index % 4 > 0) for index in range(times)]
     sys.stdout.write(f"{times} kills; points: {sorted(points for _, points in found)}\n")
     assert [status for status, _ in found] == ["FAILED"] * times

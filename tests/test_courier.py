@@ -216,6 +216,28 @@ def test_a_courier_killed_after_the_training_is_replaced_as_well(place: Workplac
     assert status_of(place, run_id) == "FINISHED"
 
 
+def test_the_end_is_known_where_the_journal_cannot_say_it(place: Workplace) -> None:
+    """On a full disk the training process tells its courier alone."""
+    trainer = start_trainer(place, 40, 0.0, "unwritten")
+    run_id, _ = first_line(trainer)
+    assert ended(trainer)[0] == 0
+    assert status_of(place, run_id) == "FAILED"
+    assert place.client.get_run(run_id).data.tags["runback.error"] == "no space"
+
+
+def test_who_does_not_want_to_wait_leaves_the_courier_to_itself(place: Workplace) -> None:
+    from runback.tracking.desk import Desk
+
+    with Desk() as desk:
+        courier = desk._courier
+        courier.send_signal(signal.SIGSTOP)
+        started = time.monotonic()
+        assert desk.finish("FINISHED", "", leave=lambda: True) is False
+        assert time.monotonic() - started < 5
+    courier.send_signal(signal.SIGCONT)
+    assert courier.wait(60) == 0
+
+
 def test_a_damaged_journal_still_gets_a_true_status_and_a_sentence(place: Workplace) -> None:
     trainer = start_trainer(place, 40, 0.0, "before", RUNBACK_DRAIN_SECONDS="20")
     run_id, _ = first_line(trainer)

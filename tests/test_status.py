@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT, Workplace, wait_until
+from conftest import DATA, ROOT, Workplace, wait_until
 from tracking_parts import FOREVER, alive, check_delivered, ended, quick, status_of, training_run
 
 
@@ -42,6 +42,26 @@ def test_a_signal_leaves_a_killed_run_that_can_be_resumed(
     assert status_of(place, run_id) == "KILLED"
     assert resumable(place, run_id)
     check_delivered(place, run_id)
+
+
+def test_a_signal_while_scores_and_plots_are_made_is_not_ignored(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from runback import TrainConfig, jobs
+    from runback.errors import Interrupted
+
+    def evaluation(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+    monkeypatch.setattr(jobs, "finish", evaluation)
+    started = time.monotonic()
+    with pytest.raises(Interrupted) as interrupted:
+        jobs.train(TrainConfig(data=str(DATA / "non_linear.csv"), epochs=3))
+    assert time.monotonic() - started < 50
+    assert interrupted.value.exit_code == 143
+    assert status_of(place, interrupted.value.run_id) == "KILLED"
+    assert resumable(place, interrupted.value.run_id)
 
 
 def test_a_second_ctrl_c_ends_at_once(place: Workplace) -> None:

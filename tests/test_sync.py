@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from conftest import Server, Workplace, wait_until
+from conftest import Server, Workplace
 from runback.durable.journal import Journal
 from tracking_parts import (
     check_delivered,
@@ -16,8 +16,10 @@ from tracking_parts import (
     ended,
     first_line,
     journal_points,
+    quick,
     start_trainer,
     status_of,
+    training_run,
 )
 
 
@@ -28,16 +30,17 @@ def synced(place: Workplace, *arguments: str, **env: str) -> tuple[int, dict[str
 
 def test_the_server_away_for_the_second_half(remote: Workplace, server: Server) -> None:
     """The training ends on time with 75; sync delivers; a second sync changes no row."""
-    trainer = start_trainer(
-        remote, 2000, 0.001, "FINISHED", RUNBACK_DRAIN_SECONDS="1",
-        MLFLOW_TRACKING_URI=server.uri.replace("://", "://me:secret@"),
+    epochs = 15_000
+    trainer = remote.start(
+        *quick("--epochs", str(epochs), "--checkpoint-every", "5000"),
+        MLFLOW_TRACKING_URI=server.uri.replace("://", "://me:secret@"), RUNBACK_DRAIN_SECONDS="1",
     )  # fmt: skip
-    run_id, _ = first_line(trainer)
-    wait_until(lambda: len(remote.client.get_metric_history(run_id, "cost")) > 0)
+    run_id = training_run(remote)
     server.kill()
     returned, errors = ended(trainer)
     assert returned == 75
     assert "metric points and" in errors and "given up for now" in errors
+    assert f"deliver the rest with: runback sync {run_id}" in errors
     assert "secret" not in errors
     for file in remote.home(run_id).iterdir():
         assert file.is_dir() or b"secret" not in file.read_bytes(), file
@@ -51,7 +54,8 @@ def test_the_server_away_for_the_second_half(remote: Workplace, server: Server) 
         0, {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0},
     )  # fmt: skip
     assert status_of(remote, run_id) == "FINISHED"
-    assert check_delivered(remote, run_id) == 4000
+    assert check_delivered(remote, run_id) >= 2 * epochs
+    assert remote.client.search_model_versions("name = 'non_linear'")[0].run_id == run_id
 
     before = dump(server.folder / "server.db")
     assert synced(remote)[:2] == (0, {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0})

@@ -56,6 +56,8 @@ with Desk() as desk:
         if end == "wait":
             sys.stdin.readline()
             end = "FINISHED"
+        if end == "unwritten":  # as on a full disk
+            sys.exit(0 if desk.finish("FAILED", "no space", lambda: False) else 75)
         if end == "die":
             os.kill(os.getpid(), 9)
         journal.set_facts({"ended_ms": time.time_ns() // 1_000_000, "status": [end, ""]})

@@ -5,8 +5,6 @@ MLflow params at once. This module imports neither torch nor mlflow.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import hashlib
 import json
 import math
 import re
@@ -142,6 +140,8 @@ class TrainConfig:
 
     def identity(self) -> str:
         """SHA-256 over the options that decide the numbers; a resume may not change any of them."""
+        import hashlib  # here, as --help should answer at once
+
         text = json.dumps({n: v for n, v in self.as_params().items() if n not in CHANGEABLE})
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -179,6 +179,8 @@ OPTION_NAMES: tuple[str, ...] = tuple(FIELDS)
 
 def unknown_option(name: str, where: str = "") -> str:
     """The sentence for an option that does not exist, with the nearest one that does."""
+    import difflib
+
     near = difflib.get_close_matches(name, OPTION_NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "; see runback train --help"
     return f"{where + ': ' if where else ''}unknown option {name!r}{hint}"

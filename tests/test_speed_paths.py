@@ -15,7 +15,7 @@ from conftest import DATA
 from runback.config import TrainConfig
 from runback.preparation import Work, prepare
 from runback.training import compiling
-from runback.training.loop import EpochResult, MidEpoch, run_epochs
+from runback.training.loop import EpochResult, MidEpoch, mode_switch, run_epochs
 from runback.training.optimizers import COSTS
 from runback.training.randomness import seed_generators
 
@@ -126,6 +126,25 @@ def test_several_validation_pieces_count_by_their_rows(monkeypatch: pytest.Monke
     assert [v for _, v in pieces] == pytest.approx([v for _, v in whole], rel=1e-12)
 
 
+class Frozen(nn.Dropout):
+    """Stays in eval mode, as parts that are not to be trained do."""
+
+    def train(self, mode: bool = True) -> Frozen:
+        return super().train(False)
+
+
+@pytest.mark.parametrize("part", [nn.Dropout(), Frozen(), nn.Sequential(Frozen())])
+def test_the_mode_switch_does_what_train_does(part: nn.Module) -> None:
+    model = nn.Sequential(part, nn.Linear(2, 1))
+    for mode in (False, True):
+        model.train(mode)
+        expected = [module.training for module in model.modules()]
+        model.train(not mode)
+        mode_switch(model)(mode)
+        switched = [module.training for module in model.modules()]
+        assert switched == expected
+
+
 needs_compiler = pytest.mark.skipif(
     bool(compiling.missing_compiler(torch.device("cpu"))), reason="no compiler on this machine"
 )
@@ -184,3 +203,14 @@ def test_without_a_compiler_the_step_is_eager(
     compiled, _ = fast_training(config_of("seed", compile="default"))
     assert "g++" in capsys.readouterr().err
     assert compiled == fast_training(config_of("seed"))[0]
+
+
+@pytest.mark.parametrize("value", [0.0, -1e30, torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
+def test_one_weight_decides_whether_a_state_is_finite(value: float, dtype: torch.dtype) -> None:
+    state = prepare(config_of("seed")).state
+    state.model.register_parameter("more", nn.Parameter(torch.zeros(3, 5, dtype=dtype)))
+    state.model.register_parameter("none", nn.Parameter(torch.zeros(0)))
+    with torch.no_grad():
+        state.model.more[2, 1] = value
+    assert state.is_finite() == bool(torch.isfinite(torch.tensor(value)))

@@ -104,7 +104,8 @@ class TensorBatches:
                 yield self.features[low : low + size], self.targets[low : low + size]
             return
         rows = rows.to(self.features.device, non_blocking=True)
-        for index in rows[start * size : len(self) * size].split(size):
+        for low in range(start * size, len(self) * size, size):
+            index = rows[low : low + size]
             yield self.features.index_select(0, index), self.targets.index_select(0, index)
 
 

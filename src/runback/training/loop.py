@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
@@ -119,18 +119,38 @@ def make_validation(
     """
     if not part:
         return lambda: (state.cost_sum.item(), None)
-    model, cost_of = state.model, make_cost(state, config)
+    train_mode, cost_of = mode_switch(state.model), make_cost(state, config)
     pieces = _pieces(part)
 
     @torch.no_grad()
     def validate() -> tuple[float, float | None]:
-        model.eval()
+        train_mode(False)
         costs = [cost_of(x, y) for x, y, _ in pieces]
-        model.train()
+        train_mode(True)
         total, *values = read_scalars([state.cost_sum, *costs])
         return total, sum(v * share for v, (_, _, share) in zip(values, pieces, strict=True))
 
     return validate
+
+
+def mode_switch(model: nn.Module) -> Callable[[bool], object]:
+    """`model.train`, without its walk through Python's slowest paths: 5 % of a small model's epoch.
+
+    Modules with a `train` or `eval` of their own, such as one that keeps a part frozen, keep it.
+    """
+    modules = list(model.modules())
+    attributes = [vars(module) for module in modules]
+    plain = all(
+        type(m).train is nn.Module.train and type(m).eval is nn.Module.eval for m in modules
+    )
+    if not plain or any("train" in own or "training" not in own for own in attributes):
+        return model.train
+
+    def switch(mode: bool) -> None:
+        for own in attributes:
+            own["training"] = mode
+
+    return switch
 
 
 def _pieces(part: TableDataset) -> list[tuple[Tensor, Tensor, float]]:

@@ -1,0 +1,1 @@
+"""Measurements of runback beside its peers. `python -m benchmarks` runs all of them."""

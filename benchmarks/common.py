@@ -1,0 +1,185 @@
+"""What the benchmarks share: rounds in turn, medians, a section of RESULTS.md, a plot."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent
+RESULTS = HERE / "RESULTS.md"
+INTRODUCTION = """# Results
+
+Written by the benchmarks themselves: `make bench` runs all, `python -m benchmarks.NAME` one. Peers
+are measured in the same run, in turn with ours, each in a process of its own; figures are medians.
+Ratios of neighbours in one table can be trusted further than absolute times.
+"""
+# Set on the machine where other work ran at the same time, and shown with the figures.
+NOTE = os.environ.get("RUNBACK_BENCH_NOTE", "")
+OURS, PEER = "#1f6feb", "#9aa4b1"
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Something that a benchmark is there to show."""
+
+    text: str
+    value: float
+    limit: float
+    unit: str = "x"
+    at_least: bool = False
+
+    def line(self) -> str:
+        """The aim, what was measured, and whether it was met."""
+        hit = self.value >= self.limit if self.at_least else self.value <= self.limit
+        sign = "at least" if self.at_least else "at most"
+        measured = f"{self.value:.3g}{_unit(self.unit)}"
+        word = "met" if hit else "**missed**"
+        return (
+            f"- {self.text}: {sign} {self.limit:g}{_unit(self.unit)}; measured {measured}: {word}"
+        )
+
+
+def in_turn(cases: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
+    """Runs every case once per round, so that a busy minute hurts all of them alike."""
+    found: dict[str, list[Any]] = {name: [] for name in cases}
+    for number in range(rounds):
+        for name, case in cases.items():
+            found[name].append(case())
+            print(f"  round {number + 1}/{rounds}  {name}", file=sys.stderr, flush=True)
+    return found
+
+
+def median(values: Iterable[float]) -> float:
+    """The median."""
+    return statistics.median(values)
+
+
+def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
+    """The median of the ratios of the rounds."""
+    return median(a / b for a, b in zip(ours, theirs, strict=False))
+
+
+def child(module: str, *arguments: str, folder: Path = ROOT, **env: str) -> dict[str, Any]:
+    """Runs `python -m module` and returns the JSON object in the last line of its output."""
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    done = subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=folder, env={**os.environ, "PYTHONPATH": paths, **env}, text=True, capture_output=True,
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stderr}")
+    found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """A Markdown table, the first column to the left and numbers to the right."""
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return [f"| {' | '.join(row)} |" for row in (head, rule, *rows)]
+
+
+def publish(name: str, title: str, body: Sequence[str], packages: Sequence[str] = ()) -> None:
+    """Prints a section and puts it in RESULTS.md in place of the section's older version."""
+    facts = [
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        f"{os.cpu_count()} cores ({_processor()}), {_accelerator()}",
+        f"Python {platform.python_version()}",
+        *(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "mlflow", *packages)),
+    ]
+    note = [NOTE] if NOTE else []
+    text = "\n".join(
+        [f"## {title}", "", f"`python -m benchmarks.{name}`", "", ", ".join(facts) + ".", *note, "",
+         *body]
+    )  # fmt: skip
+    print(text, flush=True)
+    old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else INTRODUCTION
+    first, *sections = old.split("\n## ")
+    kept = {section.splitlines()[0]: section.rstrip() for section in sections}
+    kept[title] = text.removeprefix("## ").rstrip()
+    parts = [first.rstrip(), *(kept[key] for key in sorted(kept))]
+    RESULTS.write_text("\n\n## ".join(parts) + "\n", encoding="utf-8")
+
+
+def bars(
+    file: str,
+    title: str,
+    values: dict[str, float],
+    axis: str,
+    *,
+    log: bool = True,
+    form: str = "{:.3g}",
+) -> None:
+    """Horizontal bars, shortest first; those whose name begins with "runback" stand out."""
+    figure, axes = _figure(len(values) * 0.42 + 1.5)
+    names = sorted(values, key=lambda name: values[name], reverse=True)
+    colors = [OURS if name.startswith("runback") else PEER for name in names]
+    drawn = axes.barh(names, [values[name] for name in names], color=colors, height=0.66)
+    axes.bar_label(drawn, [form.format(values[name]) for name in names], padding=4, fontsize=9)
+    if log:
+        axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * (2.2 if log else 1.12))
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(axis + (" (logarithmic)" if log else ""))
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x", alpha=0.25)
+    axes.set_axisbelow(True)
+    figure.savefig(HERE / file)
+
+
+def curves(
+    file: str, titles: Sequence[str], lines: Sequence[tuple[Sequence[float], Sequence[float]]],
+    axes_names: Sequence[tuple[str, str]],
+) -> None:  # fmt: skip
+    """One panel for each line, logarithmic to the right, from zero upwards."""
+    figure, panels = _figure(3.6, columns=len(lines))
+    for axes, title, (x, y), (x_name, y_name) in zip(
+        panels, titles, lines, axes_names, strict=True
+    ):
+        axes.plot(x, y, marker="o", color=OURS, linewidth=1.6)
+        axes.set_xscale("log")
+        axes.set_ylim(0, max(y) * 1.25)
+        axes.set_title(title, fontsize=11, loc="left")
+        axes.set(xlabel=x_name, ylabel=y_name)
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(HERE / file)
+
+
+def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8.4, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure, figure.subplots(1, columns)
+
+
+def _unit(unit: str) -> str:
+    return unit if unit in ("x", "%") else f" {unit}"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "?")
+
+
+def _accelerator() -> str:
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"

@@ -1,0 +1,227 @@
+"""The seed's regression as each peer writes it: `python -m benchmarks.peers NAME EPOCHS`.
+
+All train `nn.Linear(2, 1)` on the columns x^2 and x of data/non_linear.csv: the 160 training rows of
+runback's own split, batch 128, shuffled, the last smaller batch left out, SGD, lr 1e-4, one CPU
+thread; those that validate do so after each epoch on the same 20 rows. Prints the seconds per epoch
+after a warm-up, and the last costs.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+from benchmarks.common import ROOT
+from runback.data.batches import derive_seed
+from runback.data.split import make_split
+from runback.data.table import read_table
+
+BATCH, LR, WARM_UP = 128, 1e-4, 20
+Found = tuple[float, float, float | None]
+
+
+def rows() -> tuple[TensorDataset, TensorDataset]:
+    """Training and validation rows: `[n, 2]` of x^2 and x, and `[n, 1]`."""
+    table = read_table(ROOT / "data" / "non_linear.csv", (), (), torch.float32)
+    split, x = make_split(len(table), "8:1:1", 0), table.features
+    both = torch.cat((x * x, x), dim=1)
+    return (
+        TensorDataset(both[split.train], table.targets[split.train]),
+        TensorDataset(both[split.validation], table.targets[split.validation]),
+    )
+
+
+class Samples(Dataset[tuple[Tensor, Tensor]]):
+    """The seed's dataset: a tensor made anew for each sample."""
+
+    def __init__(self, part: TensorDataset) -> None:
+        self.x, self.y = (tensor.tolist() for tensor in part.tensors)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return torch.FloatTensor(self.x[index]), torch.FloatTensor(self.y[index])
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+
+class Clock:
+    """Counts epochs, and the seconds of those after the warm-up."""
+
+    def __init__(self, epochs: int) -> None:
+        self.epochs, self.done, self.begin, self.per_epoch = epochs, 0, 0.0, 0.0
+
+    def tick(self) -> None:
+        """An epoch is over."""
+        self.done += 1
+        if self.done == WARM_UP:
+            self.begin = time.perf_counter()
+        if self.done == self.epochs:
+            self.per_epoch = (time.perf_counter() - self.begin) / (self.epochs - WARM_UP)
+
+
+def parts() -> tuple[nn.Module, nn.Module, torch.optim.Optimizer]:
+    """Module, cost and optimizer; the weights begin where runback's begin."""
+    torch.manual_seed(derive_seed(0, 0))
+    model = nn.Linear(2, 1)
+    return model, nn.MSELoss(), torch.optim.SGD(model.parameters(), lr=LR)
+
+
+def bare(clock: Clock, *, validated: bool = True) -> Found:
+    """A loop over preloaded tensors, with nothing in it that training does not need."""
+    (x, y), (val_x, val_y) = (part.tensors for part in rows())
+    model, cost_of, optimizer = parts()
+    val_cost = None
+    for _ in range(clock.epochs):
+        total = torch.zeros(())
+        order = torch.randperm(len(x))
+        for low in range(0, len(x) - BATCH + 1, BATCH):
+            index = order[low : low + BATCH]
+            optimizer.zero_grad()
+            cost = cost_of(model(x[index]), y[index])
+            cost.backward()
+            optimizer.step()
+            total += cost.detach()
+        mean = total.item() / (len(x) // BATCH)
+        if validated:
+            model.eval()
+            with torch.no_grad():
+                val_cost = cost_of(model(val_x), val_y).item()
+            model.train()
+        clock.tick()
+    return clock.per_epoch, mean, val_cost
+
+
+def bare_unvalidated(clock: Clock) -> Found:
+    """`bare` without the validation."""
+    return bare(clock, validated=False)
+
+
+def seed(clock: Clock, log: Callable[[float, int], None] | None = None) -> Found:
+    """The seed's loop, line by line; it does not validate."""
+    loader = DataLoader(Samples(rows()[0]), batch_size=BATCH, shuffle=True, drop_last=True)
+    model, cost_of, optimizer = parts()
+    for epoch in range(clock.epochs):
+        cost = torch.zeros(())
+        for x, y in loader:
+            loss = cost_of(model(x), y)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            cost += loss.detach()
+        mean = cost.item() / len(loader)
+        if log is not None:
+            log(mean, epoch)
+        clock.tick()
+    return clock.per_epoch, mean, None
+
+
+def seed_mlflow(clock: Clock) -> Found:
+    """The seed's loop with `mlflow.log_metric` each epoch."""
+    import mlflow
+
+    with mlflow.start_run():
+        return seed(clock, lambda cost, epoch: mlflow.log_metric("cost", cost, step=epoch))
+
+
+def lightning(clock: Clock, *, logged: bool = False) -> Found:
+    """Lightning's Trainer without bar, sanity check and checkpoints."""
+    import lightning
+    from lightning.pytorch.loggers import MLFlowLogger
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+    class Module(lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = parts()[0]
+
+        def _cost(self, batch: list[Tensor], name: str) -> Tensor:
+            cost = nn.functional.mse_loss(self.model(batch[0]), batch[1])
+            self.log(name, cost, on_step=False, on_epoch=True)
+            return cost
+
+        def training_step(self, batch: list[Tensor], _: int) -> Tensor:
+            return self._cost(batch, "cost")
+
+        def validation_step(self, batch: list[Tensor], _: int) -> Tensor:
+            return self._cost(batch, "val_cost")
+
+        def on_train_epoch_end(self) -> None:
+            clock.tick()
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return torch.optim.SGD(self.parameters(), lr=LR)
+
+    train, validation = rows()
+    uri = os.environ["MLFLOW_TRACKING_URI"]
+    trainer = lightning.Trainer(
+        max_epochs=clock.epochs, accelerator="cpu",
+        logger=logged and MLFlowLogger("benchmark", tracking_uri=uri),
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0, log_every_n_steps=1,
+    )  # fmt: skip
+    trainer.fit(
+        Module(), DataLoader(train, batch_size=BATCH, shuffle=True, drop_last=True),
+        DataLoader(validation, batch_size=len(validation)),
+    )  # fmt: skip
+    found = trainer.callback_metrics
+    return clock.per_epoch, found["cost"].item(), found["val_cost"].item()
+
+
+def lightning_mlflow(clock: Clock) -> Found:
+    """Lightning with its MLFlowLogger."""
+    return lightning(clock, logged=True)
+
+
+def skorch(clock: Clock) -> Found:
+    """skorch's NeuralNet with its own validation, and without printing."""
+    from skorch import NeuralNet
+    from skorch.callbacks import Callback
+    from skorch.helper import predefined_split
+
+    class Tick(Callback):
+        def on_epoch_end(self, *_: object, **__: object) -> None:
+            clock.tick()
+
+    train, validation = rows()
+    net = NeuralNet(
+        lambda: parts()[0], nn.MSELoss, optimizer=torch.optim.SGD, lr=LR, max_epochs=clock.epochs,
+        batch_size=BATCH, iterator_train__shuffle=True, iterator_train__drop_last=True,
+        train_split=predefined_split(validation), callbacks=[Tick()], verbose=0,
+    )  # fmt: skip
+    net.fit(train, y=None)
+    last = net.history[-1]
+    return clock.per_epoch, float(last["train_loss"]), float(last["valid_loss"])
+
+
+PEERS: dict[str, Callable[[Clock], Found]] = {
+    f.__name__: f
+    for f in (bare, bare_unvalidated, seed, seed_mlflow, lightning, lightning_mlflow, skorch)
+}
+
+
+def main() -> None:
+    """Runs one peer in a folder of its own."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        os.environ.setdefault("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        per_epoch, cost, val_cost = PEERS[sys.argv[1]](Clock(int(sys.argv[2])))
+    print(json.dumps({"per_epoch": per_epoch, "cost": cost, "val_cost": val_cost}))
+
+
+if __name__ == "__main__":
+    main()

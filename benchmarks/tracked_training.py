@@ -1,0 +1,191 @@
+"""The seed's regression, tracked: runback's whole command beside a bare loop and the peers."""
+
+from __future__ import annotations
+
+import csv
+import os
+import shutil
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.common import ROOT, Aim, bars, child, in_turn, median, publish, ratio, table
+from benchmarks.peers import rows
+from runback.data.split import make_split
+
+OURS = "runback, tracked, validated, checkpointed"
+COMPILED = "runback, the same with compile default"
+BARE = "bare loop, validated, not tracked"
+SEED_LOGGED = "seed's loop + mlflow.log_metric"
+LIGHTNING_LOGGED = "Lightning + MLFlowLogger"
+# Epochs: the slow ones train fewer, and their time per epoch is what is compared.
+CASES = {
+    BARE: ("bare", 10_000),
+    OURS: ("none", 10_000),
+    COMPILED: ("default", 10_000),
+    "bare loop, without validation": ("bare_unvalidated", 10_000),
+    "seed's loop (no validation)": ("seed", 2_000),
+    SEED_LOGGED: ("seed_mlflow", 500),
+    "Lightning, not tracked": ("lightning", 500),
+    LIGHTNING_LOGGED: ("lightning_mlflow", 200),
+    "skorch, not tracked": ("skorch", 500),
+}
+CHECKPOINT_EVERY = 1000
+
+
+def write_table(path: Path) -> None:
+    """The peers' two columns as a CSV, every row at its own place, so that the split is theirs."""
+    train, validation = rows()
+    split = make_split(200, "8:1:1", 0)
+    x, y = torch.zeros(200, 2), torch.zeros(200, 1)
+    for index, part in ((split.train, train), (split.validation, validation)):
+        x[index], y[index] = part.tensors
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["x2", "x", "y"])
+        writer.writerows([repr(v) for v in row] for row in torch.cat((x, y), 1).tolist())
+
+
+def command(folder: Path, epochs: int, compile_mode: str) -> dict[str, Any]:
+    """`runback train` from start to exit, with the times that it journalled itself."""
+    env = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "RUNBACK_HOME": str(folder / "home"),
+        "PYTHONPATH": str(ROOT / "src"),
+    }
+    arguments = [
+        "train", "--data", "table.csv", "--model", "linear", "--epochs", str(epochs),
+        "--checkpoint-every", str(CHECKPOINT_EVERY), "--compile", compile_mode, "--threads", "1",
+    ]  # fmt: skip
+    begin = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-m", "runback", *arguments],
+        cwd=folder, env=env, text=True, capture_output=True,
+    )  # fmt: skip
+    wall, ended = time.perf_counter() - begin, time.time()
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return {"wall": wall, **journalled(folder / "home" / done.stdout.strip(), ended)}
+
+
+def journalled(home: Path, ended: float) -> dict[str, Any]:
+    """Seconds per epoch after a warm-up, the last costs, and the seconds from last epoch to exit."""
+    with sqlite3.connect(home / "journal.db") as db:
+        points = dict(db.execute("SELECT step, timestamp FROM metrics WHERE key = 'cost'"))
+        last = max(points)
+        costs = {
+            key: value
+            for key, value in db.execute(
+                "SELECT key, value FROM metrics WHERE step = ?", (last,)
+            ).fetchall()
+        }
+    warm = last // 10
+    return {
+        "per_epoch": (points[last] - points[warm]) / 1000 / (last - warm),
+        "to_exit": ended - points[last] / 1000,
+        "cost": costs["cost"],
+        "val_cost": costs["val_cost"],
+    }
+
+
+def peer(name: str, epochs: int) -> dict[str, Any]:
+    """One peer in a process of its own, with its wall time."""
+    begin = time.perf_counter()
+    found = child("benchmarks.peers", name, str(epochs), OMP_NUM_THREADS="1")
+    return {**found, "wall": time.perf_counter() - begin}
+
+
+def main() -> None:
+    """Measures, prints and draws."""
+    quick = "--quick" in sys.argv
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_table(folder / "table.csv")
+        empty_database(folder)
+        cases = {
+            title: (
+                (lambda e=epochs, m=case: command(folder, e, m))
+                if title.startswith("runback")
+                else (lambda e=epochs, c=case: peer(c, e))
+            )
+            for title, (case, epochs) in CASES.items()
+        }
+        found = in_turn(cases, 1 if quick else 3)
+        if not quick:  # the two that are near each other, more often
+            again = in_turn({title: cases[title] for title in (BARE, OURS)}, 3)
+            found = {title: found[title] + again.get(title, []) for title in found}
+        shutil.rmtree(folder / "home", ignore_errors=True)
+    report(found)
+
+
+def empty_database(folder: Path) -> None:
+    """Creates the store beforehand: that takes seconds, once in a store's life."""
+    script = "import mlflow; mlflow.MlflowClient().search_experiments()"
+    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env=env, check=True)
+
+
+def report(found: dict[str, list[dict[str, Any]]]) -> None:
+    """The table, the aims, and the plot."""
+    per = {name: [r["per_epoch"] * 1e6 for r in results] for name, results in found.items()}
+    micro = {name: median(values) for name, values in per.items()}
+    lines = [
+        (
+            name,
+            f"{micro[name]:,.0f}",
+            f"{ratio(per[name], per[BARE]):.2f}",
+            f"{CASES[name][1]:,}",
+            f"{fixed(found[name], CASES[name][1]):.1f}",
+            f"{found[name][-1]['cost']:.4g}",
+            "" if found[name][-1]["val_cost"] is None else f"{found[name][-1]['val_cost']:.4g}",
+        )
+        for name in found
+    ]
+    head = ("", "us per epoch", "x bare", "epochs", "start and end, s", "cost", "val_cost")
+    to_exit = median(r["to_exit"] for r in found[OURS])
+    aims = [
+        Aim("Per epoch, of the bare loop with the same validation", ratio(per[OURS], per[BARE]), 1.10),
+        Aim("Faster per epoch than the seed's loop with log_metric",
+            ratio(per[SEED_LOGGED], per[OURS]), 25, at_least=True),
+        Aim("Faster per epoch than Lightning with MLFlowLogger",
+            ratio(per[LIGHTNING_LOGGED], per[OURS]), 40, at_least=True),
+        Aim("From the last epoch to exit, 20,000 points delivered", to_exit, 2.0, "s"),
+    ]  # fmt: skip
+    body = [
+        "200 rows, `nn.Linear(2, 1)`, batch 128 (one step an epoch), SGD, one CPU thread, the",
+        "store is",
+        "a local SQLite file. runback is its whole command: every point journalled and delivered",
+        "to",
+        f"MLflow by the courier, a checkpoint every {CHECKPOINT_EVERY} epochs, the model",
+        "registered, plots",
+        "drawn; the time per epoch is that between the journalled time stamps of its epochs, the",
+        "first",
+        "tenth left out. Costs are those of each one's last epoch: slow peers train fewer",
+        "epochs. The",
+        "orders of rows differ, the first weights do not.",
+        "",
+        *table(head, lines),
+        "",
+        *[aim.line() for aim in aims],
+        "",
+        "![](tracked_training.png)",
+    ]
+    publish("tracked_training", "Tracked training", body, ("lightning", "skorch"))
+    title = "One epoch of the seed's regression, 200 rows"
+    bars("tracked_training.png", title, micro, "microseconds", form="{:,.0f}")
+
+
+def fixed(results: list[dict[str, Any]], epochs: int) -> float:
+    """Seconds of a whole process that no epoch accounts for."""
+    return median(r["wall"] - r["per_epoch"] * epochs for r in results)
+
+
+if __name__ == "__main__":
+    main()

@@ -14,6 +14,7 @@ import torch
 
 from runback.config import CHANGEABLE, OPTION_NAMES, TrainConfig, parse, render, unknown_option
 from runback.durable import lease
+from runback.durable.files import naming_a_full_disk
 from runback.durable.home import RunFolder, run_folder
 from runback.durable.lock import FileLock
 from runback.errors import ConfigError, DataError, DivergedError, Interrupted, RunbackError
@@ -74,7 +75,8 @@ def run_training(config: TrainConfig, desk: Desk, source: Path | None = None) ->
         folder = run_folder(run_id)
         with FileLock(folder.lock).acquire(f"run {run_id}"):
             recorder = Recorder(folder, config, desk)
-            _post_setup(recorder, work)
+            with naming_a_full_disk(folder.path):
+                _post_setup(recorder, work)
             say(f"run {run_id}: {_summary(work)}")
             return _train_to_end(recorder, work, watch)
 
@@ -115,7 +117,6 @@ def run_resume(run: str, changes: dict[str, Any], desk: Desk) -> Outcome:
                 say(f"run {run_id} has finished; train on with: runback resume {run_id} --epochs N")
                 return Outcome(run_id, delivered=True)
             recorder = Recorder(folder, work.config, desk, restored)
-            _require_enough_epochs(work, recorder.journal.last_step())
             desk.ask("reopen", run_id=run_id, tags=_reopening_tags(recorder, changes))
             say(f"run {run_id} resumed after {_place(work.state)}: {_summary(work)}")
             return _train_to_end(recorder, work, watch)
@@ -153,6 +154,9 @@ def _restored(
     """Everything as it was at the newest good checkpoint, or before the first epoch.
 
     Prepared with the epochs that the run began with: schedules whose shape comes from them keep it.
+
+    Raises:
+        UsageError: the data, the module or the number of epochs do not fit the run.
     """
     config = with_data(config, tags, changes)
     began_with = TrainConfig.from_mapping(json.loads(tags["runback.config"])).epochs
@@ -167,8 +171,9 @@ def _restored(
     if restored is None:
         say(f"run {folder.run_id} has no good checkpoint: it is trained from epoch 0")
         work = prepared()  # a checkpoint that failed half-way may have left its traces
-    catch_up(folder, tags, desk)
-    return dataclasses.replace(work, config=config), restored
+    work = dataclasses.replace(work, config=config)
+    _require_enough_epochs(work, catch_up(folder, tags, desk))
+    return work, restored
 
 
 def _require_enough_epochs(work: Work, recorded: int) -> None:
@@ -230,7 +235,8 @@ def _train_to_end(recorder: Recorder, work: Work, watch: Watch) -> Outcome:
         with short_of_memory(work.state.device):
             with watch.patiently(work.config.checkpoint_minutes):
                 _loop(recorder, work, watch)
-            finish(recorder, work)
+            with naming_a_full_disk(recorder.folder.path):
+                finish(recorder, work)
         watch.be_patient()
     except BaseException as error:
         _end_early(recorder, watch, error)

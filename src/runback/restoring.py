@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,18 +77,23 @@ def restore(work: Work, folder: RunFolder, desk: Desk) -> Restored | None:
     return None
 
 
-def catch_up(folder: RunFolder, tags: dict[str, str], desk: Desk) -> None:
+def catch_up(folder: RunFolder, tags: dict[str, str], desk: Desk) -> int:
     """Takes over the run's published points where this machine's journal does not have them.
 
     That is so when the journal is new, or when the run has been resumed elsewhere since. It takes
     time in proportion to the history, as MLflow gives out histories whole; a journal that wrote
     the run's last points needs none of it.
+
+    Returns:
+        The last epoch with a recorded cost.
     """
-    journal = Journal(folder.journal)
-    identity, is_empty = journal.identity(), journal.is_empty()
-    journal.close()
-    if is_empty or tags.get("runback.journal", identity) != identity:
-        desk.ask("adopt", run_id=folder.run_id)
+    with contextlib.closing(Journal(folder.journal)) as journal:
+        identity, last = journal.identity(), journal.last_step()
+    if last and tags.get("runback.journal", identity) == identity:
+        return last
+    desk.ask("adopt", run_id=folder.run_id)
+    with contextlib.closing(Journal(folder.journal)) as journal:
+        return journal.last_step()
 
 
 def _remote_places(folder: RunFolder, desk: Desk) -> list[Place]:

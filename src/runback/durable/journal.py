@@ -183,10 +183,6 @@ class Journal:
             self.set_fact("identity", uuid.uuid4().hex)
         return str(self.fact("identity"))
 
-    def is_empty(self) -> bool:
-        """Whether no metric was ever recorded."""
-        return self.last_step() == 0
-
     def last_step(self) -> int:
         """The last epoch with a recorded cost; 0 before the first."""
         with self._database():

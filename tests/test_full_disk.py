@@ -1,0 +1,157 @@
+"""A full disk at every write: the last checkpoint survives, the error says what is full, and the run
+goes on when there is room."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from conftest import DATA, Workplace
+from resuming import difference, history, last_checkpoint, train_until
+from runback.config import TrainConfig
+from runback.durable.checkpoints import (
+    Manifest,
+    checkpoint_name,
+    load_checkpoint,
+    local_places,
+    manifest_name,
+)
+from runback.durable.files import naming_a_full_disk
+from runback.errors import CheckpointError, JournalError, StorageError
+
+CONFIG = TrainConfig(
+    data=str(DATA / "non_linear.csv"), epochs=40, checkpoint_every=2, checkpoint_minutes=0.0
+)
+
+
+def mounted(folder: Path) -> bool:
+    """Mounts a small disk, where this process may."""
+    folder.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
+    with contextlib.suppress(OSError):
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return False
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A small disk."""
+    folder = tmp_path / "disk"
+    if not mounted(folder):
+        pytest.skip("no small disk can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def file_size_limit(size: int) -> Iterator[None]:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run as it is without a full disk."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train_until(folder, CONFIG)
+    return folder
+
+
+def assert_good(run: Path) -> int:
+    """Every checkpoint with a manifest loads; returns how many there are."""
+    checkpoints = run / "checkpoints"
+    for place in local_places(checkpoints):
+        manifest = Manifest.read(checkpoints / manifest_name(checkpoint_name(*place)))
+        assert load_checkpoint(checkpoints, manifest)["epoch"] == place[0]
+    return len(local_places(checkpoints))
+
+
+def assert_ends_like(run: Path, whole: Path) -> None:
+    assert difference(last_checkpoint(run), last_checkpoint(whole)) == ""
+    assert difference(history(run), history(whole)) == ""
+
+
+def leave_free(disk: Path, kilobytes: int) -> Path:
+    """Fills a disk but for some room; returns the file to delete."""
+    ballast, found = disk / "ballast", os.statvfs(disk)
+    ballast.write_bytes(b"\0" * (found.f_bavail * found.f_frsize - kilobytes * 1024))
+    return ballast
+
+
+def test_a_full_disk_at_every_write(disk: Path, whole: Path) -> None:
+    """The same training with a little room more each time: ever another write finds none."""
+    run = disk / "run"
+    places, errors = [0], []
+    for room in range(4, 64, 4):
+        ballast = leave_free(disk, room)
+        with pytest.raises((CheckpointError, JournalError)) as caught:
+            train_until(run, CONFIG)
+        errors.append(str(caught.value))
+        ballast.unlink()
+        places.append(assert_good(run) if run.exists() else 0)
+    assert places == sorted(places), "a checkpoint has gone"
+    assert places[-1] > 3, "the disk was always full"
+    assert any("no space left on the disk that holds" in text for text in errors)
+    assert any("journal" in text for text in errors)
+    assert all(str(disk) in text for text in errors)
+    train_until(run, CONFIG)
+    assert_ends_like(run, whole)
+
+
+@pytest.mark.parametrize("kilobytes", [1, 4, 12, 17, 24, 48, 90])
+def test_a_file_size_limit(tmp_path: Path, whole: Path, kilobytes: int) -> None:
+    """Limits below the size of a manifest, of a checkpoint, of the journal, of its log."""
+    run = tmp_path / "run"
+    train_until(run, TrainConfig(**{**vars(CONFIG), "epochs": 4}))
+    before = {f.name: f.read_bytes() for f in (run / "checkpoints").iterdir()}
+    with file_size_limit(kilobytes * 1024), contextlib.suppress(CheckpointError, JournalError):
+        train_until(run, CONFIG)
+    after = {f.name: f.read_bytes() for f in (run / "checkpoints").iterdir()}
+    assert before.items() <= after.items()
+    assert not [name for name in after if name.endswith(".tmp")]
+    assert_good(run)
+    train_until(run, CONFIG)
+    assert_ends_like(run, whole)
+
+
+def test_what_is_full_is_named(tmp_path: Path) -> None:
+    with (
+        file_size_limit(100),
+        pytest.raises(StorageError, match=f"file size limit .* on the disk that holds {tmp_path}"),
+        naming_a_full_disk(tmp_path / "run"),
+    ):
+        (tmp_path / "plot.png").write_bytes(b"\0" * 1000)
+    with pytest.raises(FileNotFoundError), naming_a_full_disk(tmp_path / "run"):
+        (tmp_path / "absent" / "plot.png").write_bytes(b"")
+
+
+def test_a_full_disk_under_the_command(place: Workplace, disk: Path) -> None:
+    """FAILED and not RUNNING, one sentence, and resumable when there is room."""
+    options = ("--data", CONFIG.data, "--epochs", "300", "--checkpoint-every", "10")
+    home = {"RUNBACK_HOME": str(disk / "home"), "RUNBACK_DRAIN_SECONDS": "3"}
+    ballast = leave_free(disk, 400)
+    failed = place.runback("train", *options, **home)
+    assert failed.returncode == 1, failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert str(disk) in failed.stderr.splitlines()[-1]
+    (run,) = place.client.search_runs(["0"])
+    assert run.info.status == "FAILED"
+    done = len(local_places(disk / "home" / run.info.run_id / "checkpoints"))
+    assert done > 3
+    ballast.unlink()
+    resumed = place.runback("resume", run.info.run_id, **home)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resumed after epoch" in resumed.stderr
+    assert place.client.get_run(run.info.run_id).info.status == "FINISHED"
+    history = place.client.get_metric_history(run.info.run_id, "cost")
+    assert sorted(p.step for p in history) == list(range(1, 301))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -17,7 +18,14 @@ from runback.durable import lease
 from runback.durable.files import naming_a_full_disk
 from runback.durable.home import RunFolder, run_folder
 from runback.durable.lock import FileLock
-from runback.errors import ConfigError, DataError, DivergedError, Interrupted, RunbackError
+from runback.errors import (
+    ConfigError,
+    DataError,
+    DivergedError,
+    Interrupted,
+    RunbackError,
+    TrackingError,
+)
 from runback.evaluation import load_libraries
 from runback.finishing import finish
 from runback.models.own import copy_sources, is_own
@@ -67,7 +75,8 @@ def run_training(config: TrainConfig, desk: Desk, source: Path | None = None) ->
             work = prepare(config, source)
         except RunbackError as error:
             if launch:
-                desk.ask("fail", run_id=launch, message=str(error))
+                with contextlib.suppress(TrackingError):  # the user's mistake is the news
+                    desk.ask("fail", run_id=launch, message=str(error))
             raise
         opened = desk.asked("open", config=config.as_params(), facts=work.facts(), run_id=launch)
         load_libraries()  # the courier is at work; at the end nobody should wait for imports

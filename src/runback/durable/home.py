@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,6 +66,20 @@ class RunFolder:
 def home() -> Path:
     """The root of all run folders, absolute."""
     return Path(os.environ.get("RUNBACK_HOME") or ".runback").expanduser().absolute()
+
+
+def require_home() -> None:
+    """Makes the root of all run folders, before a run is made that would need it.
+
+    Raises:
+        UsageError: nothing can be written there.
+    """
+    try:
+        home().mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=home()):
+            pass
+    except OSError as error:
+        raise UsageError(f"RUNBACK_HOME {home()} cannot be used: {error.strerror}") from None
 
 
 def run_folder(run_id: str) -> RunFolder:

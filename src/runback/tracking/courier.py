@@ -26,7 +26,7 @@ from mlflow.exceptions import MlflowException
 from runback.config import TrainConfig
 from runback.durable import lease
 from runback.durable.files import sha256_of
-from runback.durable.home import RunFolder, run_folder
+from runback.durable.home import RunFolder, require_home, run_folder
 from runback.durable.journal import Journal
 from runback.durable.lock import FileLock
 from runback.environment import write_environment
@@ -124,6 +124,7 @@ class Questions:
 
         From then on a journal says where it is, so that it cannot be left RUNNING.
         """
+        require_home()
         parsed = TrainConfig.from_mapping(config)
         if run_id:
             runs.check_adoptable(self.client, parsed, run_id)
@@ -190,12 +191,12 @@ def main() -> int:
     run_id = _conversation(inbox, questions, replies)
     code = _deliver(run_folder(run_id), inbox, questions) if run_id else EXIT_DONE
     launch_id = os.environ.get("MLFLOW_RUN_ID", "")
-    if launch_id and launch_id != run_id:
-        _end_launch(questions, launch_id, inbox)
-    stays = bool(launch_id) and inbox.status != _as_launcher_sees_it(inbox, code)
+    ours = bool(launch_id) and (launch_id == run_id or _end_launch(questions, launch_id, inbox))
+    wrong = _as_launcher_sees_it(inbox, code)
+    stays = ours and inbox.status != wrong
     _reply(replies, {"delivered": code == EXIT_DONE, "stays": stays})
     if stays:
-        _keep_status(questions, launch_id, inbox.status, launcher=int(sys.argv[1]))
+        _keep_status(questions, launch_id, inbox.status, wrong, launcher=int(sys.argv[1]))
     return code
 
 
@@ -242,20 +243,18 @@ def note_sudden_end(
 
 def _deliver(folder: RunFolder, inbox: Inbox, questions: Questions) -> int:
     """Delivers while the training lives and until its end has arrived, whatever goes wrong here."""
-    lock = questions.lock or _lock(folder, inbox)
-    if lock is None:
-        _say(f"run {folder.run_id} has another process that delivers")
-        return EXIT_UNDELIVERED
-    with lock:
-        try:
-            return EXIT_DONE if _deliver_all(folder, inbox) else EXIT_UNDELIVERED
-        except (
-            Exception
-        ) as error:  # a damaged journal, a full disk: the status is told all the same
-            _say(f"the journal of run {folder.run_id} cannot be delivered: {first_line(error)}")
-            inbox.wait_for_end()
-            _tell_status(folder.run_id, inbox)
+    try:
+        lock = questions.lock or _lock(folder, inbox)
+        if lock is None:
+            _say(f"run {folder.run_id} has another process that delivers")
             return EXIT_UNDELIVERED
+        with lock:
+            return EXIT_DONE if _deliver_all(folder, inbox) else EXIT_UNDELIVERED
+    except Exception as error:  # a damaged journal, a full disk: the status is told anyway
+        _say(f"the journal of run {folder.run_id} cannot be delivered: {first_line(error)}")
+        inbox.wait_for_end()
+        _tell_status(folder.run_id, inbox)
+        return EXIT_UNDELIVERED
 
 
 def _lock(folder: RunFolder, inbox: Inbox) -> FileLock | None:
@@ -372,15 +371,20 @@ class _Words:
         return found
 
 
-def _end_launch(questions: Questions, launch_id: str, inbox: Inbox) -> None:
+def _end_launch(questions: Questions, launch_id: str, inbox: Inbox) -> bool:
     """Ends the run that `mlflow run` made, should `mlflow run` itself not live to do it.
 
     Only where no training has begun in it: it may have been given to us by mistake.
+
+    Returns:
+        Whether it has ended it.
     """
     with contextlib.suppress(RunbackError, MlflowException):
         run = questions.client.get_run(launch_id)
         if run.info.status == "RUNNING" and runs.TAG_CONFIG not in run.data.tags:
             questions.client.set_terminated(launch_id, inbox.status)
+            return True
+    return False
 
 
 def _as_launcher_sees_it(inbox: Inbox, code: int) -> str:
@@ -388,8 +392,8 @@ def _as_launcher_sees_it(inbox: Inbox, code: int) -> str:
     return "FINISHED" if inbox.status == "FINISHED" and code == EXIT_DONE else "FAILED"
 
 
-def _keep_status(questions: Questions, run_id: str, status: str, launcher: int) -> None:
-    """Sets the true status again, once `mlflow run` has overwritten it.
+def _keep_status(questions: Questions, run_id: str, status: str, wrong: str, launcher: int) -> None:
+    """Sets the true status again, once `mlflow run` has overwritten it with the wrong one.
 
     MLflow (3.17) means to spare a run that has ended already, but compares a name with a number,
     and so calls every interrupted run FAILED. Waits until it has, or is gone.
@@ -401,7 +405,7 @@ def _keep_status(questions: Questions, run_id: str, status: str, launcher: int) 
         time.sleep(LOOK_SECONDS)
         with contextlib.suppress(RunbackError, MlflowException):
             info = questions.client.get_run(run_id).info
-            if info.status != status and info.status != "RUNNING":
+            if info.status == wrong:
                 questions.client.set_terminated(run_id, status, end_time=info.end_time)
                 return
 

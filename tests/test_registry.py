@@ -15,6 +15,7 @@ from mlflow.exceptions import MlflowException
 from conftest import Workplace
 from gallery import Gallery, make_runs
 from runback import load_model
+from runback.promotion import promote
 from runback.reading import evaluate
 from runback.tracking import registry
 
@@ -52,6 +53,19 @@ def test_the_version_says_which_weights_it_holds(gallery: Gallery) -> None:
     assert evaluate(f"models:/table/{version.version}")["epoch"] == int(
         version.tags["runback.epoch"]
     )
+
+
+def test_a_copied_version_is_the_model_it_was_copied_from(gallery: Gallery) -> None:
+    client = gallery.place.client
+    (version,) = client.search_model_versions(
+        f"run_id = '{gallery.ids['weak']}' AND name = 'table'"
+    )
+    client.copy_model_version(f"models:/table/{version.version}", "copied")
+    x = torch.tensor([[1.0], [5.0], [11.0]])
+    with torch.no_grad():
+        assert load_model("models:/copied/1")(x).tolist() == gallery.answers["weak"]
+    assert promote("models:/copied/1")["model"] == "copied"
+    assert client.get_model_version_by_alias("copied", "champion").version in (1, "1")
 
 
 def test_what_travels_with_the_model(gallery: Gallery) -> None:

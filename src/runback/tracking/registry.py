@@ -89,14 +89,17 @@ def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:
 
 
 def version_of(client: MlflowClient, info: RunInfo) -> ModelVersion:
-    """The registered version of the model that RUN named, or of the run's newest model.
+    """The registered version that RUN named, or the last one of the run's newest model.
 
     Raises:
         UsageError: it is not registered.
         RunNotFoundError: the run has no model yet.
         TrackingError: the server is away.
     """
-    model_id = info.model_id or _newest_model(client, info.run_id)
+    if info.version:
+        name, _, number = info.version.rpartition("/")
+        return asked(info.version, lambda: client.get_model_version(name, number))
+    model_id = _newest_model(client, info.run_id)
     query = f"run_id = '{info.run_id}'"
     versions = asked(query, lambda: client.search_model_versions(query))
     found = [version for version in versions if version.source == f"models:/{model_id}"]
@@ -104,7 +107,7 @@ def version_of(client: MlflowClient, info: RunInfo) -> ModelVersion:
         raise UsageError(
             f"run {info.run_id} has no registered version: its option register says none"
         )
-    return max(found, key=lambda version: int(version.version))
+    return max(found, key=lambda version: int(version.creation_timestamp))
 
 
 def _data_folder(folder: Path, what: str) -> Path:

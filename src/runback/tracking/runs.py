@@ -16,6 +16,7 @@ from typing import Any
 import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, Run, RunTag
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from runback import __version__
@@ -56,12 +57,14 @@ class RunInfo:
         status: RUNNING, FINISHED, FAILED or KILLED.
         tags: all of them.
         model_id: the logged model that RUN named, where it named one (models:/...).
+        version: the registered version that RUN named, as "NAME/NUMBER", likewise.
     """
 
     run_id: str
     status: str
     tags: dict[str, str]
     model_id: str = ""
+    version: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -293,12 +296,13 @@ def _dataset_inputs(facts: DataFacts) -> list[DatasetInput]:
     return inputs
 
 
-def _info(run: Run, model_id: str = "") -> RunInfo:
+def _info(run: Run, model_id: str = "", version: str = "") -> RunInfo:
     return RunInfo(
         run_id=run.info.run_id,
         status=run.info.status,
         tags=dict(run.data.tags),
         model_id=model_id,
+        version=version,
         metrics=dict(run.data.metrics),
     )
 
@@ -312,11 +316,18 @@ def _run_of_version(client: MlflowClient, name: str) -> RunInfo:
         else:
             model, _, number = path.rpartition("/")
             version = client.get_model_version(model, number)
+        model_id = _model_behind(client, version)
     except MlflowException as error:
         raise _not_found(name, error) from error
     if not version.run_id:
         raise RunNotFoundError(f"{name}: the version was not made by a run")
-    return _info(_by_id(client, version.run_id), str(version.source).removeprefix("models:/"))
+    return _info(_by_id(client, version.run_id), model_id, f"{version.name}/{version.version}")
+
+
+def _model_behind(client: MlflowClient, version: ModelVersion) -> str:
+    """The ID of a version's logged model, also where the version is a copy of another."""
+    name, _, number = str(version.source).removeprefix("models:/").rpartition("/")
+    return _model_behind(client, client.get_model_version(name, number)) if name else number
 
 
 def _by_id(client: MlflowClient, text: str) -> Run:

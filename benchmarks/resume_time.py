@@ -108,12 +108,13 @@ def _seconds_to_first_epoch(place: Path, run_id: str) -> float:
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
-    seconds = 0.0
+    seconds, said = 0.0, ""
     for line in process.stderr:
+        said += line
         if not seconds and re.search(r"epoch \d+/110", line):
             seconds = time.perf_counter() - began
     if process.wait() != 0 or not seconds:
-        raise RuntimeError("the resume has failed")
+        raise RuntimeError(f"the resume has failed: {said}")
     return seconds
 
 

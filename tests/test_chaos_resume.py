@@ -90,7 +90,7 @@ def kill_and_resume(place: Workplace, times: int, seed: int) -> None:
         known = {path.name for path in place.folder.glob(".runback/*")}
         process = place.start("train", *words, "--register", "none")
         run_id = new_run(place, known)
-        for _ in range(rng.randrange(2, 5)):
+        for _ in range(min(times - killed, rng.randrange(2, 5))):
             place_before = local_places(place.home(run_id) / "checkpoints")
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline:

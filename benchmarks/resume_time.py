@@ -21,6 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = (1_000, 1_000_000)
 REPEATS = 5
+FOLDERS = (".runback", "mlruns")
 METRICS = ("cost", "val_cost")
 
 
@@ -30,8 +31,9 @@ def main(sizes: tuple[int, ...] = SIZES, repeats: int = REPEATS) -> list[dict[st
         place = Path(folder)
         run_id = _stopped_run(place)
         kept = place / "kept"
-        shutil.copytree(place / ".runback", kept)
-        shutil.copyfile(place / "mlflow.db", place / "kept.db")
+        for name in FOLDERS:
+            shutil.copytree(place / name, kept / name)
+        shutil.copyfile(place / "mlflow.db", kept / "mlflow.db")
         times: dict[int, list[float]] = {size: [] for size in sizes}
         for _ in range(repeats):  # in turns, so that a busy moment of the machine meets both
             for size in sizes:
@@ -77,11 +79,12 @@ def _stopped_run(place: Path) -> str:
 
 
 def _put_back(place: Path, kept: Path) -> None:
-    shutil.rmtree(place / ".runback")
-    shutil.copytree(kept, place / ".runback")
+    for name in FOLDERS:
+        shutil.rmtree(place / name)
+        shutil.copytree(kept / name, place / name)
     for log in place.glob("mlflow.db-*"):
         log.unlink()
-    shutil.copyfile(place / "kept.db", place / "mlflow.db")
+    shutil.copyfile(kept / "mlflow.db", place / "mlflow.db")
 
 
 def _fill(journal: Path, points: int) -> None:

@@ -32,6 +32,7 @@ _PERMANENT = {
     "NOT_IMPLEMENTED",
 }
 _DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
+_CAUSE = re.compile(r"\(Caused by (.*)\)")  # what urllib3 says last is what was the matter
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 T = TypeVar("T")
 
@@ -94,9 +95,10 @@ def is_permanent(error: Exception) -> bool:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error's message, without MLflow's retry details or a password."""
+    """The first line of an error's message, or the cause it names; never a password."""
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
-    return without_secrets(text)[:200]
+    cause = _CAUSE.search(text)
+    return without_secrets(cause[1] if cause else text)[:200]
 
 
 def without_secrets(text: str) -> str:

@@ -29,7 +29,7 @@ chaos: $(READY)  ## the long campaigns: hundreds of kills, outages and damaged f
 	$(BIN)/python -m pytest -m chaos
 
 bench: $(READY)  ## all measurements against the peers; minutes
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt '.[bench]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
 ui: $(READY)  ## the tracking UI on loopback

@@ -30,11 +30,11 @@ CASES = {
     OURS: ("none", 10_000),
     COMPILED: ("default", 10_000),
     "bare loop, without validation": ("bare_unvalidated", 10_000),
-    "seed's loop (no validation)": ("seed", 2_000),
-    SEED_LOGGED: ("seed_mlflow", 500),
-    "Lightning, not tracked": ("lightning", 500),
-    LIGHTNING_LOGGED: ("lightning_mlflow", 200),
-    "skorch, not tracked": ("skorch", 500),
+    "seed's loop (no validation)": ("seed", 1_000),
+    SEED_LOGGED: ("seed_mlflow", 200),
+    "Lightning, not tracked": ("lightning", 300),
+    LIGHTNING_LOGGED: ("lightning_mlflow", 120),
+    "skorch, not tracked": ("skorch", 300),
 }
 CHECKPOINT_EVERY = 1000
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import statistics
@@ -126,10 +127,13 @@ def bars(
     colors = [OURS if name.startswith("runback") else PEER for name in names]
     drawn = axes.barh(names, [values[name] for name in names], color=colors, height=0.66)
     axes.bar_label(drawn, [form.format(values[name]) for name in names], padding=4, fontsize=9)
+    high = max(values.values())
     if log:
         axes.set_xscale("log")
-    low, high = axes.get_xlim()
-    axes.set_xlim(low, high * (2.2 if log else 1.12))
+        axes.set_xlim(10 ** math.floor(math.log10(min(values.values()) * 0.6)), high * 3)
+        axes.xaxis.set_minor_formatter("")
+    else:
+        axes.set_xlim(0, high * 1.2)
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel(axis + (" (logarithmic)" if log else ""))
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -55,7 +55,7 @@ def reading(which: str, path: str) -> dict[str, float]:
 
     from runback.config import TrainConfig
     from runback.data.table import read_table
-    from runback.preparation import prepare
+    from runback.jobs.preparation import prepare
 
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.csv"

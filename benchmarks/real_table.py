@@ -21,7 +21,7 @@ from sklearn.linear_model import LinearRegression
 
 from runback.config import TrainConfig
 from runback.evaluation import predict_rows, scores
-from runback.preparation import Work, held_out, prepare
+from runback.jobs.preparation import Work, held_out, prepare
 from runback.training.loop import run_epochs
 
 TABLE = Path(__file__).resolve().parents[1] / "data" / "diabetes.csv"

@@ -45,7 +45,7 @@ def per_epoch(epochs: int) -> float:
     """Microseconds per epoch of the seed's regression with its points journalled, no courier."""
     from runback.config import TrainConfig
     from runback.durable.journal import Journal
-    from runback.preparation import prepare
+    from runback.jobs.preparation import prepare
     from runback.training.loop import EpochResult, run_epochs
 
     config = TrainConfig(data=str(ROOT / "data" / "non_linear.csv"), epochs=epochs)

@@ -85,7 +85,7 @@ def _points(folder: Path) -> float:
 def train(epochs: str) -> int:
     """In the measured process: a training whose calls into the journal are timed."""
     from runback import cli
-    from runback.recording import Recorder
+    from runback.jobs.recording import Recorder
 
     times: dict[str, Any] = {"journal": 0.0}
     record = Recorder.epoch

@@ -45,7 +45,8 @@ class Block(nn.Module):
 MAKE = """
 import json, sys
 import numpy as np, torch
-from runback import TrainConfig, jobs
+from runback import TrainConfig
+from runback.jobs import train as jobs
 
 INPUTS = {"own": torch.arange(30.0).reshape(3, 10) / 7}
 real = jobs.finish

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from runback import jobs
 from runback.config import TrainConfig
 from runback.durable.checkpoints import (
     Manifest,
@@ -25,9 +24,10 @@ from runback.durable.checkpoints import (
 )
 from runback.durable.home import RunFolder
 from runback.durable.journal import Journal
-from runback.preparation import prepare
-from runback.recording import Recorder
-from runback.restoring import restore
+from runback.jobs import train as jobs
+from runback.jobs.preparation import prepare
+from runback.jobs.recording import Recorder
+from runback.jobs.restoring import restore
 
 Place = tuple[int, int]
 

@@ -34,8 +34,8 @@ from runback.durable.checkpoints import (
 )
 from runback.durable.home import RunFolder
 from runback.errors import CheckpointError, ModelError
-from runback.preparation import prepare
-from runback.restoring import restore
+from runback.jobs.preparation import prepare
+from runback.jobs.restoring import restore
 
 OWNER = Owner("a-run", "a-configuration")
 CONFIG = TrainConfig(

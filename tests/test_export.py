@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import runback.export
+import runback.jobs.export
 from gallery import Gallery
 from runback import load_model
 from runback.cli import main
 from runback.errors import CheckpointError, ModelError, UsageError
-from runback.export import export
+from runback.jobs.export import export
 
 
 @pytest.mark.parametrize("name", ["strong", "own", "pair"])
@@ -68,7 +68,7 @@ def test_wrong_wishes_are_refused_before_anything_is_loaded(
         assert main(["export", "no such run", *options]) == 2
         assert problem in capsys.readouterr().err
     assert taken.read_text() == "mine"
-    monkeypatch.setattr(runback.export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr(runback.jobs.export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(
         UsageError, match=r"needs no_such_package; .* pip install 'runback\[onnx\]'"
     ):
@@ -79,7 +79,7 @@ def test_a_file_that_fails_its_check_is_not_left_behind(
     gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def worse(module: torch.nn.Module, x: torch.Tensor) -> bytes:
-        return runback.export._saved({k: v + 1 for k, v in module.state_dict().items()})
+        return runback.jobs.export._saved({k: v + 1 for k, v in module.state_dict().items()})
 
     def broken(module: torch.nn.Module, x: torch.Tensor) -> bytes:
         raise RuntimeError("cannot be traced\nat all")
@@ -88,8 +88,8 @@ def test_a_file_that_fails_its_check_is_not_left_behind(
         (worse, CheckpointError, "the written file fails its check"),
         (broken, ModelError, "the module cannot be exported: cannot be traced$"),
     ):
-        check = runback.export.EXPORTERS["state_dict"][1]
-        monkeypatch.setitem(runback.export.EXPORTERS, "state_dict", (write, check))
+        check = runback.jobs.export.EXPORTERS["state_dict"][1]
+        monkeypatch.setitem(runback.jobs.export.EXPORTERS, "state_dict", (write, check))
         with pytest.raises(kind, match=problem):
             export(gallery.ids["strong"], "state_dict", str(tmp_path / "x.pt"))
         assert list(tmp_path.iterdir()) == []

@@ -10,7 +10,7 @@ import torch
 
 from conftest import DATA
 from runback.config import TrainConfig
-from runback.preparation import Work, prepare
+from runback.jobs.preparation import Work, prepare
 from runback.training.loop import EpochResult, run_epochs
 
 

@@ -18,8 +18,8 @@ from conftest import DATA
 from runback.config import TrainConfig
 from runback.data.batches import Order, TableDataset, TensorBatches
 from runback.errors import ConfigError, MemoryShortError
+from runback.jobs.preparation import prepare
 from runback.models.builtin import Mlp
-from runback.preparation import prepare
 from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.loop import EpochResult, make_validation, run_epochs
 from runback.training.optimizers import learning_rate, make_schedule

@@ -19,6 +19,7 @@ from conftest import DATA
 from runback.config import TrainConfig
 from runback.data.table import read_table
 from runback.errors import CheckpointError, DataError, ModelError
+from runback.jobs.preparation import prepare
 from runback.models.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
 from runback.models.scaling import Scale, Scaled
 from runback.models.spec import (
@@ -33,7 +34,6 @@ from runback.models.spec import (
     load_weights,
     save_model,
 )
-from runback.preparation import prepare
 
 
 def build(model: str, n_features: int = 2, n_targets: int = 1, **options: Any) -> BuiltModel:

@@ -13,7 +13,7 @@ from conftest import ROOT, Workplace
 from runback.config import TrainConfig
 from runback.data.table import read_table
 from runback.errors import DataError
-from runback.preparation import prepare
+from runback.jobs.preparation import prepare
 from runback.training.loop import run_epochs
 
 WAVES = f"{ROOT / 'examples' / 'waves.py'}:Waves"

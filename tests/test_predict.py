@@ -11,11 +11,11 @@ import pyarrow as pa
 import pytest
 import torch
 
-import runback.prediction
+import runback.jobs.prediction
 from gallery import Gallery
 from runback import load_model
 from runback.cli import main
-from runback.prediction import predict_file
+from runback.jobs.prediction import predict_file
 
 
 def table(rows: int, seed: int = 0) -> pd.DataFrame:
@@ -62,15 +62,15 @@ def test_blocks_join_without_a_seam(
     else:
         frame.to_parquet(file, row_group_size=7)
     sizes = []
-    real = runback.prediction.read_parts
+    real = runback.jobs.prediction.read_parts
 
     def watched(*arguments: object) -> object:
         for part in real(*arguments):  # type: ignore[arg-type]
             sizes.append(len(part))
             yield part
 
-    monkeypatch.setattr(runback.prediction, "read_parts", watched)
-    monkeypatch.setattr(runback.prediction, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(runback.jobs.prediction, "read_parts", watched)
+    monkeypatch.setattr(runback.jobs.prediction, "CHUNK_ROWS", 10)
     predict_file(gallery.ids["strong"], str(file), str(tmp_path / "out.csv"), ["id"])
     found = pd.read_csv(tmp_path / "out.csv", dtype={"id": str, "y": np.float32})
     assert sizes == [10] * 10 + [1]
@@ -128,7 +128,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
     options: list[str],
     problem: str,
 ) -> None:
-    monkeypatch.setattr(runback.prediction, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(runback.jobs.prediction, "CHUNK_ROWS", 10)
     (tmp_path / "in.csv").write_text(content)
     output = [] if "--output" in options else ["--output", "out.csv"]
     command = ["predict", gallery.ids["strong"], "--data", "in.csv", *output, *options]
@@ -143,7 +143,9 @@ def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     def most_held(rows: int) -> int:
         table(rows).to_parquet(tmp_path / "in.parquet", row_group_size=10_000)
         before, held = pa.total_allocated_bytes(), []
-        for part in runback.prediction.read_parts(tmp_path / "in.parquet", ["x"], ["id"], 20_000):
+        for part in runback.jobs.prediction.read_parts(
+            tmp_path / "in.parquet", ["x"], ["id"], 20_000
+        ):
             held.append(pa.total_allocated_bytes() - before)
             assert len(part) == 20_000
         return max(held)

@@ -12,8 +12,8 @@ from conftest import DATA, Workplace
 from gallery import Gallery, make_runs
 from runback.cli import main
 from runback.errors import UsageError
-from runback.promotion import promote, rollback
-from runback.reading import evaluate
+from runback.jobs.promotion import promote, rollback
+from runback.jobs.reading import evaluate
 
 
 def register_apart(gallery: Gallery, name: str, *runs: str) -> list[str]:

@@ -15,8 +15,8 @@ from mlflow.exceptions import MlflowException
 from conftest import Workplace
 from gallery import Gallery, make_runs
 from runback import load_model
-from runback.promotion import promote
-from runback.reading import evaluate
+from runback.jobs.promotion import promote
+from runback.jobs.reading import evaluate
 from runback.tracking import registry
 
 

@@ -15,8 +15,8 @@ import torch
 from gallery import Gallery
 from runback import load_model
 from runback.errors import ConfigError, RunNotFoundError
-from runback.reading import predict
-from runback.reproduction import weights_digest
+from runback.jobs.reading import predict
+from runback.jobs.reproduction import weights_digest
 
 PROBE = torch.tensor([[1.0], [5.0], [11.0]])
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import runback.reproduction
+import runback.jobs.reproduction
 from gallery import Gallery
 from runback.cli import main
-from runback.jobs import Outcome
+from runback.jobs.train import Outcome
 
 
 def test_a_run_reproduces_to_the_last_bit(
@@ -34,7 +34,7 @@ def test_a_difference_is_found_and_named(
     gallery: Gallery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = gallery.ids["weak"]
-    monkeypatch.setattr(runback.reproduction, "run_training", lambda *_: Outcome(other, True))
+    monkeypatch.setattr(runback.jobs.reproduction, "run_training", lambda *_: Outcome(other, True))
     assert main(["reproduce", gallery.ids["strong"]]) == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["equal"] and not found["weights_equal"]
@@ -59,6 +59,6 @@ def test_changed_data_are_refused_before_training(
 
 def test_the_digest_sees_every_weight() -> None:
     module = torch.nn.BatchNorm1d(2)
-    before = runback.reproduction.weights_digest(module)
+    before = runback.jobs.reproduction.weights_digest(module)
     module.num_batches_tracked.add_(1)
-    assert runback.reproduction.weights_digest(module) != before
+    assert runback.jobs.reproduction.weights_digest(module) != before

@@ -19,13 +19,13 @@ import pytest
 
 from conftest import DATA, ROOT, SECONDS, Workplace, wait_until
 from resuming import NOISY, difference, last_checkpoint
-from runback import jobs
 from runback.config import CHANGEABLE, TrainConfig
 from runback.durable import lease
 from runback.durable.checkpoints import local_places
 from runback.durable.home import RunFolder
 from runback.durable.lock import FileLock
 from runback.errors import ConfigError, DataError, Interrupted, RunHeldError, UsageError
+from runback.jobs import train as jobs
 
 # A module that takes its time where a test has to catch it in the middle.
 SLOW = NOISY.replace("import random\n", "import os, random, time\n").replace(

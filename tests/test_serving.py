@@ -19,7 +19,7 @@ import pytest
 
 from conftest import wait_until
 from gallery import Gallery
-from runback.prediction import predict_file
+from runback.jobs.prediction import predict_file
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from conftest import DATA
 from runback.config import TrainConfig
-from runback.preparation import Work, prepare
+from runback.jobs.preparation import Work, prepare
 from runback.training import compiling
 from runback.training.loop import EpochResult, MidEpoch, mode_switch, run_epochs
 from runback.training.optimizers import COSTS

@@ -47,8 +47,9 @@ def test_a_signal_leaves_a_killed_run_that_can_be_resumed(
 def test_a_signal_while_scores_and_plots_are_made_is_not_ignored(
     place: Workplace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from runback import TrainConfig, jobs
+    from runback import TrainConfig
     from runback.errors import Interrupted
+    from runback.jobs import train as jobs
 
     def evaluation(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)

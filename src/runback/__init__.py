@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from runback.config import TrainConfig
-    from runback.jobs import resume, train
-    from runback.reading import evaluate, load_model, predict
+    from runback.jobs.reading import evaluate, load_model, predict
+    from runback.jobs.train import resume, train
 
 __version__ = "0.1.0"
 
@@ -21,11 +21,11 @@ __all__ = ["TrainConfig", "evaluate", "load_model", "predict", "resume", "train"
 
 _HOMES = {
     "TrainConfig": "runback.config",
-    "train": "runback.jobs",
-    "resume": "runback.jobs",
-    "evaluate": "runback.reading",
-    "predict": "runback.reading",
-    "load_model": "runback.reading",
+    "train": "runback.jobs.train",
+    "resume": "runback.jobs.train",
+    "evaluate": "runback.jobs.reading",
+    "predict": "runback.jobs.reading",
+    "load_model": "runback.jobs.reading",
 }
 
 

@@ -200,7 +200,7 @@ def _train(options: argparse.Namespace) -> int:
     from runback.tracking.desk import Desk
 
     with Desk() as desk:  # the courier imports mlflow while torch is imported here
-        from runback.jobs import run_training
+        from runback.jobs.train import run_training
 
         outcome = run_training(config, desk)
     return _finished(outcome)
@@ -212,21 +212,21 @@ def _resume(options: argparse.Namespace) -> int:
     # `mlflow run -e resume` passes what nobody gave as empty text
     given = {name: value for name, value in _given(options).items() if value != ""}
     with Desk() as desk:
-        from runback.jobs import run_resume
+        from runback.jobs.train import run_resume
 
         outcome = run_resume(options.run, given, desk)
     return _finished(outcome)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from runback.reading import evaluate
+    from runback.jobs.reading import evaluate
 
     _print_json(evaluate(options.run, options.data or None))
     return EXIT_DONE
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from runback.prediction import predict_file
+    from runback.jobs.prediction import predict_file
 
     keep = parse("features", options.keep)
     rows = predict_file(options.run, options.data, options.output, keep)
@@ -235,7 +235,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from runback.promotion import promote, rollback
+    from runback.jobs.promotion import promote, rollback
 
     force, back = _truth("force", options.force), _truth("rollback", options.rollback)
     if back:
@@ -247,7 +247,7 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from runback.export import export
+    from runback.jobs.export import export
 
     found = export(options.run, options.format, options.output)
     _print_json(found)
@@ -255,7 +255,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from runback.reproduction import reproduce
+    from runback.jobs.reproduction import reproduce
 
     found = reproduce(options.run)
     _print_json(found)

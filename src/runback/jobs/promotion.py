@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from runback.errors import UsageError
 from runback.evaluation import is_better
-from runback.reading import Loaded, loading, score, split_of
+from runback.jobs.reading import Loaded, loading, score, split_of
 from runback.tracking import aliases, registry, runs, store
 from runback.tracking.runs import TAG_FINGERPRINT
 

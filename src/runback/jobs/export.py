@@ -18,8 +18,8 @@ from torch import Tensor, nn
 
 from runback.durable.files import sha256_of, write_bytes
 from runback.errors import CheckpointError, ModelError, UsageError
+from runback.jobs.reading import Loaded, loading
 from runback.models.spec import load_tensors, load_weights
-from runback.reading import Loaded, loading
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 

@@ -11,10 +11,10 @@ import torch
 from runback import evaluation
 from runback.data.batches import TableDataset
 from runback.durable.files import sha256_of
+from runback.jobs.preparation import Work, held_out
+from runback.jobs.recording import Recorder
 from runback.models.spec import STATE_FILE, save_model
-from runback.preparation import Work, held_out
 from runback.progress import say
-from runback.recording import Recorder
 from runback.training.state import cloned
 
 EXAMPLE_ROWS = 3

@@ -27,12 +27,12 @@ from runback.errors import (
     TrackingError,
 )
 from runback.evaluation import load_libraries
-from runback.finishing import finish
+from runback.jobs.finishing import finish
+from runback.jobs.preparation import Work, prepare
+from runback.jobs.recording import Recorder
+from runback.jobs.restoring import Restored, catch_up, restore
 from runback.models.own import copy_sources, is_own
-from runback.preparation import Work, prepare
 from runback.progress import Progress, say
-from runback.recording import Recorder
-from runback.restoring import Restored, catch_up, restore
 from runback.signals import Watch
 from runback.tracking.desk import Desk
 from runback.training.device import short_of_memory

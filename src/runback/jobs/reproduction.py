@@ -12,9 +12,9 @@ from torch import nn
 from runback.config import TrainConfig
 from runback.data.table import read_table
 from runback.errors import TrackingError, UsageError
-from runback.jobs import require_fingerprint, run_training, with_data
+from runback.jobs.reading import Loaded, loading
+from runback.jobs.train import require_fingerprint, run_training, with_data
 from runback.models.spec import SOURCE_FOLDER, dtype_of
-from runback.reading import Loaded, loading
 from runback.tracking.checkpoints import published_points
 from runback.tracking.desk import Desk
 

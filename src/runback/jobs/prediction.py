@@ -16,10 +16,10 @@ from tqdm import tqdm
 from runback.data.table import read_parts
 from runback.durable.files import write_atomically
 from runback.errors import UsageError
+from runback.jobs.reading import loading
 from runback.models.blocks import CHUNK_ROWS
 from runback.models.serving import Predictor
 from runback.models.spec import ModelSpec
-from runback.reading import loading
 
 
 def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> int:

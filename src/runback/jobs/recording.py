@@ -15,8 +15,8 @@ from runback.durable.home import RunFolder
 from runback.durable.journal import Journal
 from runback.environment import versions
 from runback.errors import DivergedError, JournalError
+from runback.jobs.restoring import Restored
 from runback.progress import say
-from runback.restoring import Restored
 from runback.tracking.desk import Desk
 from runback.training.loop import EpochResult
 from runback.training.state import TrainState

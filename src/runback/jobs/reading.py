@@ -20,7 +20,7 @@ from runback.data.table import read_table
 from runback.durable.home import run_folder
 from runback.durable.journal import Journal
 from runback.errors import UsageError
-from runback.jobs import require_fingerprint, with_data
+from runback.jobs.train import require_fingerprint, with_data
 from runback.models.own import OwnClass
 from runback.models.serving import Predictor
 from runback.models.spec import ModelSpec, load_built

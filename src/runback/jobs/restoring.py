@@ -22,8 +22,8 @@ from runback.durable.files import make_folder, remove_leftovers
 from runback.durable.home import RunFolder
 from runback.durable.journal import Journal
 from runback.errors import CheckpointError, TrackingError
+from runback.jobs.preparation import Work
 from runback.models.spec import load_weights
-from runback.preparation import Work
 from runback.progress import say
 from runback.tracking.desk import Desk
 

@@ -139,10 +139,15 @@ class TrainConfig:
         return json.dumps(self.as_params(), sort_keys=True)
 
     def identity(self) -> str:
-        """SHA-256 over the options that decide the numbers; a resume may not change any of them."""
+        """SHA-256 over the options that decide the numbers; a resume may not change any of them.
+
+        Defaults are left out, so that checkpoints outlive the options that later versions add.
+        """
         import hashlib  # here, as --help should answer at once
 
-        text = json.dumps({n: v for n, v in self.as_params().items() if n not in CHANGEABLE})
+        default = TrainConfig().as_params()
+        decisive = {n: v for n, v in self.as_params().items() if n not in CHANGEABLE}
+        text = json.dumps({n: v for n, v in decisive.items() if v != default[n]})
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod

@@ -346,10 +346,10 @@ def test_a_lease_that_holds_nobody_off(text: str) -> None:
     lease.require_free(text, "run x")
 
 
-@pytest.mark.parametrize("text", [tag(host="elsewhere"), tag(home="/elsewhere")])
-def test_a_lease_that_holds(text: str) -> None:
+@pytest.mark.parametrize("elsewhere", ["host", "home"])
+def test_a_lease_that_holds(elsewhere: str) -> None:
     with pytest.raises(RunHeldError, match="run x is held by process"):
-        lease.require_free(text, "run x")
+        lease.require_free(tag(**{elsewhere: "/elsewhere"}), "run x")
 
 
 def contend(path: Path, times: int) -> None:

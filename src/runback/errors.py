@@ -95,3 +95,8 @@ class Interrupted(RunbackError):  # noqa: N818 - an interruption is not an error
         super().__init__(hint if run_id else "interrupted before the training began")
         self.run_id = run_id
         self.exit_code = 128 + signal_number
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message; its type's name where it has no message."""
+    return (str(error).splitlines() or [type(error).__name__])[0]

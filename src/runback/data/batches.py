@@ -96,8 +96,6 @@ class TensorBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """See `Batches.epoch`; without shuffling the batches are views, not copies."""
-        if start >= len(self):  # `split` would make one empty batch of no rows
-            return
         rows, size = self.order.rows(epoch), self.order.batch_size
         if rows is None:
             for low in range(start * size, len(self) * size, size):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from runback.data.own_dataset import OwnDataset, content_fingerprint, is_dataset
-from runback.errors import DataError
+from runback.errors import DataError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd  # half a second, which a training does not need
@@ -295,7 +295,7 @@ def _readable(path: Path) -> Iterator[None]:
     except UnicodeDecodeError:
         raise DataError(f"{path}: not a UTF-8 text file") from None
     except (pa.ArrowException, OSError, csv.Error) as error:
-        raise DataError(f"{path}: cannot be read as a table ({_first_line(error)})") from None
+        raise DataError(f"{path}: cannot be read as a table ({first_line(error)})") from None
 
 
 def _is_parquet(path: Path) -> bool:
@@ -378,7 +378,7 @@ def _csv_blocks(
         with _readable(path):
             fault = _first_fault(path, names, numbers)
         if fault != _NO_ROW:  # no block at all, then: the caller knows whether that will do
-            fault = fault or f"cannot be read as a table ({_first_line(error)})"
+            fault = fault or f"cannot be read as a table ({first_line(error)})"
             raise DataError(f"{path}: {fault}") from None
 
 
@@ -493,7 +493,3 @@ def _plain(name: str) -> str:
     """A column's name within one line of text."""
     shown = name if name.isprintable() else repr(name)
     return shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 
 from runback.durable.files import make_folder, sha256_of, write_atomically, write_bytes
-from runback.errors import CheckpointError
+from runback.errors import CheckpointError, first_line
 
 Place = tuple[int, int]
 
@@ -204,8 +204,9 @@ def load_checkpoint(folder: Path, manifest: Manifest) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged zip or pickle can raise nearly anything
-        first = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: refused as damaged or unsafe ({first})") from None
+        raise CheckpointError(
+            f"{path}: refused as damaged or unsafe ({first_line(error)})"
+        ) from None
     if not isinstance(state, dict) or "model_state_dict" not in state:
         raise CheckpointError(f"{path}: not a runback checkpoint")
     if (state.get("epoch"), state.get("batch")) != manifest.place:

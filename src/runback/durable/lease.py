@@ -49,7 +49,7 @@ def require_free(text: str, what: str) -> None:
         return
     if time.time() >= until:
         return
-    if host == socket.gethostname() and (place == str(home()) or not _lives(pid)):
+    if host == socket.gethostname() and (place == str(home()) or not lives(pid)):
         return
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(until))
     raise RunHeldError(
@@ -58,7 +58,8 @@ def require_free(text: str, what: str) -> None:
     )
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
+    """Whether a process of this machine is there, whoever owns it."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

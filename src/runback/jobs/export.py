@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from runback.durable.files import sha256_of, write_bytes
-from runback.errors import CheckpointError, ModelError, UsageError
+from runback.errors import CheckpointError, ModelError, UsageError, first_line
 from runback.jobs.reading import Loaded, loading
 from runback.models.spec import load_tensors, load_weights
 
@@ -104,7 +104,7 @@ def _written(write: Write, module: nn.Module, x: Tensor, name: str) -> bytes:
         with torch.no_grad(), _quiet():
             return write(module, x)
     except Exception as error:  # an exporter can raise anything about a user's forward
-        line = (str(error).splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise ModelError(f"--format {name}: the module cannot be exported: {line}") from error
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from runback.config import TrainConfig
-from runback.errors import CheckpointError, ModelError
+from runback.errors import CheckpointError, ModelError, first_line
 from runback.models.builtin import BUILTIN
 from runback.models.own import (
     OwnClass,
@@ -180,7 +180,7 @@ def _check_forward(module: nn.Module, features: Tensor, n_targets: int) -> Tenso
     except Exception as error:  # a user's forward can raise anything
         mode = " in train mode" if module.training else ""
         raise ModelError(
-            f"option model: forward fails{mode} on input {list(features.shape)}: {_one_line(error)}"
+            f"option model: forward fails{mode} on input {list(features.shape)}: {first_line(error)}"
         ) from error
     expected = (features.shape[0], n_targets)
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
@@ -254,7 +254,7 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
         raise CheckpointError(f"{path}: no such file") from None
     except Exception as error:  # a damaged or hostile file can make torch raise anything
         raise CheckpointError(
-            f"{path}: refused as damaged or unsafe ({_one_line(error)})"
+            f"{path}: refused as damaged or unsafe ({first_line(error)})"
         ) from None
 
 
@@ -313,7 +313,7 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
         module = cls(n_features, n_targets, **spec.model_args)
     except Exception as error:  # a user's __init__ can raise anything
         raise ModelError(
-            f"option model_args: {spec.model} refuses {spec.model_args}: {_one_line(error)}"
+            f"option model_args: {spec.model} refuses {spec.model_args}: {first_line(error)}"
         ) from error
     if spec.normalize != "none":
         module = Scaled(n_features, module)
@@ -328,7 +328,3 @@ def _check_arguments(cls: type[nn.Module], spec: ModelSpec, *sizes: int) -> None
             f"option model_args: {spec.model} is called as "
             f"{cls.__name__}(n_features, n_targets, **model_args): {error}"
         ) from None
-
-
-def _one_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -401,23 +401,13 @@ def _keep_status(questions: Questions, run_id: str, status: str, wrong: str, lau
     deadline = time.monotonic() + LAUNCHER_SECONDS
     gone = False
     while not gone and time.monotonic() < deadline:
-        gone = not _lives(launcher)
+        gone = not lease.lives(launcher)
         time.sleep(LOOK_SECONDS)
         with contextlib.suppress(RunbackError, MlflowException):
             info = questions.client.get_run(run_id).info
             if info.status == wrong:
                 questions.client.set_terminated(run_id, status, end_time=info.end_time)
                 return
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True
 
 
 def _tell_status(run_id: str, inbox: Inbox) -> None:

@@ -1,43 +1,54 @@
-"""Runs every benchmark of this folder, or those that are named: `python -m benchmarks startup`."""
+"""Runs every benchmark of this folder, or those that are named: `python -m benchmarks startup`.
+
+Each one prints its section and puts it in RESULTS.md when it is done, so that one that fails loses
+nothing of the others; those that failed are named at the end, and the exit code is then 1.
+"""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
 
-from benchmarks.common import HERE, RESULTS, publish
+from benchmarks.common import HERE, QUICK_NOTE, ROOT
 
 NOT_BENCHMARKS = {"__init__", "__main__", "common", "peers"}
 
 
 def main() -> int:
     """Each benchmark runs in a process of its own, so that none sees what another imported."""
-    known = sorted(file.stem for file in HERE.glob("*.py") if file.stem not in NOT_BENCHMARKS)
-    failed = []
-    for name in sys.argv[1:] or known:
-        begin = time.perf_counter()
-        if not run(name):
-            failed.append(name)
-        print(f"{name}: {time.perf_counter() - begin:.0f} s\n", flush=True)
+    asked = arguments(sorted({file.stem for file in HERE.glob("*.py")} - NOT_BENCHMARKS))
+    failed = [name for name in asked.names if not run(name, asked.quick)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def run(name: str) -> bool:
-    """One benchmark; what it only prints gets its section in RESULTS.md here."""
-    before = RESULTS.read_bytes() if RESULTS.exists() else b""
-    command = [sys.executable, "-m", f"benchmarks.{name}"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        return False
-    if RESULTS.exists() and RESULTS.read_bytes() != before:
-        print(done.stdout, flush=True)
-    else:
-        title = name.replace("_", " ").capitalize()
-        publish(name, title, ["```text", done.stdout.rstrip(), "```"])
-    return True
+def arguments(known: list[str]) -> argparse.Namespace:
+    """The names, all where none is given, and `quick`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
+    parser.add_argument("--quick", action="store_true", help=QUICK_NOTE[:-1])
+    asked = parser.parse_args()
+    unknown = [name for name in asked.names if name not in known]
+    if unknown:
+        parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+    asked.names = asked.names or known
+    return asked
+
+
+def run(name: str, quick: bool) -> bool:
+    """Whether one benchmark came to its end."""
+    begin = time.perf_counter()
+    command = [sys.executable, "-m", f"benchmarks.{name}", *(["--quick"] if quick else [])]
+    done = subprocess.run(command, cwd=ROOT)
+    end = f"exit code {done.returncode}" if done.returncode else "done"
+    print(f"\n{name}: {end}, {time.perf_counter() - begin:.0f} s\n", flush=True)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":

@@ -8,13 +8,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from benchmarks.common import Aim, bars, child, in_turn, median, publish, table
+from benchmarks.common import Aim, bars, child, in_turn, median, options, publish, table
 
 # Three tensors of this many numbers: the weights and both of Adam's moments make 201 MB.
 WIDTH, EVERY_SECONDS = 4096, 30.0
@@ -111,10 +112,13 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(checkpoints(sys.argv[2])))
         return
-    rounds = 1 if "--quick" in sys.argv else 3
+    rounds = 1 if options(__doc__).quick else 3
     module = "benchmarks.checkpointing"
-    cases = {k: (lambda v=v: child(module, "--child", v)) for k, v in NAMES.items()}
-    found = in_turn(cases, rounds)
+    report(in_turn({k: partial(child, module, "--child", v) for k, v in NAMES.items()}, rounds))
+
+
+def report(found: dict[str, list[dict[str, float]]]) -> None:
+    """The table, the aim, and the plot."""
     still = {k: median(r["still"] for r in v) for k, v in found.items()}
     slowed = {k: median(r["slowed"] for r in v) for k, v in found.items()}
     rows = [
@@ -123,9 +127,9 @@ def main() -> None:
         for k in found
     ]  # fmt: skip
     body = [
-        "An MLP with Adam; steps go on while the writer writes, and what they lose by it is the",
-        "second",
-        "column. runback's file is durable, read back and verified before its manifest is written.",
+        "An MLP with Adam; steps go on while the writer writes, and what they lose by it is the "
+        "second column. runback's file is durable, read back and verified before its manifest is "
+        "written.",
         "",
         *table(("", "stands still, ms", "slower steps, ms", "still, every 30 s", "MB"), rows),
         "",
@@ -136,13 +140,8 @@ def main() -> None:
     ]  # fmt: skip
     publish("checkpointing", "Checkpoints of 200 MB", body)
     title = "The loop stands still for a checkpoint of 200 MB"
-    bars(
-        "checkpointing.png",
-        title,
-        {k: v * 1e3 for k, v in still.items()},
-        "milliseconds",
-        log=False,
-    )
+    values = {k: v * 1e3 for k, v in still.items()}
+    bars("checkpointing.png", title, values, "milliseconds", log=False)
 
 
 if __name__ == "__main__":

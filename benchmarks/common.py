@@ -1,7 +1,9 @@
-"""What the benchmarks share: rounds in turn, medians, a section of RESULTS.md, a plot."""
+"""What the benchmarks share: options, rounds in turn, medians, a section of RESULTS.md, a plot."""
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -11,7 +13,8 @@ import platform
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,15 @@ Ratios of neighbours in one table can be trusted further than absolute times.
 """
 # Set on the machine where other work ran at the same time, and shown with the figures.
 NOTE = os.environ.get("RUNBACK_BENCH_NOTE", "")
+QUICK_NOTE = (
+    "A quick run, to see that all works: fewer rounds and smaller sizes, no figures to quote."
+)
+SILENT = {
+    "MLFLOW_DISABLE_TELEMETRY": "true", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1",
+}  # fmt: skip
+WIDTH = 100
+# Beginnings of lines that Markdown reads as something else than a paragraph.
+AS_IT_IS = ("|", "- ", "![", "#", ">")
 OURS, PEER = "#1f6feb", "#9aa4b1"
 
 
@@ -51,6 +63,17 @@ class Aim:
         )
 
 
+def options(description: str | None, full: str = "") -> argparse.Namespace:
+    """The options of a benchmark: `quick`, and `full` where it says what that adds."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help=QUICK_NOTE[:-1])
+    if full:
+        parser.add_argument("--full", action="store_true", help=full)
+    return parser.parse_args()
+
+
 def in_turn(cases: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
     """Runs every case once per round, so that a busy minute hurts all of them alike."""
     found: dict[str, list[Any]] = {name: [] for name in cases}
@@ -73,15 +96,33 @@ def ratio(ours: Sequence[float], theirs: Sequence[float]) -> float:
 
 def child(module: str, *arguments: str, folder: Path = ROOT, **env: str) -> dict[str, Any]:
     """Runs `python -m module` and returns the JSON object in the last line of its output."""
-    paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        cwd=folder, env={**os.environ, "PYTHONPATH": paths, **env}, text=True, capture_output=True,
+        cwd=folder, env={**environment(), **env}, text=True, capture_output=True,
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"{module} {' '.join(arguments)} failed:\n{done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout.strip().splitlines()[-1])
     return found
+
+
+def environment(folder: Path | None = None) -> dict[str, str]:
+    """The environment of what is measured: this source tree, and a store in `folder`.
+
+    No peer asks or tells anybody outside, which would be in its time.
+    """
+    store = {
+        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
+        "RUNBACK_HOME": f"{folder}/home",
+    }
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "src")])
+    return {**os.environ, **SILENT, **(store if folder else {}), "PYTHONPATH": paths}
+
+
+def empty_store(folder: Path) -> None:
+    """Creates the database of `environment(folder)` beforehand: seconds, once in a store's life."""
+    script = "import mlflow; mlflow.MlflowClient().search_experiments()"
+    subprocess.run([sys.executable, "-c", script], cwd=folder, env=environment(folder), check=True)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -91,18 +132,18 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def publish(name: str, title: str, body: Sequence[str], packages: Sequence[str] = ()) -> None:
-    """Prints a section and puts it in RESULTS.md in place of the section's older version."""
-    facts = [
-        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
-        f"{os.cpu_count()} cores ({_processor()}), {_accelerator()}",
-        f"Python {platform.python_version()}",
-        *(f"{p} {importlib.metadata.version(p)}" for p in ("torch", "mlflow", *packages)),
-    ]
-    note = [NOTE] if NOTE else []
-    text = "\n".join(
-        [f"## {title}", "", f"`python -m benchmarks.{name}`", "", ", ".join(facts) + ".", *note, "",
-         *body]
-    )  # fmt: skip
+    """Prints a section and puts it in RESULTS.md in place of the section's older version.
+
+    Args:
+        name: the benchmark's module.
+        title: the section's heading.
+        body: paragraphs, each one string whatever its length, and the lines of all else.
+        packages: those whose versions matter beside torch's and mlflow's.
+    """
+    command = " ".join(["python -m", f"benchmarks.{name}", *sys.argv[1:]])
+    notes = [NOTE, QUICK_NOTE if "--quick" in sys.argv else ""]
+    about = " ".join(filter(None, [_facts(packages), *notes]))
+    text = "\n".join([f"## {title}", "", f"`{command}`", "", *wrapped([about, "", *body])])
     print(text, flush=True)
     old = RESULTS.read_text(encoding="utf-8") if RESULTS.exists() else INTRODUCTION
     first, *sections = old.split("\n## ")
@@ -110,6 +151,18 @@ def publish(name: str, title: str, body: Sequence[str], packages: Sequence[str] 
     kept[title] = text.removeprefix("## ").rstrip()
     parts = [first.rstrip(), *(kept[key] for key in sorted(kept))]
     RESULTS.write_text("\n\n## ".join(parts) + "\n", encoding="utf-8")
+
+
+def wrapped(body: Iterable[str]) -> Iterator[str]:
+    """Paragraphs in lines of at most `WIDTH`; tables, lists, images and code as they are."""
+    fenced = False
+    for line in body:
+        fence = line.startswith("```")
+        fenced ^= fence
+        if not line or fence or fenced or line.startswith(AS_IT_IS):
+            yield line
+        else:
+            yield from textwrap.wrap(line, WIDTH, break_long_words=False, break_on_hyphens=False)
 
 
 def bars(
@@ -171,6 +224,19 @@ def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
     return figure, figure.subplots(1, columns)
 
 
+def _facts(packages: Sequence[str]) -> str:
+    """When, on what and with which versions; what is not installed was not needed."""
+    facts = [
+        f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
+        f"{os.cpu_count()} cores ({_processor()}), {_accelerator()}",
+        f"Python {platform.python_version()}",
+    ]
+    for package in ("torch", "mlflow", *packages):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            facts.append(f"{package} {importlib.metadata.version(package)}")
+    return ", ".join(facts) + "."
+
+
 def _unit(unit: str) -> str:
     return unit if unit in ("x", "%") else f" {unit}"
 
@@ -183,7 +249,14 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "?")
 
 
+def device() -> str:
+    """Where the benchmarks train: on the GPU where there is one, else on the CPU."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def _accelerator() -> str:
     import torch
 
-    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "no GPU"
+    return torch.cuda.get_device_name(0) if device() == "cuda" else "no GPU"

@@ -7,7 +7,6 @@ delivered; nothing that a resume does may read them. Run it with `python -m benc
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import shutil
 import sqlite3
@@ -15,18 +14,41 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-SIZES = (1_000, 1_000_000)
+from benchmarks.common import ROOT, environment, in_turn, median, options, publish, table
+
+SIZES, QUICK_SIZES = (1_000, 1_000_000), (1_000, 100_000)
 REPEATS = 5
-FOLDERS = (".runback", "mlruns")
+FOLDERS = ("home", "mlruns")
 METRICS = ("cost", "val_cost")
 
 
-def main(sizes: tuple[int, ...] = SIZES, repeats: int = REPEATS) -> list[dict[str, Any]]:
-    """Measures and returns one row for each size: points, seconds (the median) and the spread."""
+def main() -> None:
+    """Measures and prints."""
+    asked = options(__doc__)
+    sizes, repeats = (QUICK_SIZES, 1) if asked.quick else (SIZES, REPEATS)
+    times = measured(sizes, repeats)
+    rows = [
+        (f"{size:,}", *(f"{f(found):.3f}" for f in (median, min, max)))
+        for size, found in times.items()
+    ]
+    few, many = sizes
+    grown = median(times[many]) / median(times[few])
+    body = [
+        "From the start of `runback resume` to its first new epoch; the points of the history are "
+        f"delivered. {repeats} resumes of each, in turn.",
+        "",
+        *table(("points in the history", "seconds, median", "fastest", "slowest"), rows),
+        "",
+        f"With {many:,} points it takes {grown:.2f} times as long as with {few:,}.",
+    ]
+    publish("resume_time", "Resume time", body)
+
+
+def measured(sizes: tuple[int, ...], repeats: int) -> dict[int, list[float]]:
+    """Seconds of each resume, by the points of the history."""
     with tempfile.TemporaryDirectory(prefix="runback-resume-") as folder:
         place = Path(folder)
         run_id = _stopped_run(place)
@@ -34,33 +56,15 @@ def main(sizes: tuple[int, ...] = SIZES, repeats: int = REPEATS) -> list[dict[st
         for name in FOLDERS:
             shutil.copytree(place / name, kept / name)
         shutil.copyfile(place / "mlflow.db", kept / "mlflow.db")
-        times: dict[int, list[float]] = {size: [] for size in sizes}
-        for _ in range(repeats):  # in turns, so that a busy moment of the machine meets both
-            for size in sizes:
-                _put_back(place, kept)
-                _fill(place / ".runback" / run_id / "journal.db", size)
-                times[size].append(_seconds_to_first_epoch(place, run_id))
-    return [_row(size, found) for size, found in times.items()]
+        cases = {str(size): partial(_resumed, place, kept, run_id, size) for size in sizes}
+        return {int(size): times for size, times in in_turn(cases, repeats).items()}
 
 
-def _row(points: int, found: list[float]) -> dict[str, Any]:
-    found = sorted(found)
-    return {
-        "points": points,
-        "seconds": round(found[len(found) // 2], 3),
-        "fastest": round(found[0], 3),
-        "slowest": round(found[-1], 3),
-    }
-
-
-def _environment(place: Path) -> dict[str, str]:
-    own = {
-        "MLFLOW_TRACKING_URI": f"sqlite:///{place}/mlflow.db",
-        "RUNBACK_HOME": str(place / ".runback"),
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PYTHONPATH": os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]),
-    }
-    return {**os.environ, **own}
+def _resumed(place: Path, kept: Path, run_id: str, points: int) -> float:
+    """Seconds of one resume from the stopped run with so many points."""
+    _put_back(place, kept)
+    _fill(place / "home" / run_id / "journal.db", points)
+    return _seconds_to_first_epoch(place, run_id)
 
 
 def _command(*words: str) -> list[str]:
@@ -72,7 +76,7 @@ def _stopped_run(place: Path) -> str:
     data = str(ROOT / "data" / "non_linear.csv")
     words = ("train", "--data", data, "--epochs", "100", "--checkpoint-every", "100")
     done = subprocess.run(
-        _command(*words, "--register", "none"), cwd=place, env=_environment(place), check=True,
+        _command(*words, "--register", "none"), cwd=place, env=environment(place), check=True,
         capture_output=True, text=True,
     )  # fmt: skip
     return done.stdout.strip()
@@ -107,7 +111,7 @@ def _seconds_to_first_epoch(place: Path, run_id: str) -> float:
     """From the start of the command to its first line about a new epoch."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        _command("resume", run_id, "--epochs", "110"), cwd=place, env=_environment(place),
+        _command("resume", run_id, "--epochs", "110"), cwd=place, env=environment(place),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None
@@ -122,9 +126,4 @@ def _seconds_to_first_epoch(place: Path, run_id: str) -> float:
 
 
 if __name__ == "__main__":
-    rows = main()
-    print("| points in the history | seconds to the first new epoch | fastest | slowest |")
-    print("| ---: | ---: | ---: | ---: |")
-    for row in rows:
-        print(f"| {row['points']:,} | {row['seconds']} | {row['fastest']} | {row['slowest']} |")
-    print(f"ratio {rows[-1]['seconds'] / rows[0]['seconds']:.3f}")
+    main()

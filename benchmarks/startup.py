@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import resource
 import subprocess
 import sys
@@ -11,8 +10,19 @@ import time
 from functools import partial
 from pathlib import Path
 
-from benchmarks.common import ROOT, Aim, bars, in_turn, median, publish, ratio, table
-from benchmarks.tracked_training import empty_database
+from benchmarks.common import (
+    ROOT,
+    Aim,
+    bars,
+    empty_store,
+    environment,
+    in_turn,
+    median,
+    options,
+    publish,
+    ratio,
+    table,
+)
 
 HELP, ARGPARSE = "runback --help", 'python -c "import argparse"'
 TRAIN = "runback train, 20 epochs"
@@ -46,10 +56,7 @@ LONG = {
 
 def once(arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
     """Seconds from start to exit, and the processor's seconds of all processes."""
-    env = {
-        **os.environ, "PYTHONPATH": str(ROOT / "src"), "RUNBACK_HOME": str(folder / "home"),
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
+    env = {**environment(folder), "OMP_NUM_THREADS": "1"}
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(arguments, cwd=folder, env=env, capture_output=True)
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -58,10 +65,11 @@ def once(arguments: tuple[str, ...], folder: Path) -> tuple[float, float]:
 
 def main() -> None:
     """Measures, prints and draws."""
+    quick = options(__doc__).quick
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        empty_database(folder)
-        rounds = {"short": 7, "long": 2} if "--quick" in sys.argv else {"short": 25, "long": 3}
+        empty_store(folder)
+        rounds = {"short": 7, "long": 1} if quick else {"short": 25, "long": 3}
         found = in_turn({k: partial(once, v, folder) for k, v in SHORT.items()}, rounds["short"])
         found |= in_turn({k: partial(once, v, folder) for k, v in LONG.items()}, rounds["long"])
     wall = {k: [w for w, _ in v] for k, v in found.items()}
@@ -75,10 +83,9 @@ def main() -> None:
         "",
         Aim("`runback --help`, of `import argparse`", ratio(wall[HELP], wall[ARGPARSE]), 3).line(),
         "",
-        f"A run of 20 epochs takes {ratio(wall[TRAIN], wall[SCRIPT]):.2f} times as long as the",
-        "script, which logs",
-        "20 points and leaves behind neither checkpoint nor model, scores, plots or registered",
-        "version.",
+        f"A run of 20 epochs takes {ratio(wall[TRAIN], wall[SCRIPT]):.2f} times as long as the "
+        "script, which logs 20 points and leaves behind neither checkpoint nor model, scores, "
+        "plots or registered version.",
         "",
         "![](startup.png)",
     ]

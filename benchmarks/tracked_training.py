@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import csv
-import os
-import shutil
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.common import ROOT, Aim, bars, child, in_turn, median, publish, ratio, table
+from benchmarks.common import (
+    Aim,
+    bars,
+    child,
+    device,
+    empty_store,
+    environment,
+    in_turn,
+    median,
+    options,
+    publish,
+    ratio,
+    table,
+)
 from benchmarks.peers import rows
 from runback.data.split import make_split
 
@@ -32,11 +45,15 @@ CASES = {
     "bare loop, without validation": ("bare_unvalidated", 10_000),
     "seed's loop (no validation)": ("seed", 1_000),
     SEED_LOGGED: ("seed_mlflow", 200),
+    "MLflow's example: validation + mlflow.log_metrics": ("mlflow_example", 200),
     "Lightning, not tracked": ("lightning", 300),
     LIGHTNING_LOGGED: ("lightning_mlflow", 120),
     "skorch, not tracked": ("skorch", 300),
+    "HF Trainer, not tracked": ("hf_trainer", 300),
+    "HF Trainer + MLflow": ("hf_trainer_mlflow", 120),
 }
 CHECKPOINT_EVERY = 1000
+PACKAGES = ("lightning", "skorch", "transformers", "accelerate")
 
 
 def write_table(path: Path) -> None:
@@ -54,20 +71,15 @@ def write_table(path: Path) -> None:
 
 def command(folder: Path, epochs: int, compile_mode: str) -> dict[str, Any]:
     """`runback train` from start to exit, with the times that it journalled itself."""
-    env = {
-        **os.environ,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-        "RUNBACK_HOME": str(folder / "home"),
-        "PYTHONPATH": str(ROOT / "src"),
-    }
     arguments = [
         "train", "--data", "table.csv", "--model", "linear", "--epochs", str(epochs),
         "--checkpoint-every", str(CHECKPOINT_EVERY), "--compile", compile_mode, "--threads", "1",
+        "--device", device(),
     ]  # fmt: skip
     begin = time.perf_counter()
     done = subprocess.run(
         [sys.executable, "-m", "runback", *arguments],
-        cwd=folder, env=env, text=True, capture_output=True,
+        cwd=folder, env=environment(folder), text=True, capture_output=True,
     )  # fmt: skip
     wall, ended = time.perf_counter() - begin, time.time()
     if done.returncode:
@@ -95,60 +107,53 @@ def journalled(home: Path, ended: float) -> dict[str, Any]:
     }
 
 
-def peer(name: str, epochs: int) -> dict[str, Any]:
-    """One peer in a process of its own, with its wall time."""
+def peer(folder: Path, epochs: int, name: str) -> dict[str, Any]:
+    """One peer in a process of its own, with its wall time; its store is there already, as ours."""
+    store = environment(folder)["MLFLOW_TRACKING_URI"]
     begin = time.perf_counter()
-    found = child("benchmarks.peers", name, str(epochs), OMP_NUM_THREADS="1")
+    found = child(
+        "benchmarks.peers", name, str(epochs), OMP_NUM_THREADS="1", MLFLOW_TRACKING_URI=store
+    )
     return {**found, "wall": time.perf_counter() - begin}
+
+
+def cases_in(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """What is measured, by its title."""
+    return {
+        title: partial(command if title.startswith("runback") else peer, folder, epochs, case)
+        for title, (case, epochs) in CASES.items()
+    }
 
 
 def main() -> None:
     """Measures, prints and draws."""
-    quick = "--quick" in sys.argv
-    with tempfile.TemporaryDirectory() as name:
+    quick = options(__doc__).quick
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_table(folder / "table.csv")
-        empty_database(folder)
-        cases = {
-            title: (
-                (lambda e=epochs, m=case: command(folder, e, m))
-                if title.startswith("runback")
-                else (lambda e=epochs, c=case: peer(c, e))
-            )
-            for title, (case, epochs) in CASES.items()
-        }
+        empty_store(folder)
+        cases = cases_in(folder)
         found = in_turn(cases, 1 if quick else 3)
         if not quick:  # the two that are near each other, more often
             again = in_turn({title: cases[title] for title in (BARE, OURS)}, 3)
             found = {title: found[title] + again.get(title, []) for title in found}
-        shutil.rmtree(folder / "home", ignore_errors=True)
     report(found)
-
-
-def empty_database(folder: Path) -> None:
-    """Creates the store beforehand: that takes seconds, once in a store's life."""
-    script = "import mlflow; mlflow.MlflowClient().search_experiments()"
-    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    subprocess.run([sys.executable, "-c", script], cwd=folder, env=env, check=True)
 
 
 def report(found: dict[str, list[dict[str, Any]]]) -> None:
     """The table, the aims, and the plot."""
     per = {name: [r["per_epoch"] * 1e6 for r in results] for name, results in found.items()}
     micro = {name: median(values) for name, values in per.items()}
+    head = ("", "us per epoch", "x bare", "epochs", "start and end, s", "cost", "val_cost")
     lines = [
         (
             name,
             f"{micro[name]:,.0f}",
             f"{ratio(per[name], per[BARE]):.2f}",
-            f"{CASES[name][1]:,}",
-            f"{fixed(found[name], CASES[name][1]):.1f}",
-            f"{found[name][-1]['cost']:.4g}",
-            "" if found[name][-1]["val_cost"] is None else f"{found[name][-1]['val_cost']:.4g}",
+            *ends(name, found[name]),
         )
         for name in found
     ]
-    head = ("", "us per epoch", "x bare", "epochs", "start and end, s", "cost", "val_cost")
     to_exit = median(r["to_exit"] for r in found[OURS])
     aims = [
         Aim("Per epoch, of the bare loop with the same validation", ratio(per[OURS], per[BARE]), 1.10),
@@ -158,33 +163,34 @@ def report(found: dict[str, list[dict[str, Any]]]) -> None:
             ratio(per[LIGHTNING_LOGGED], per[OURS]), 40, at_least=True),
         Aim("From the last epoch to exit, 20,000 points delivered", to_exit, 2.0, "s"),
     ]  # fmt: skip
-    body = [
-        "200 rows, `nn.Linear(2, 1)`, batch 128 (one step an epoch), SGD, one CPU thread, the",
-        "store is",
-        "a local SQLite file. runback is its whole command: every point journalled and delivered",
-        "to",
-        f"MLflow by the courier, a checkpoint every {CHECKPOINT_EVERY} epochs, the model",
-        "registered, plots",
-        "drawn; the time per epoch is that between the journalled time stamps of its epochs, the",
-        "first",
-        "tenth left out. Costs are those of each one's last epoch: slow peers train fewer",
-        "epochs. The",
-        "orders of rows differ, the first weights do not.",
-        "",
-        *table(head, lines),
-        "",
-        *[aim.line() for aim in aims],
-        "",
-        "![](tracked_training.png)",
-    ]
-    publish("tracked_training", "Tracked training", body, ("lightning", "skorch"))
+    body = [about(), "", *table(head, lines), "", *[aim.line() for aim in aims], "",
+            "![](tracked_training.png)"]  # fmt: skip
+    publish("tracked_training", "Tracked training", body, PACKAGES)
     title = "One epoch of the seed's regression, 200 rows"
     bars("tracked_training.png", title, micro, "microseconds", form="{:,.0f}")
 
 
-def fixed(results: list[dict[str, Any]], epochs: int) -> float:
-    """Seconds of a whole process that no epoch accounts for."""
-    return median(r["wall"] - r["per_epoch"] * epochs for r in results)
+def ends(name: str, results: list[dict[str, Any]]) -> list[str]:
+    """Cells: epochs, the seconds of a whole process that no epoch accounts for, the last costs."""
+    epochs, last = CASES[name][1], results[-1]
+    fixed = median(r["wall"] - r["per_epoch"] * epochs for r in results)
+    costs = ["" if cost is None else f"{cost:.4g}" for cost in (last["cost"], last["val_cost"])]
+    return [f"{epochs:,}", f"{fixed:.1f}", *costs]
+
+
+def about() -> str:
+    """What the table shows."""
+    where = "on the GPU" if device() == "cuda" else "one CPU thread"
+    return (
+        f"200 rows, `nn.Linear(2, 1)`, batch 128 (one step an epoch), SGD, {where}, the store is a "
+        "local SQLite file that is there beforehand. runback is its whole command: every point "
+        "journalled and delivered to MLflow by the courier, a checkpoint every "
+        f"{CHECKPOINT_EVERY} epochs, the model registered, plots drawn; the time per epoch is that "
+        "between the journalled time stamps of its epochs, the first tenth left out. Costs are "
+        "those of each one's last epoch: slow peers train fewer epochs. The orders of rows differ, "
+        "the first weights do not. HF Trainer hands its points, nine an epoch, to a thread of "
+        "MLflow's: what is not delivered when the last epoch ends is in its start and end."
+    )
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What tracking costs: 10,000 epochs of two metrics each, all of them delivered at the end.
 
-    python -m benchmarks.tracking_overhead [EPOCHS]
+    python -m benchmarks.tracking_overhead
 
 Measured on a whole `runback train` with a SQLite store: the share of the loop's time that goes into
 the journal, and the seconds from the last epoch to the end of the process, when every point, file
@@ -9,76 +9,73 @@ and the registered model are in MLflow. The second figure includes the scores an
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
+import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
+from benchmarks.common import ROOT, empty_store, environment, in_turn, options, publish, table
+
 EPOCHS = 10_000
 ROUNDS = 3
+COLUMNS = {
+    "points in the store": "{:,.0f}", "loop, s": "{:.2f}", "journal, us an epoch": "{:.1f}",
+    "journal, % of the loop": "{:.1f}", "last epoch to exit, s": "{:.2f}",
+}  # fmt: skip
 
 
-def main(epochs: int = EPOCHS, rounds: int = ROUNDS) -> list[dict[str, float]]:
-    """Prints a table with a row for each round, and returns the rows."""
-    names = ("epochs", "points", "loop s", "journal us/epoch", "journal %", "end s")
-    print("  ".join(f"{name:>16}" for name in names))
-    rows = []
-    for _ in range(rounds):
-        row = measure(epochs)
-        rows.append(row)
-        print("  ".join(f"{row[name]:16.3f}" for name in names), flush=True)
-    return rows
+def main() -> None:
+    """Measures and prints: a row for each round."""
+    if sys.argv[1:2] == ["--train"]:
+        sys.exit(train(sys.argv[2]))
+    asked = options(__doc__)
+    epochs, rounds = (EPOCHS // 10, 1) if asked.quick else (EPOCHS, ROUNDS)
+    rows = in_turn({"runback train": partial(measure, epochs)}, rounds)["runback train"]
+    cells = [[form.format(row[name]) for name, form in COLUMNS.items()] for row in rows]
+    body = [
+        f"A whole `runback train` of {epochs:,} epochs with two metrics each and a SQLite store, "
+        "one row a round: the seconds of the loop, what of them goes into the journal, and the "
+        "seconds from the last epoch to the end of the process, scores and plots included.",
+        "",
+        *table(list(COLUMNS), cells),
+    ]
+    publish("tracking_overhead", "Tracking overhead", body)
 
 
 def measure(epochs: int) -> dict[str, float]:
     """One training in a process and a store of its own."""
     with tempfile.TemporaryDirectory(prefix="runback-bench-") as folder:
-        _make_store(Path(folder))
-        env = {
-            **os.environ,
-            "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
-            "RUNBACK_HOME": f"{folder}/.runback",
-            "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "src")]),
-        }
+        empty_store(Path(folder))
         command = [sys.executable, "-m", "benchmarks.tracking_overhead", "--train", str(epochs)]
+        env = environment(Path(folder))
         done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True)
         ended = time.time()
         if done.returncode:
             raise SystemExit(f"the training failed:\n{done.stderr}")
         found = json.loads((Path(folder) / "times.json").read_text())
-        return {**_row(found, epochs, ended), "points": _points(Path(folder))}
+        return {**_row(found, epochs, ended), "points in the store": _points(Path(folder))}
 
 
 def _row(found: dict[str, float], epochs: int, ended: float) -> dict[str, float]:
     loop = found["last"] - found["first"]
     return {
-        "epochs": epochs,
-        "loop s": loop,
-        "journal us/epoch": 1e6 * found["journal"] / epochs,
-        "journal %": 100 * found["journal"] / loop,
-        "end s": ended - found["last"],
+        "loop, s": loop,
+        "journal, us an epoch": 1e6 * found["journal"] / epochs,
+        "journal, % of the loop": 100 * found["journal"] / loop,
+        "last epoch to exit, s": ended - found["last"],
     }
-
-
-def _make_store(folder: Path) -> None:
-    """Creating the tables takes seconds, which are not what is measured."""
-    script = "import mlflow; mlflow.MlflowClient().search_experiments()"
-    env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
-    subprocess.run([sys.executable, "-c", script], cwd=folder, env=env, check=True)
 
 
 def _points(folder: Path) -> float:
     """Metric points in the store: proof that the end was not reached by leaving some behind."""
-    import sqlite3
-
-    with sqlite3.connect(folder / "mlflow.db") as db:
+    with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db:
         (count,) = db.execute("SELECT count(*) FROM metrics").fetchone()
-    db.close()
     return float(count)
 
 
@@ -104,6 +101,4 @@ def train(epochs: str) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--train"]:
-        sys.exit(train(sys.argv[2]))
-    main(*map(int, sys.argv[1:2]))
+    main()

@@ -38,7 +38,7 @@ def main() -> None:
     grown = median(times[many]) / median(times[few])
     body = [
         "From the start of `runback resume` to its first new epoch; the points of the history are "
-        f"delivered. {repeats} resumes of each, in turn.",
+        f"delivered. Resumes of each, in turn: {repeats}.",
         "",
         *table(("points in the history", "seconds, median", "fastest", "slowest"), rows),
         "",

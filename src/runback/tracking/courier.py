@@ -33,6 +33,7 @@ from runback.environment import write_environment
 from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError, TrackingError
 from runback.tracking import checkpoints, runs
 from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
+from runback.tracking.opening import new_run
 from runback.tracking.patience import drain_seconds
 from runback.tracking.registry import look_over_packages
 from runback.tracking.store import (
@@ -128,10 +129,11 @@ class Questions:
         parsed = TrainConfig.from_mapping(config)
         if run_id:
             runs.check_adoptable(self.client, parsed, run_id)
-        self.opened = run_id or runs.make_run(self.client)
-        folder = run_folder(self.opened)
-        self.lock = FileLock(folder.courier_lock).acquire(f"the courier of run {self.opened}")
-        _note_beginning(folder)
+        with contextlib.nullcontext(run_id) if run_id else new_run(self.client) as opened:
+            self.opened = opened
+            folder = run_folder(opened)
+            self.lock = FileLock(folder.courier_lock).acquire(f"the courier of run {opened}")
+            _note_beginning(folder)
         try:
             runs.describe_run(self.client, self.opened, parsed, runs.DataFacts(**facts))
         except TrackingError as error:

@@ -1,8 +1,7 @@
-"""Runs in MLflow: opening one, finding one by any of its names, reading back what it knows."""
+"""Runs in MLflow: describing one, finding one by any of its names, reading back what it knows."""
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import os
@@ -22,7 +21,6 @@ from mlflow.exceptions import MlflowException
 from runback import __version__
 from runback.config import FIELDS, TrainConfig, parse
 from runback.durable import lease
-from runback.environment import git_commit
 from runback.errors import ConfigError, RunNotFoundError, TrackingError, UsageError
 from runback.tracking.store import asked, first_line, is_permanent, without_secrets
 
@@ -89,17 +87,6 @@ class RunInfo:
     def as_json(self) -> dict[str, Any]:
         """For the pipe between the courier and the training process."""
         return asdict(self)
-
-
-def make_run(client: MlflowClient) -> str:
-    """Creates a run in the experiment that the environment names; returns its ID.
-
-    Raises:
-        TrackingError: the server refuses.
-    """
-    experiment_id, tags = _experiment_id(client), _source_tags()
-    made = asked("a run cannot be made", lambda: client.create_run(experiment_id, tags=tags))
-    return str(made.info.run_id)
 
 
 def check_adoptable(client: MlflowClient, config: TrainConfig, run_id: str) -> None:
@@ -197,33 +184,6 @@ def log_scores(client: MlflowClient, run_id: str, found: dict[str, float], step:
     """Logs metrics that the run does not have yet."""
     metrics = [Metric(key, value, now_ms(), step) for key, value in found.items()]
     asked(f"run {run_id}", lambda: client.log_batch(run_id, metrics=metrics))
-
-
-def _experiment_id(client: MlflowClient) -> str:
-    """As mlflow chooses: MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME (created), or the default."""
-    if by_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return by_id
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    if not name:
-        return "0"
-    return str(asked(f"experiment {name}", lambda: mlflow.set_experiment(name)).experiment_id)
-
-
-def _source_tags() -> dict[str, str]:
-    tags = {
-        "mlflow.user": _user(),
-        "mlflow.source.name": "runback",
-        "mlflow.source.type": "LOCAL",
-    }
-    commit = git_commit(Path.cwd())
-    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _tags(config: TrainConfig, facts: DataFacts) -> dict[str, str]:

@@ -57,7 +57,7 @@ def connect(uri: str | None = None) -> MlflowClient:
             raise TrackingError(_unreachable(shown, limit, error)) from None
         except Exception as failure:  # SQLAlchemy's errors as well as MLflow's
             error = first_line(failure)
-            if is_permanent(failure) or _is_denied(failure):
+            if is_refusal(failure):
                 raise TrackingError(f"tracking server {shown} refuses: {error}") from failure
         if deadline - time.monotonic() <= delay:
             raise TrackingError(_unreachable(shown, limit, error))
@@ -92,6 +92,12 @@ def client_of(uri: str | None = None) -> MlflowClient:
 def is_permanent(error: Exception) -> bool:
     """Whether sending the same again can never succeed."""
     return isinstance(error, MlflowException) and error.error_code in _PERMANENT
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the server has understood and said no: for good, or to this user."""
+    denied = isinstance(error, MlflowException) and error.error_code in _DENIED
+    return denied or is_permanent(error)
 
 
 def first_line(error: Exception) -> str:
@@ -221,10 +227,6 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
     if failed:
         raise failed[0]
     return found[0]
-
-
-def _is_denied(error: Exception) -> bool:
-    return isinstance(error, MlflowException) and error.error_code in _DENIED
 
 
 def _unreachable(shown: str, limit: float, error: str) -> str:

@@ -11,7 +11,7 @@ from runback.durable.journal import Journal
 from runback.durable.lock import FileLock
 from runback.errors import JournalError, RunNotFoundError, TrackingError, UsageError
 from runback.progress import say
-from runback.tracking import courier, runs
+from runback.tracking import courier, opening, runs
 from runback.tracking.store import asked, connect, first_line, uri_of
 
 
@@ -19,7 +19,8 @@ def sync(run: str = "") -> dict[str, int]:
     """Delivers what is left in the journals of all runs here, or of one.
 
     Safe at any time, twice, and beside a live training or courier, which keeps its run to itself.
-    A run whose training and courier both died is found out and becomes FAILED.
+    A run whose training and courier both died is found out and becomes FAILED; one that was made
+    for a training which never got it is deleted.
 
     Args:
         run: a run ID or a unique prefix of one, in any form that names a run; empty for all runs.
@@ -34,6 +35,8 @@ def sync(run: str = "") -> dict[str, int]:
     folders = _chosen(run) if run else known_runs()
     counts = {"runs": len(folders), "delivered": 0, "busy": 0, "waiting": 0}
     servers = _Servers()
+    if not run:
+        counts["waiting"] += opening.put_right(servers.client)
     for folder in folders:
         try:
             _sync_one(folder, servers, counts)

@@ -1,0 +1,199 @@
+"""Makes a run in MLflow: exactly one, also where the server's answer is lost on the wire.
+
+A server can make a run whose ID never arrives; who asks again, as MLflow's HTTP client and gateways
+do, gets a second one, and the first is RUNNING for ever. So a run carries a mark of ours from its
+first moment: one that is found by it is taken, and any other is deleted. Until a journal says where
+the run is, a note in RUNBACK_HOME holds the mark, so that `runback sync` can put right what a
+server that went away, or a courier that was killed, has left in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+
+from runback.durable.files import write_bytes
+from runback.durable.home import home, run_folder
+from runback.durable.lock import FileLock
+from runback.environment import git_commit
+from runback.errors import RunbackError, TrackingError
+from runback.progress import say
+from runback.tracking.patience import connect_seconds
+from runback.tracking.runs import TAG_CONFIG, fail_run
+from runback.tracking.store import asked, first_line, http_settings, is_refusal, place_of
+
+TAG_OPENING = "runback.opening"
+PREFIX = "opening-"
+# A server whose answer was lost may still be writing the run; it is looked for this long.
+SETTLE_SECONDS = 2.0
+LOOK_SECONDS = 0.2
+# No server makes a run this long after it was asked to.
+FORGET_SECONDS = 600.0
+
+
+@contextmanager
+def new_run(client: MlflowClient) -> Iterator[str]:
+    """Creates a run in the experiment that the environment names, for a block that takes it over.
+
+    Yields:
+        Its ID. Where the block fails, or where nobody knows whether there is a run or two, the
+        note stays for `runback sync`.
+
+    Raises:
+        TrackingError: the server is away or refuses.
+        CheckpointError: the note cannot be written; no run is made.
+    """
+    experiment_id, mark = _experiment_id(client), uuid.uuid4().hex
+    note = home() / f"{PREFIX}{mark}.json"
+    with _lock(note).acquire("a run that is being opened"):
+        where = {"tracking_uri": place_of(client.tracking_uri), "experiment": experiment_id}
+        write_bytes(note, json.dumps(where).encode())
+        run_id, alone = _made(client, experiment_id, note)
+        yield run_id
+        if alone:
+            _forget(note)
+
+
+def put_right(client_of: Callable[[str], MlflowClient]) -> int:
+    """Deletes the runs that were made for a training here which never got them.
+
+    Args:
+        client_of: gives the client for the place that a note names.
+
+    Returns:
+        How many notes wait for a server that is away.
+    """
+    return sum(not _put_right(note, client_of) for note in home().glob(f"{PREFIX}*.json"))
+
+
+def _made(client: MlflowClient, experiment_id: str, note: Path) -> tuple[str, bool]:
+    """The ID of a new run, and whether it is sure to be the only one."""
+    mark = _mark(note)
+    try:
+        run = client.create_run(experiment_id, tags={**_source_tags(), TAG_OPENING: mark})
+    except Exception as error:  # also an answer that is cut off, or a gateway's page
+        if is_refusal(error):
+            _forget(note)
+            raise TrackingError(f"a run cannot be made: {first_line(error)}") from error
+        found = _found_in_time(client, experiment_id, mark)
+        if not found:
+            raise TrackingError(
+                f"a run cannot be made: {first_line(error)}; "
+                "if the server has made it all the same, runback sync deletes it"
+            ) from error
+        run = found[0]
+    run_id = str(run.info.run_id)
+    try:
+        found = _marked(client, experiment_id, mark)
+        _delete(client, [other for other in found if other.info.run_id != run_id])
+    except MlflowException:
+        return run_id, False
+    return run_id, True
+
+
+def _found_in_time(client: MlflowClient, experiment_id: str, mark: str) -> list[Run]:
+    """The marked runs, as soon as there is one; empty if the server shows none in time."""
+    deadline = time.monotonic() + connect_seconds()
+    seconds = str(max(1, round(connect_seconds())))
+    settled = False
+    while True:
+        with contextlib.suppress(MlflowException), http_settings(MAX_RETRIES="0", TIMEOUT=seconds):
+            if found := _marked(client, experiment_id, mark):
+                return found
+            if not settled:
+                settled, deadline = True, min(deadline, time.monotonic() + SETTLE_SECONDS)
+        if time.monotonic() >= deadline:
+            return []
+        time.sleep(LOOK_SECONDS)
+
+
+def _marked(client: MlflowClient, experiment_id: str, mark: str) -> list[Run]:
+    query = f"tags.`{TAG_OPENING}` = '{mark}'"
+    return list(client.search_runs([experiment_id], filter_string=query))
+
+
+def _delete(client: MlflowClient, surplus: list[Run]) -> None:
+    """Ends and deletes runs that were made in vain."""
+    for run in surplus:
+        fail_run(client, run.info.run_id, "made in vain: the server's answer was lost")
+        client.delete_run(run.info.run_id)
+
+
+def _put_right(note: Path, client_of: Callable[[str], MlflowClient]) -> bool:
+    """Whether a note is settled, or in the hands of a courier that opens its run just now."""
+    lock = _lock(note)
+    if not lock.try_acquire():
+        return True
+    with lock:
+        try:
+            where = json.loads(note.read_bytes())
+            old = time.time() - note.stat().st_mtime > FORGET_SECONDS
+            client = client_of(where["tracking_uri"])
+            found = _marked(client, where["experiment"], _mark(note))
+            _delete(client, [run for run in found if _is_untouched(run)])
+        except (OSError, ValueError, KeyError):  # another sync was quicker
+            found, old = [], True
+        except (RunbackError, MlflowException) as error:
+            say(f"a run may have been left half-made, which cannot be seen: {first_line(error)}")
+            return False
+        if found or old:
+            _forget(note)
+    return True
+
+
+def _is_untouched(run: Run) -> bool:
+    """Whether no training has taken a run over."""
+    known = run_folder(run.info.run_id).journal.exists() or TAG_CONFIG in run.data.tags
+    return run.info.status == "RUNNING" and not known
+
+
+def _mark(note: Path) -> str:
+    return note.stem.removeprefix(PREFIX)
+
+
+def _lock(note: Path) -> FileLock:
+    return FileLock(note.with_suffix(".lock"))
+
+
+def _forget(note: Path) -> None:
+    note.unlink(missing_ok=True)
+    note.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _experiment_id(client: MlflowClient) -> str:
+    """As mlflow chooses: MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME (created), or the default."""
+    if by_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
+        return by_id
+    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
+    if not name:
+        return "0"
+    return str(asked(f"experiment {name}", lambda: mlflow.set_experiment(name)).experiment_id)
+
+
+def _source_tags() -> dict[str, str]:
+    tags = {
+        "mlflow.user": _user(),
+        "mlflow.source.name": "runback",
+        "mlflow.source.type": "LOCAL",
+    }
+    commit = git_commit(Path.cwd())
+    return {**tags, "mlflow.source.git.commit": commit} if commit else tags
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"

@@ -19,14 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import DATA
-from runback.data.table import (
-    Table,
-    column_names,
-    fingerprint,
-    frame_to_tensor,
-    read_parts,
-    read_table,
-)
+from runback.data.files import column_names, fingerprint
+from runback.data.table import Table, frame_to_tensor, read_parts, read_table
 from runback.errors import DataError
 
 

@@ -107,6 +107,30 @@ def test_a_mistake_that_only_the_job_can_see(
     assert not (place.folder / ".runback").exists()
 
 
+def test_refused_arguments_end_the_run_that_was_made_for_them_and_no_other(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without `mlflow run`, which would see the exit code, nobody else says why it got nothing."""
+    client = place.client
+
+    def refused(arguments: str, **run: str) -> tuple[str, str]:
+        run_id = client.create_run("0", tags=run).info.run_id
+        monkeypatch.setenv("MLFLOW_RUN_ID", run_id)
+        assert main(arguments.split()) == 2, arguments
+        found = client.get_run(run_id)
+        return found.info.status, found.data.tags.get("runback.error", "")
+
+    unknown = "unknown option 'lrr'; did you mean 'lr'?"
+    assert refused("train --lrr 3") == ("FAILED", unknown)
+    assert refused("train --lr abc") == ("FAILED", "option lr: 'abc' is not a number")
+    assert refused("evaluate --lrr 3")[0] == "RUNNING"  # of a run that its own owner ends
+    trained = {"runback.config": "{}"}
+    assert refused("train --lrr 3", **trained) == ("RUNNING", "")
+    client.set_terminated(os.environ["MLFLOW_RUN_ID"], "FINISHED")
+    assert main(["train", "--data", "missing.csv"]) == 2
+    assert client.get_run(os.environ["MLFLOW_RUN_ID"]).info.status == "FINISHED"
+
+
 def test_the_command_line_itself_ends_with_two(place: Workplace) -> None:
     done = place.runback("train", "--lr", "abc")
     assert (done.returncode, done.stdout) == (2, "")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,48 @@ def test_other_test_rows_are_refused_unless_a_table_is_given(
     assert main(["promote", ids["two"]]) == 2
     assert main(["promote", ids["two"], "--force", "maybe"]) == 2
     assert "option force: 'maybe' is neither true nor false" in capsys.readouterr().err
+
+
+# Promotes a version to a new alias each time that it is told one.
+PROMOTER = """
+import json, sys
+from runback.jobs.promotion import promote
+
+for alias in sys.stdin:
+    found = promote(sys.argv[1], alias.strip()) if alias.strip() else {}
+    print(json.dumps(found), flush=True)
+"""
+
+
+def test_two_that_promote_at_once_take_turns(gallery: Gallery) -> None:
+    """Each is judged against the holder that it replaces, so the better one has the alias."""
+    versions = register_apart(gallery, "race", "strong", "weak")
+    two = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROMOTER, version], env=dict(os.environ), text=True,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        )
+        for version in versions
+    ]  # fmt: skip
+
+    def tell(alias: str) -> list[dict[str, Any]]:
+        for process in two:
+            assert process.stdin is not None
+            process.stdin.write(alias + "\n")
+            process.stdin.flush()
+        return [json.loads(process.stdout.readline()) for process in two if process.stdout]
+
+    try:
+        tell("")  # both have imported what they need
+        for number in range(4):
+            strong, weak = tell(f"race{number}")
+            assert [strong["holder"], weak["holder"]] in ([None, "1"], ["2", None]), (strong, weak)
+            assert strong["moved"] and weak["moved"] == (weak["holder"] is None)
+            assert holder(gallery, "race", f"race{number}") == strong["version"]
+    finally:
+        for process in two:
+            process.communicate()
+    assert [process.returncode for process in two] == [0, 0]
 
 
 def test_on_a_real_server(remote: Workplace, capsys: pytest.CaptureFixture[str]) -> None:

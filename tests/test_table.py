@@ -339,7 +339,7 @@ def test_a_parquet_file_that_lies_about_its_rows_is_refused(
 ) -> None:
     file = parquet(tmp_path, {"x": [1.0, 2.0], "y": [3.0, 4.0]})
     for said, problem in ((1, "it holds more rows than it says"), (2**60, "do not fit here")):
-        monkeypatch.setattr("runback.data.table._most_rows", lambda _, said=said: said)
+        monkeypatch.setattr("runback.data.table.most_rows", lambda _, said=said: said)
         assert problem in refused(file)
 
 

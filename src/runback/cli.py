@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,12 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser = build_parser()
-    options, extra = parser.parse_known_args(argv)
-    if extra:
-        raise ConfigError(_unknown(extra[0]))
+    with _telling_run(trains=argv[:1] == ["train"]):
+        options, extra = build_parser().parse_known_args(argv)
+        if extra:
+            raise ConfigError(_unknown(extra[0]))
     handler: Callable[[argparse.Namespace], int] = options.handler
     return handler(options)
+
+
+@contextmanager
+def _telling_run(trains: bool) -> Iterator[None]:
+    """Fails the run that was made for a training whose arguments are refused."""
+    try:
+        yield
+    except UsageError as error:
+        if trains:
+            from runback.tracking.desk import fail_launch
+
+            fail_launch(str(error))
+        raise
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -195,7 +209,8 @@ def _add_sync(commands: Any) -> None:
 
 
 def _train(options: argparse.Namespace) -> int:
-    config = read_config(options.config, _given(options))
+    with _telling_run(trains=True):
+        config = read_config(options.config, _given(options))
     import runback.signals  # noqa: F401 - first, as it remembers who started us
     from runback.tracking.desk import Desk
 

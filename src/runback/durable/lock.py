@@ -51,13 +51,13 @@ class FileLock:
         self._sign(handle)
         return True
 
-    def acquire(self, what: str) -> FileLock:
+    def acquire(self, what: str, patience: float = PATIENCE_SECONDS) -> FileLock:
         """Takes the lock, waiting a moment for one who only looked.
 
         Raises:
             RunHeldError: another process has it; the message says which.
         """
-        if not self.wait(PATIENCE_SECONDS):
+        if not self.wait(patience):
             raise RunHeldError(f"{what} is held by {self.holder()}; wait for it to end, or stop it")
         return self
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import TYPE_CHECKING, Any
 
+from runback.durable.home import home
+from runback.durable.lock import FileLock
 from runback.errors import UsageError
 from runback.evaluation import is_better
 from runback.jobs.reading import Loaded, loading, score, split_of
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
 
 METRICS = ("cost", "rmse", "mae", "r2")
+# Others' promotions of the same model go first, and each may score two large tables.
+TURN_SECONDS = 600.0
 
 
 def promote(
@@ -25,6 +30,10 @@ def promote(
     force: bool = False,
 ) -> dict[str, Any]:
     """Moves an alias to RUN's version if RUN beats the holder on the same test rows.
+
+    Promotions that share RUNBACK_HOME take turns, so that each is judged against the holder it
+    replaces. Not covered are those of another home or machine, and whoever moves the alias by
+    other means at the same moment: MLflow has no compare-and-swap.
 
     Args:
         run: in any form that names a run; it must have a registered version.
@@ -39,6 +48,7 @@ def promote(
 
     Raises:
         UsageError: RUN is not registered, or the two cannot be compared.
+        RunHeldError: another promotion of the model does not end.
         RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
         DataError: a table is missing or has changed.
     """
@@ -46,10 +56,11 @@ def promote(
         raise UsageError(f"metric {metric!r} is not one of {', '.join(METRICS)}")
     with loading(run) as loaded:
         version = registry.version_of(loaded.client, loaded.info)
-        holder = aliases.holder_of(loaded.client, version.name, alias)
-        found = _compared(loaded, version, holder, metric, data, force)
-        if found["moved"]:
-            aliases.move(loaded.client, version.name, alias, _entry(found))
+        with _turn(version.name):
+            holder = aliases.holder_of(loaded.client, version.name, alias)
+            found = _compared(loaded, version, holder, metric, data, force)
+            if found["moved"]:
+                aliases.move(loaded.client, version.name, alias, _entry(found))
         return {"model": version.name, "alias": alias, **found}
 
 
@@ -62,17 +73,26 @@ def rollback(run: str, alias: str = "champion") -> dict[str, Any]:
 
     Raises:
         UsageError: nothing to undo, or the alias was moved by other means since.
+        RunHeldError: another promotion of the model does not end.
         RunNotFoundError, TrackingError: as in `load_model`.
     """
     client = store.connect()
     version = registry.version_of(client, runs.find_run(client, run))
-    undone = aliases.undo(client, version.name, alias)
+    with _turn(version.name):
+        undone = aliases.undo(client, version.name, alias)
     return {
         "model": version.name,
         "alias": alias,
         "version": undone["replaced"],
         "replaced": undone["version"],
     }
+
+
+def _turn(name: str) -> FileLock:
+    """The right to move the aliases of a registered model, among all who share RUNBACK_HOME."""
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    lock = FileLock(home() / f"promotion-{digest}.lock")
+    return lock.acquire(f"model {name}, for a promotion,", TURN_SECONDS)
 
 
 def _compared(

@@ -240,8 +240,7 @@ def _end_launch(questions: Questions, launch_id: str, inbox: Inbox) -> bool:
         Whether it has ended it.
     """
     with contextlib.suppress(RunbackError, MlflowException):
-        run = questions.client.get_run(launch_id)
-        if run.info.status == "RUNNING" and runs.TAG_CONFIG not in run.data.tags:
+        if runs.awaits_training(questions.client.get_run(launch_id)):
             questions.client.set_terminated(launch_id, inbox.status)
             return True
     return False

@@ -163,6 +163,16 @@ class Desk:
         _DESKS.discard(self)
 
 
+def fail_launch(message: str) -> None:
+    """Tells the run that MLFLOW_RUN_ID names, where there is one, why it gets no training.
+
+    `mlflow run` sets its status by our exit code; whoever else made it may not.
+    """
+    if launch := os.environ.get("MLFLOW_RUN_ID"):
+        with contextlib.suppress(RunbackError), Desk() as desk:  # the user's mistake is the news
+            desk.ask("fail", run_id=launch, message=message)
+
+
 _DESKS: weakref.WeakSet[Desk] = weakref.WeakSet()
 
 

@@ -31,7 +31,7 @@ from runback.environment import git_commit
 from runback.errors import RunbackError, TrackingError
 from runback.progress import say
 from runback.tracking.patience import connect_seconds
-from runback.tracking.runs import TAG_CONFIG, fail_run
+from runback.tracking.runs import awaits_training, fail_run
 from runback.tracking.store import asked, first_line, http_settings, is_refusal, place_of
 
 TAG_OPENING = "runback.opening"
@@ -155,8 +155,7 @@ def _put_right(note: Path, client_of: Callable[[str], MlflowClient]) -> bool:
 
 def _is_untouched(run: Run) -> bool:
     """Whether no training has taken a run over."""
-    known = run_folder(run.info.run_id).journal.exists() or TAG_CONFIG in run.data.tags
-    return run.info.status == "RUNNING" and not known
+    return awaits_training(run) and not run_folder(run.info.run_id).journal.exists()
 
 
 def _mark(note: Path) -> str:

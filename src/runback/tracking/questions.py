@@ -142,8 +142,9 @@ class Questions:
         runs.mark_launch(self.client, launch_id, run_id, what)
 
     def fail(self, run_id: str, message: str) -> None:
-        """See `runs.fail_run`."""
-        runs.fail_run(self.client, run_id, message)
+        """See `runs.fail_run`; only where no training has begun: the ID may be given by mistake."""
+        if runs.awaits_training(self.client.get_run(run_id)):
+            runs.fail_run(self.client, run_id, message)
 
     def fetch(self, run_id: str, path: str, folder: str) -> str:
         """See `runs.download`."""

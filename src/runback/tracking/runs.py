@@ -151,9 +151,14 @@ def mark_launch(client: MlflowClient, launch_id: str, run_id: str, what: str) ->
 
 
 def fail_run(client: MlflowClient, run_id: str, message: str) -> None:
-    """Marks the run that `mlflow run` made as FAILED, with the reason."""
+    """Marks a run as FAILED, with the reason."""
     client.set_tag(run_id, "runback.error", message[:5000])
     client.set_terminated(run_id, "FAILED")
+
+
+def awaits_training(run: Run) -> bool:
+    """Whether a run was made for a training that has not begun in it: RUNNING, and not described."""
+    return run.info.status == "RUNNING" and TAG_CONFIG not in run.data.tags
 
 
 def download(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path:

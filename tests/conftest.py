@@ -101,7 +101,9 @@ class Workplace:
 
 
 @pytest.fixture
-def place(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+def place(
+    tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Workplace]:
     """A workplace on a SQLite store; the test's own process uses the same store and home."""
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -111,7 +113,9 @@ def place(tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch)
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    return Workplace(tmp_path, uri, dict(os.environ))
+    yield Workplace(tmp_path, uri, dict(os.environ))
+    if mlflow := sys.modules.get("mlflow"):  # what `sync` sets for its process outlives a test
+        mlflow.set_tracking_uri(None)
 
 
 class Server:

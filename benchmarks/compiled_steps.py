@@ -119,7 +119,7 @@ def report(found: dict[str, list[dict[str, float]]]) -> None:
     publish("compiled_steps", "Compiled steps", body)
     title = f"Steps a second of a small MLP, batch {BATCH}, {place_in_words()}"
     values = {f"runback, compile {mode}": median(rate) for mode, rate in rates.items()}
-    bars("compiled_steps.png", title, values, "steps/s", form="{:,.0f}")
+    bars("compiled_steps.png", title, values, "steps/s", log=False, form="{:,.0f}")
 
 
 def firsts(results: list[dict[str, float]]) -> tuple[str, str]:

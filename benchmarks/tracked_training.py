@@ -45,7 +45,7 @@ CASES = {
     "bare loop, without validation": ("bare_unvalidated", 10_000),
     "seed's loop (no validation)": ("seed", 1_000),
     SEED_LOGGED: ("seed_mlflow", 200),
-    "MLflow's example: validation + mlflow.log_metrics": ("mlflow_example", 200),
+    "MLflow's example (mlflow.log_metrics)": ("mlflow_example", 200),
     "Lightning, not tracked": ("lightning", 300),
     LIGHTNING_LOGGED: ("lightning_mlflow", 120),
     "skorch, not tracked": ("skorch", 300),

@@ -28,8 +28,8 @@ def training() -> tuple[Any, Callable[[], float]]:
     """A state of 201 MB, and a step of it that takes some milliseconds; returns its seconds."""
     from runback.config import TrainConfig
     from runback.models.builtin import Mlp
-    from runback.training.loop import make_step
     from runback.training.state import TrainState
+    from runback.training.steps import make_step
 
     config = TrainConfig(optimizer="adam", model="mlp")
     model = Mlp(WIDTH, 1, [WIDTH])

@@ -21,10 +21,11 @@ from runback.errors import ConfigError, MemoryShortError
 from runback.jobs.preparation import prepare
 from runback.models.builtin import Mlp
 from runback.training.device import choose_device, choose_threads, short_of_memory
-from runback.training.loop import EpochResult, make_validation, run_epochs
+from runback.training.loop import EpochResult, run_epochs
 from runback.training.optimizers import learning_rate, make_schedule
 from runback.training.randomness import seed_generators
 from runback.training.state import TrainState
+from runback.training.steps import EagerSteps
 
 CPU = torch.device("cpu")
 N_ROWS, N_HELD = 37, 11
@@ -47,15 +48,18 @@ def config_of(**values: Any) -> TrainConfig:
     return TrainConfig(**{"lr": 0.01, "epochs": 5, "batch_size": 8, **values})
 
 
+def order_of(config: TrainConfig) -> Order:
+    return Order(N_ROWS, config.batch_size, shuffle=config.shuffle,
+                 drop_last=config.drop_last, seed=config.seed)  # fmt: skip
+
+
 def trained(
     config: TrainConfig, held: TableDataset | None = None, dropout: float = 0.0
 ) -> tuple[TrainState, list[EpochResult]]:
     """Trains our way; returns the state and the epochs."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     state = TrainState.fresh(model_of(config, dropout), config, CPU)
-    order = Order(N_ROWS, config.batch_size, shuffle=config.shuffle,
-                  drop_last=config.drop_last, seed=config.seed)  # fmt: skip
-    batches = TensorBatches(part(N_ROWS, 1, dtype), order)
+    batches = TensorBatches(part(N_ROWS, 1, dtype), order_of(config))
     events = list(run_epochs(state, batches, held, config))
     results = [event for event in events if isinstance(event, EpochResult)]
     assert len(results) == len(events)
@@ -176,8 +180,8 @@ def test_batch_statistics_are_not_learned_from_validation_rows() -> None:
     model = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 2))
     state = TrainState.fresh(model, config_of(), CPU)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    validate = make_validation(state, part(N_HELD, 2), config_of())
-    validate()
+    batches = TensorBatches(part(N_ROWS, 1), order_of(config_of()))
+    EagerSteps(state, batches, part(N_HELD, 2), config_of()).validate()
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -185,7 +189,7 @@ def test_batch_statistics_are_not_learned_from_validation_rows() -> None:
 def test_validation_in_pieces_is_the_mean_over_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     config, held = config_of(precision="float64"), part(N_HELD, 2, torch.float64)
     whole = trained(config, held)[1][-1].val_cost
-    monkeypatch.setattr("runback.training.loop.VALIDATION_ROWS", 4)
+    monkeypatch.setattr("runback.training.steps.VALIDATION_ROWS", 4)
     assert trained(config, held)[1][-1].val_cost == pytest.approx(whole, rel=1e-12)
 
 

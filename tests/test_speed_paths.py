@@ -15,9 +15,11 @@ from conftest import DATA
 from runback.config import TrainConfig
 from runback.jobs.preparation import Work, prepare
 from runback.training import compiling
-from runback.training.loop import EpochResult, MidEpoch, mode_switch, run_epochs
+from runback.training.loop import EpochResult, MidEpoch, run_epochs
 from runback.training.optimizers import COSTS
 from runback.training.randomness import seed_generators
+from runback.training.state import TrainState
+from runback.training.steps import mode_switch
 
 DIABETES = {"data": str(DATA / "diabetes.csv"), "normalize": "standard", "batch_size": 32}
 CONFIGS = {
@@ -121,7 +123,7 @@ def test_gathered_batches_and_the_dataloaders_train_alike(name: str) -> None:
 def test_several_validation_pieces_count_by_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("float64")
     whole, _ = fast_training(config)
-    monkeypatch.setattr("runback.training.loop.VALIDATION_ROWS", 7)
+    monkeypatch.setattr("runback.training.steps.VALIDATION_ROWS", 7)
     pieces, _ = fast_training(config)
     assert [v for _, v in pieces] == pytest.approx([v for _, v in whole], rel=1e-12)
 
@@ -152,7 +154,7 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupted() -> None:
-    """Interrupted before the short last batch, whose shape the resumed process meets first."""
+    """Interrupted before the shorter last group, whose shape the resumed process meets first."""
     config = config_of(
         "adam, dropout, clipping, plateau", compile="default", epochs=3, batch_size=48
     )
@@ -162,7 +164,7 @@ def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupte
         expected = list(epochs_of(whole))
         torch.compiler.reset()
         first = prepare(config)
-        saved, before = interrupted(first, MidEpoch(2, len(first.batches) - 1))
+        saved, before = interrupted(first, MidEpoch(2, compiling.GROUP))
         torch.compiler.reset()
         second = prepare(config)
         second.state.load_state_dict(saved)
@@ -186,14 +188,71 @@ def interrupted(work: Work, at: MidEpoch) -> tuple[dict[str, object], list[Epoch
     raise AssertionError("the training never came there")
 
 
+COMPILED = {
+    "adamw": {},
+    "adam, no validation": {"optimizer": "adam", "weight_decay": 0.1, "split": "9:0:1"},
+    "momentum, clipping, a new lr each epoch, one graph an epoch": {
+        "optimizer": "sgd", "momentum": 0.9, "weight_decay": 0.1, "clip_norm": 0.3,
+        "scheduler": "cosine", "drop_last": False, "batch_size": 128,
+    },
+    "sgd, through a loader": {"optimizer": "sgd", "lr": 1e-5, "num_workers": 1, "epochs": 2},
+}  # fmt: skip
+
+
 @needs_compiler
-def test_compiling_changes_the_speed_and_not_the_training() -> None:
+@pytest.mark.parametrize("name", COMPILED)
+def test_compiling_changes_the_speed_and_not_the_training(name: str) -> None:
+    other = {"model_args": {"hidden": [8]}, "lr": 0.01, **COMPILED[name]}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        compiled, _ = fast_training(config_of("float64", compile="default"))
-    eager, _ = fast_training(config_of("float64"))
+        warnings.simplefilter("ignore", DeprecationWarning)
+        compiled, model = fast_training(config_of("float64", compile="default", **other))
+    eager, plain = fast_training(config_of("float64", **other))
     for ours, theirs in zip(compiled, eager, strict=True):
-        assert ours == pytest.approx(theirs, rel=1e-9)
+        assert ours[0] == pytest.approx(theirs[0], rel=1e-9)
+        assert ours[1] == (theirs[1] if theirs[1] is None else pytest.approx(theirs[1], rel=1e-9))
+    for one, two in zip(weights(model), weights(plain), strict=True):
+        assert torch.allclose(one, two, rtol=1e-9, atol=1e-12)
+    assert model.training
+
+
+@needs_compiler
+def test_each_training_of_a_process_is_compiled_and_once() -> None:
+    """torch runs code uncompiled that it has compiled too often, and would for each new lr."""
+    graphs = torch._dynamo.utils.counters["stats"]
+    for hidden in ([3], [4], [5]):
+        graphs["unique_graphs"] = 0
+        with torch._dynamo.config.patch(recompile_limit=1):
+            fast_training(
+                config_of("float64", compile="default", batch_size=300, scheduler="cosine",
+                          model_args={"hidden": hidden})
+            )  # fmt: skip
+        assert graphs["unique_graphs"] == 1
+
+
+class Unusual(nn.Module):
+    """Asks for a value in the middle, which no graph can hold, and has a part that it never uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = nn.Linear(10, 1), nn.Linear(1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.used(x)
+        return y if y.sum().item() < 1e30 else -y
+
+
+@needs_compiler
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile's own access
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_module_that_no_graph_can_hold_trains_all_the_same(optimizer: str) -> None:
+    costs = []
+    for mode in ("none", "default"):
+        config = config_of("float64", compile=mode, batch_size=100, epochs=2, optimizer=optimizer)
+        work = prepare(config)
+        torch.manual_seed(0)
+        state = TrainState.fresh(Unusual().double(), config, torch.device("cpu"))
+        costs.append([e.cost for e in run_epochs(state, work.batches, work.validation, config)])
+    assert costs[1] == pytest.approx(costs[0], rel=1e-9)
 
 
 def test_without_a_compiler_the_step_is_eager(

@@ -55,7 +55,7 @@ def importers(package: str) -> set[str]:
 
 def test_the_walls_are_looked_for_where_the_house_is() -> None:
     assert len(MODULES) > 30
-    assert "runback.training.loop" in importers("torch")
+    assert "runback.training.steps" in importers("torch")
     assert "runback.tracking.runs" in importers("mlflow")
     assert "runback.jobs.train" in importers("runback.training")
 

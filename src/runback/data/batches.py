@@ -7,6 +7,7 @@ Two ways to the same batches, bit for bit: gathers from tensors in memory (num_w
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
@@ -49,8 +50,8 @@ class Batches(Protocol):
     def __len__(self) -> int:
         """Batches in an epoch."""
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
-        """The batches of one epoch, from batch `start` on."""
+    def epoch(self, epoch: int, start: int = 0, group: int = 1) -> Iterator[Batch]:
+        """The batches of one epoch, from batch `start` on, `group` of them in one pair of tensors."""
 
 
 class Order:
@@ -94,16 +95,17 @@ class TensorBatches:
     def __len__(self) -> int:
         return self.order.n_batches
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, group: int = 1) -> Iterator[Batch]:
         """See `Batches.epoch`; without shuffling the batches are views, not copies."""
         rows, size = self.order.rows(epoch), self.order.batch_size
+        ends = [*range(start * size, len(self) * size, group * size), len(self) * size]
         if rows is None:
-            for low in range(start * size, len(self) * size, size):
-                yield self.features[low : low + size], self.targets[low : low + size]
+            for low, high in pairwise(ends):
+                yield self.features[low:high], self.targets[low:high]
             return
         rows = rows.to(self.features.device, non_blocking=True)
-        for low in range(start * size, len(self) * size, size):
-            index = rows[low : low + size]
+        for low, high in pairwise(ends):
+            index = rows[low:high]
             yield self.features.index_select(0, index), self.targets.index_select(0, index)
 
 
@@ -119,13 +121,13 @@ class LoaderBatches:
     def __len__(self) -> int:
         return self.order.n_batches
 
-    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+    def epoch(self, epoch: int, start: int = 0, group: int = 1) -> Iterator[Batch]:
         """See `Batches.epoch`."""
         if start >= len(self):  # `split` would make one empty batch of no rows
             return
         rows, size = self.order.rows(epoch), self.order.batch_size
         rows = torch.arange(self.order.n_rows) if rows is None else rows
-        picked = rows[start * size : len(self) * size].split(size)
+        picked = rows[start * size : len(self) * size].split(group * size)
         loader = DataLoader(
             self.dataset,
             batch_sampler=[part.tolist() for part in picked],

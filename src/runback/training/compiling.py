@@ -1,16 +1,26 @@
-"""`torch.compile` for the training step: forward and backward as one graph."""
+"""`torch.compile` for the training: a few whole steps, and the validation, as one graph."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
 
-CostOf = Callable[[Tensor, Tensor], Tensor]
+from runback.config import TrainConfig
+from runback.data.batches import Batches, TableDataset
+from runback.training.state import TrainState
+from runback.training.steps import Piece, make_cost, pieces_of, read_costs
+from runback.training.updates import LearningRate, make_graph_update, stays
+
 COMPILERS = ("c++", "g++", "clang++")
+# Steps in one graph: a small step costs a few microseconds, calling a graph sixty; but the time to
+# compile grows with every step in it. An epoch of no more steps than this is one graph as a whole.
+GROUP = 4
+
+Graph = Callable[[Tensor, Tensor, bool], tuple[Tensor, list[Tensor]]]
 
 
 def missing_compiler(device: torch.device) -> str:
@@ -22,42 +32,96 @@ def missing_compiler(device: torch.device) -> str:
     return ""
 
 
-def eager_backward(cost_of: CostOf, parameters: list[nn.Parameter]) -> CostOf:
-    """Forward and backward as torch runs them: sets every `grad`, returns the cost, detached."""
+class CompiledSteps:
+    """Groups of batches, each group one call of a compiled graph.
 
-    def backward(x: Tensor, y: Tensor) -> Tensor:
-        for parameter in parameters:  # as zero_grad does, without its profiler's 13 us
-            parameter.grad = None
-        cost = cost_of(x, y)
-        cost.backward()
-        return cost.detach()
+    A group that ends an epoch validates, too. Each shape of a group gets a graph of its own, so
+    that the numbers do not depend on which shape this process met first; and as an epoch can only
+    be left between groups, a resumed run forms the same ones.
+    """
 
-    return backward
+    def __init__(
+        self,
+        state: TrainState,
+        batches: Batches,
+        validation: TableDataset | None,
+        config: TrainConfig,
+    ) -> None:
+        self.state, self.batches, self.size = state, batches, config.batch_size
+        self._lr = LearningRate(state.optimizer)
+        self._pieces = [(stays(x), stays(y), share) for x, y, share in pieces_of(validation)]
+        self._graph = compiled(make_graph(state, self._pieces, config, self._lr), config.compile)
+        self._costs: list[Tensor] = []
+
+    def train(self, epoch: int, start: int) -> Iterator[tuple[Tensor, int]]:
+        """See `Steps.train`."""
+        self._lr.refresh()
+        done = start
+        for x, y in self.batches.epoch(epoch, start, GROUP):
+            n_batches = -(-len(x) // self.size)
+            done += n_batches
+            cost, self._costs = self._graph(x, y, done == len(self.batches))
+            yield cost, n_batches
+
+    def validate(self) -> tuple[float, float | None]:
+        """See `Steps.validate`."""
+        return read_costs(self.state.cost_sum, self._costs, self._pieces)
 
 
-def compiled_backward(cost_of: CostOf, parameters: list[nn.Parameter], mode: str) -> CostOf:
-    """`eager_backward` in one compiled graph.
+def make_graph(
+    state: TrainState, pieces: list[Piece], config: TrainConfig, lr: LearningRate
+) -> Graph:
+    """What is to be compiled: training on the rows of some batches, and validation after the last.
 
     Compiling the forward alone makes small models slower: autograd still walks from Python to a
-    second graph. With the gradients as outputs of the same graph there is one call, and half the
-    time. Each batch shape gets a graph of its own, so that the numbers of a batch do not depend on
-    which shape this process met first, and a run resumed inside an epoch stays exact.
+    second graph, and the update goes from weight to weight.
+    """
+    model, cost_of = state.model.train(), make_cost(state, config)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    update = make_graph_update(state.optimizer, parameters, lr.tensor)
+
+    def step(x: Tensor, y: Tensor) -> Tensor:
+        cost = cost_of(x, y)
+        gradients = torch.autograd.grad(cost, parameters, allow_unused=True)
+        with torch.no_grad():
+            update(clipped(gradients, config.clip_norm) if config.clip_norm else gradients)
+        return cost.detach()
+
+    def graph(x: Tensor, y: Tensor, last: bool) -> tuple[Tensor, list[Tensor]]:
+        parts = zip(x.split(config.batch_size), y.split(config.batch_size), strict=True)
+        total = torch.stack([step(*part) for part in parts]).sum()
+        return total, validated(model, cost_of, pieces) if last else []
+
+    return graph
+
+
+def validated(
+    model: nn.Module, cost_of: Callable[[Tensor, Tensor], Tensor], pieces: list[Piece]
+) -> list[Tensor]:
+    """The costs of the validation rows in eval mode; the module is back in train mode after."""
+    if not pieces:
+        return []
+    with torch.no_grad():
+        model.eval()
+        costs = [cost_of(x, y) for x, y, _ in pieces]
+        model.train()
+    return costs
+
+
+def clipped(gradients: tuple[Tensor | None, ...], largest_norm: float) -> tuple[Tensor | None, ...]:
+    """`clip_grad_norm_` without its detour over `grad` (Pascanu, Mikolov, Bengio 2013)."""
+    norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
+    scale = torch.clamp(largest_norm / (norm + 1e-6), max=1.0)
+    return tuple(None if g is None else g * scale for g in gradients)
+
+
+def compiled(graph: Graph, mode: str) -> Graph:
+    """A graph compiled in one of torch's modes.
+
+    torch counts how often it compiles the same code, and after eight times runs it uncompiled,
+    which gives other bits: each training in a process gets code of its own.
     """
     if hasattr(torch._dynamo.config, "trace_autograd_ops"):
         torch._dynamo.config.trace_autograd_ops = True
-
-    def graph(x: Tensor, y: Tensor) -> tuple[Tensor, tuple[Tensor | None, ...]]:
-        cost = cost_of(x, y)
-        return cost.detach(), torch.autograd.grad(cost, parameters, allow_unused=True)
-
-    compiled = torch.compile(graph, mode=mode, dynamic=False)
-
-    def backward(x: Tensor, y: Tensor) -> Tensor:
-        for parameter in parameters:  # CUDA graphs write into the memory that this frees
-            parameter.grad = None
-        cost, gradients = compiled(x, y)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
-        return cost
-
-    return backward
+    graph.__code__ = graph.__code__.replace()
+    return torch.compile(graph, mode=mode, dynamic=False)

@@ -62,24 +62,6 @@ def _leave_dynamo_out() -> None:
             setattr(plain, "__dynamo_disable", plain)
 
 
-def make_update(optimizer: optim.Optimizer) -> Callable[[], None]:
-    """`optimizer.step()` without torch's wrappers around it, where nobody listens to them.
-
-    One is the profiler's hook, which costs a fifth of a small model's whole step; the other asks
-    the compiler to look away, and imports it to do so. `functools.wraps` leaves the method itself
-    to `inspect.unwrap`. A schedule puts a wrapper of its own on the instance, and then all stay.
-    """
-    if "step" in vars(optimizer):
-        return lambda: optimizer.step() and None
-    plain = inspect.unwrap(type(optimizer).step)
-
-    @torch.no_grad()
-    def update() -> None:
-        plain(optimizer)
-
-    return update
-
-
 class Schedule:
     """One of torch's schedulers, stepped once an epoch.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import decimal
 import math
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -248,6 +249,9 @@ def test_what_is_no_file_of_a_table(tmp_path: Path) -> None:
     assert "null byte" in refused("a\0b.csv")
     assert "home" in refused("~no-such-user-here/x.csv")
     assert refused(write(tmp_path, "x,y\n1,2\n") / "below.csv") == "Not a directory"
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", "/dev/null"):
+        assert refused(path) == "no file but a pipe or device; a table is read more than once"
 
 
 # Parquet

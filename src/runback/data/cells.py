@@ -76,7 +76,9 @@ def not_a_number(name: str, row: int, value: Any) -> str:
     """Says where a cell is, and what it holds."""
     text = repr(value)
     shown = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
-    return f"column {name!r}, data row {row}: {shown} is not a number"
+    truth = str(value).strip().lower() in ("true", "false")
+    hint = "; write 1 for true and 0 for false" if truth else ""
+    return f"column {name!r}, data row {row}: {shown} is not a number{hint}"
 
 
 def fill(

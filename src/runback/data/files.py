@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,7 +34,7 @@ def existing(path: str | Path) -> Path:
         raise DataError("option data: is empty; a .csv or .parquet file is needed")
     try:
         file = Path(path).expanduser()
-        size = file.stat().st_size
+        found = file.stat()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
@@ -42,7 +43,9 @@ def existing(path: str | Path) -> Path:
         raise DataError(f"{path}: {error}") from None
     if file.is_dir():
         raise DataError(f"{file}: is a folder; a .csv or .parquet file is needed")
-    if size == 0:
+    if not stat.S_ISREG(found.st_mode):
+        raise DataError(f"{file}: no file but a pipe or device; a table is read more than once")
+    if found.st_size == 0:
         raise DataError(f"{file}: the file is empty")
     return file
 

@@ -50,6 +50,12 @@ def test_one_row_has_no_r2_and_infinite_predictions_have_a_cost_only() -> None:
     assert scores(-huge, huge, "mse")["rmse"] == math.inf
 
 
+def test_a_target_that_never_changes_has_no_r2() -> None:
+    actual = torch.tensor([[1.0, 5.0], [2.0, 5.0], [4.0, 5.0]])
+    assert set(scores(actual + 1, actual, "mse")) == {"cost", "rmse", "mae"}
+    assert scores(actual[:, :1], actual[:, :1], "mse")["r2"] == 1
+
+
 def test_json_on_standard_output_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
     cli._print_json({"scores": {"cost": math.nan, "rmse": math.inf, "mae": 0.5}})
     out = capsys.readouterr().out

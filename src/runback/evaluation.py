@@ -51,8 +51,8 @@ def scores(predicted: Tensor, actual: Tensor, loss: str) -> dict[str, float]:
         loss: mse, l1 or huber.
 
     Returns:
-        `cost`, `rmse`, `mae` in the targets' units, and `r2`, which needs two rows and is left
-        out for one.
+        `cost`, `rmse`, `mae` in the targets' units, and `r2`, which is left out where a target has
+        the same value in all rows: there is no variance to explain (scikit-learn would say 0).
     """
     from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error  # a second
 
@@ -62,7 +62,7 @@ def scores(predicted: Tensor, actual: Tensor, loss: str) -> dict[str, float]:
         with np.errstate(over="ignore", invalid="ignore"):  # infinite or NaN is the true answer
             found["rmse"] = float(root_mean_squared_error(a, p))
             found["mae"] = float(mean_absolute_error(a, p))
-            if len(a) > 1:
+            if (a != a[0]).any(axis=0).all():
                 found["r2"] = float(r2_score(a, p))
     return found
 

@@ -15,6 +15,7 @@ import runback.jobs.prediction
 from gallery import Gallery
 from runback import load_model
 from runback.cli import main
+from runback.errors import UsageError
 from runback.jobs.prediction import predict_file
 
 
@@ -50,6 +51,19 @@ def test_every_row_is_the_modules_own_answer(
     assert list(found.columns) == ["id", "y"] and found["y"].dtype == np.float32
     assert found["id"].tolist() == frame["id"].tolist()
     assert found["y"].tolist() == expected(gallery, "strong", frame)
+
+
+def test_the_table_itself_is_never_written_over(gallery: Gallery, tmp_path: Path) -> None:
+    file = tmp_path / "in.csv"
+    table(3).to_csv(file, index=False)
+    before = file.read_bytes()
+    (tmp_path / "link.csv").symlink_to(file)
+    for output in (file, tmp_path / "link.csv"):
+        with pytest.raises(UsageError, match="is the table itself, which would be lost"):
+            predict_file(gallery.ids["strong"], str(file), str(output))
+    assert file.read_bytes() == before
+    with pytest.raises(UsageError, match="--keep id,id: names a column twice"):
+        predict_file(gallery.ids["strong"], str(file), "", ["id", "id"])
 
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])

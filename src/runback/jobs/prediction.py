@@ -40,11 +40,11 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
     Raises:
         DataError: the table cannot be read, lacks a column, or holds no finite number where a
             feature should be; the row is named.
-        UsageError: the output cannot be, or `keep` names a target.
+        UsageError: the output cannot be, or is the table, or `keep` names a target, or one twice.
         CheckpointError: the output cannot be written.
         RunNotFoundError, TrackingError, ModelError: as in `reading.load_model`.
     """
-    target = _checked_output(output)
+    target = _checked_output(output, Path(data).expanduser())
     with loading(run) as loaded:
         _check_keep(keep, loaded.spec)
         frames = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep)
@@ -53,7 +53,7 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
         return _write_file(frames, target)
 
 
-def _checked_output(output: str) -> Path | None:
+def _checked_output(output: str, data: Path) -> Path | None:
     if not output:
         return None
     target = Path(output).expanduser()
@@ -63,10 +63,14 @@ def _checked_output(output: str) -> Path | None:
         raise UsageError(f"--output {output}: no such folder {target.parent}")
     if target.suffix.lower() not in (".csv", ".parquet", ".pq"):
         raise UsageError(f"--output {output}: neither a .csv nor a .parquet file")
+    if target.exists() and data.exists() and target.samefile(data):
+        raise UsageError(f"--output {output}: is the table itself, which would be lost")
     return target
 
 
 def _check_keep(keep: Sequence[str], spec: ModelSpec) -> None:
+    if len(set(keep)) < len(keep):
+        raise UsageError(f"--keep {','.join(keep)}: names a column twice")
     both = sorted(set(keep) & set(spec.targets))
     if both:
         raise UsageError(f"--keep {both[0]}: the predictions have a column of that name")

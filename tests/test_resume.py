@@ -24,7 +24,14 @@ from runback.durable import lease
 from runback.durable.checkpoints import local_places
 from runback.durable.home import RunFolder
 from runback.durable.lock import FileLock
-from runback.errors import ConfigError, DataError, Interrupted, RunHeldError, UsageError
+from runback.errors import (
+    ConfigError,
+    DataError,
+    Interrupted,
+    RunHeldError,
+    RunNotFoundError,
+    UsageError,
+)
 from runback.jobs import train as jobs
 
 # A module that takes its time where a test has to catch it in the middle.
@@ -191,6 +198,10 @@ def test_a_finished_run_can_be_trained_on(
             jobs.resume(finished, **changes)
         assert place.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
 
+    place.client.delete_run(finished)
+    with pytest.raises(RunNotFoundError, match=f"run {finished} has been deleted; bring it back"):
+        jobs.resume(finished, epochs=30)
+    place.client.restore_run(finished)
     refused(ConfigError, "option seed: the run has 0, and a resume cannot change it", seed=1)
     refused(ConfigError, "option epochs: 19 is less than the 20 epochs", epochs="19")
     table = place.folder / "table.csv"
@@ -217,6 +228,31 @@ def test_a_finished_run_can_be_trained_on(
     assert rates[21] == 0, "the cosine that ended after 20 epochs goes on"
     assert [p[0] for p in local_places(place.home(finished) / "checkpoints")] == [10, 20, 25, 30]
     assert len(place.client.search_model_versions("name = 'table'")) <= 2
+
+
+def test_a_run_whose_patience_ended_can_be_trained_on(
+    place: Workplace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """To where a run of endless patience comes, bit for bit."""
+    hasty = TrainConfig(data=str(DATA / "non_linear.csv"), lr=2e-4, epochs=40, patience=1)
+    run_id = jobs.train(hasty)
+    done = max(step for _, step in points(place, run_id))
+    assert done < 40
+    assert f"stopped after epoch {done}: no better val_cost for 1 epochs" in capsys.readouterr().err
+    assert jobs.resume(run_id, epochs=50, register="other") == run_id
+    told = capsys.readouterr().err
+    assert f"its patience of 1 epochs ended after epoch {done}; train on with: " in told
+    assert f"runback resume {run_id} --patience 0" in told
+    assert "option register changes nothing where nothing is trained" in told
+    assert jobs.resume(run_id, patience=0) == run_id
+    patient = jobs.train(dataclasses.replace(hasty, patience=0))
+    resumed, whole = (values(points(place, name)) for name in (run_id, patient))
+    scored = {(key, step) for key, step in resumed if key.startswith("test_") and step < 40}
+    assert scored, "the first end was scored, and stays so"
+    assert {place: resumed[place] for place in resumed.keys() - scored} == whole
+    ends = [last_checkpoint(place.home(name)) for name in (run_id, patient)]
+    assert not difference(ends[0]["model_state_dict"], ends[1]["model_state_dict"])
+    assert not difference(ends[0]["optimizer_state_dict"], ends[1]["optimizer_state_dict"])
 
 
 def test_a_value_that_differs_is_told_and_training_goes_on(
@@ -318,7 +354,7 @@ def test_what_a_resume_may_change() -> None:
     assert real == {"epochs": 40, "keep_checkpoints": 2}
     others: dict[str, Any] = {
         "seed": 1, "batch_size": 7, "lr": 0.5, "split": "1:1:1", "shuffle": False, "model": "mlp",
-        "precision": "float64", "threads": 2, "patience": 3, "target": ("y",), "num_workers": 1,
+        "precision": "float64", "threads": 2, "target": ("y",), "num_workers": 1,
     }  # fmt: skip
     assert not others.keys() & CHANGEABLE
     for name, value in others.items():

@@ -171,6 +171,7 @@ CHANGEABLE = frozenset(
     {
         "data",
         "epochs",
+        "patience",
         "device",
         "register",
         "checkpoint_every",

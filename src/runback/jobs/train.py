@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from runback.config import CHANGEABLE, OPTION_NAMES, TrainConfig, parse, render, unknown_option
+from runback.data.own_dataset import is_dataset
 from runback.durable import lease
 from runback.durable.files import naming_a_full_disk
 from runback.durable.home import RunFolder, run_folder
@@ -123,7 +124,9 @@ def run_resume(run: str, changes: dict[str, Any], desk: Desk) -> Outcome:
             config, changes = changed(TrainConfig.from_mapping(info["config"]), changes)
             work, restored = _restored(config, changes, info["tags"], folder, desk)
             if info["status"] == "FINISHED" and work.is_done():
-                say(f"run {run_id} has finished; train on with: runback resume {run_id} --epochs N")
+                say(f"run {run_id} has finished{_how_to_go_on(work, run_id)}")
+                for name in changes.keys() - {"epochs", "patience"}:
+                    say(f"warning: option {name} changes nothing where nothing is trained")
                 return Outcome(run_id, delivered=True)
             recorder = Recorder(folder, work.config, desk, restored)
             desk.ask("reopen", run_id=run_id, tags=_reopening_tags(recorder, changes))
@@ -209,17 +212,42 @@ def _reopening_tags(recorder: Recorder, changes: dict[str, Any]) -> dict[str, st
     }
 
 
+def _how_to_go_on(work: Work, run_id: str) -> str:
+    """Which option ended the training, and would let it go on."""
+    command = f"train on with: runback resume {run_id}"
+    if work.state.epoch >= work.config.epochs:
+        return f"; {command} --epochs N"
+    reason = f"its patience of {work.config.patience} epochs ended after epoch {work.state.epoch}"
+    return f": {reason}; {command} --patience 0"
+
+
 def _place(state: TrainState) -> str:
     inside = f" and {state.batch} batches" if state.batch else ""
     return f"epoch {state.epoch}{inside}"
 
 
 def with_data(config: TrainConfig, tags: dict[str, str], changes: dict[str, Any]) -> TrainConfig:
-    """The configuration with the table where the run read it, unless told where it lies now."""
+    """The configuration with the table where the run read it, unless told where it lies now.
+
+    Raises:
+        DataError: it is not there, nor where the configuration says.
+    """
     recorded = tags.get("runback.data_path", "")
-    if "data" in changes or not Path(recorded.rpartition(":")[0] or recorded).exists():
+    if "data" in changes:
         return config
-    return dataclasses.replace(config, data=recorded)
+    if recorded and _exists(recorded):
+        return dataclasses.replace(config, data=recorded)
+    if not _exists(config.data) and not is_dataset(config.data):
+        raise DataError(
+            f"{recorded or config.data}: the run's table is no longer there; put it back (resume "
+            "can also be told with --data where it lies now)"
+        )
+    return config
+
+
+def _exists(data: str) -> bool:
+    """Whether a table is there, or the file of a user's dataset."""
+    return Path(data).expanduser().exists() or Path(data.rpartition(":")[0]).is_file()
 
 
 def require_fingerprint(found: str, tags: dict[str, str], data: str) -> None:
@@ -232,7 +260,8 @@ def require_fingerprint(found: str, tags: dict[str, str], data: str) -> None:
     if found != recorded:
         raise DataError(
             f"{data}: not the data of the run: SHA-256 is {found[:12]}..., "
-            f"the run recorded {recorded[:12]}...; restore the file, or give it with --data"
+            f"the run recorded {recorded[:12]}...; restore the file (resume can also be told with "
+            "--data where it lies now)"
         )
 
 
@@ -280,7 +309,8 @@ def _loop(recorder: Recorder, work: Work, watch: Watch) -> None:
             progress.update(event)
             if not math.isfinite(event.cost):
                 raise DivergedError(
-                    f"the cost of epoch {event.epoch} is {event.cost}; try a smaller lr"
+                    f"the cost of epoch {event.epoch} is {event.cost}; try a smaller lr, or columns "
+                    "of smaller numbers"
                 )
             due = due or event.epoch % config.checkpoint_every == 0
         if due:
@@ -289,6 +319,8 @@ def _loop(recorder: Recorder, work: Work, watch: Watch) -> None:
         if watch.signal:
             break
     progress.close()
+    if state.epoch < config.epochs and not watch.signal:
+        say(f"stopped after epoch {state.epoch}: no better val_cost for {config.patience} epochs")
     recorder.checkpoint(state)
     recorder.wait()
 

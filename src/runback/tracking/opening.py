@@ -21,18 +21,18 @@ from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Run
+from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
 
 from runback.durable.files import write_bytes
 from runback.durable.home import home, run_folder
 from runback.durable.lock import FileLock
 from runback.environment import git_commit
-from runback.errors import RunbackError, TrackingError
+from runback.errors import RunbackError, TrackingError, UsageError
 from runback.progress import say
 from runback.tracking.patience import connect_seconds
 from runback.tracking.runs import awaits_training, fail_run
-from runback.tracking.store import asked, first_line, http_settings, is_refusal, place_of
+from runback.tracking.store import first_line, http_settings, is_permanent, is_refusal, place_of
 
 TAG_OPENING = "runback.opening"
 PREFIX = "opening-"
@@ -52,6 +52,7 @@ def new_run(client: MlflowClient) -> Iterator[str]:
         note stays for `runback sync`.
 
     Raises:
+        UsageError: the environment names no experiment that can be used.
         TrackingError: the server is away or refuses.
         CheckpointError: the note cannot be written; no run is made.
     """
@@ -172,13 +173,29 @@ def _forget(note: Path) -> None:
 
 
 def _experiment_id(client: MlflowClient) -> str:
-    """As mlflow chooses: MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME (created), or the default."""
-    if by_id := os.environ.get("MLFLOW_EXPERIMENT_ID"):
-        return by_id
-    name = os.environ.get("MLFLOW_EXPERIMENT_NAME")
-    if not name:
-        return "0"
-    return str(asked(f"experiment {name}", lambda: mlflow.set_experiment(name)).experiment_id)
+    """As mlflow chooses: MLFLOW_EXPERIMENT_ID, MLFLOW_EXPERIMENT_NAME (created), or the default.
+
+    Raises:
+        UsageError: there is no such experiment, or it has been deleted.
+    """
+    by_id, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{what}") for what in ("ID", "NAME"))
+    if by_id:
+        return _usable("ID", by_id, lambda: client.get_experiment(by_id))
+    if name:
+        return _usable("NAME", name, lambda: mlflow.set_experiment(name))
+    return "0"
+
+
+def _usable(what: str, value: str, find: Callable[[], Experiment]) -> str:
+    """The ID of the experiment that an environment variable names."""
+    try:
+        found = find()
+    except MlflowException as error:
+        kind = UsageError if is_permanent(error) else TrackingError
+        raise kind(f"MLFLOW_EXPERIMENT_{what} {value!r}: {first_line(error)}") from error
+    if found.lifecycle_stage != "active":
+        raise UsageError(f"MLFLOW_EXPERIMENT_{what} {value!r}: the experiment has been deleted")
+    return str(found.experiment_id)
 
 
 def _source_tags() -> dict[str, str]:

@@ -127,8 +127,9 @@ class Questions:
             _note_end(folder, ["FAILED", error])
 
     def find(self, name: str) -> dict[str, Any]:
-        """See `runs.find_run`."""
+        """See `runs.find_run`; what can be changed no more is refused."""
         info = runs.find_run(self.client, name)
+        runs.require_active(self.client, info.run_id)
         return {**info.as_json(), "config": info.config.as_params()}
 
     def reopen(self, run_id: str, tags: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import sys
 import time
@@ -30,6 +31,10 @@ TAG_DATA_PATH = "runback.data_path"
 TAG_VERSION = "runback.version"
 TAG_CHANGED = "runback.changed."
 PREFIX_LENGTH = 4
+FORMS = (
+    f"RUN is a run ID, a unique prefix of one ({PREFIX_LENGTH} characters or more), latest, "
+    "runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
+)
 PAGE = 1000
 
 
@@ -129,6 +134,21 @@ def find_run(client: MlflowClient, name: str) -> RunInfo:
     if name == "latest":
         return _info(_latest(client))
     return _info(_by_id(client, name.removeprefix("runs:/").split("/")[0]))
+
+
+def require_active(client: MlflowClient, run_id: str) -> None:
+    """Refuses a run that has been deleted: it can still be read, but nothing can be added to it.
+
+    Raises:
+        RunNotFoundError: it has been deleted.
+        TrackingError: the server is away.
+    """
+    run = asked(f"run {run_id}", lambda: client.get_run(run_id))
+    if run.info.lifecycle_stage != "active":
+        raise RunNotFoundError(
+            f"run {run_id} has been deleted; bring it back with: "
+            f"mlflow runs restore --run-id {run_id}"
+        )
 
 
 def reopen_run(client: MlflowClient, run_id: str, tags: dict[str, str]) -> None:
@@ -273,13 +293,14 @@ def _info(run: Run, model_id: str = "", version: str = "") -> RunInfo:
 
 
 def _run_of_version(client: MlflowClient, name: str) -> RunInfo:
-    path = name.removeprefix("models:/")
+    parts = re.fullmatch(r"models:/([^/]+)(?:/([0-9]+)|@([^/@]+))", name)
+    if parts is None:
+        raise RunNotFoundError(f"no run {name!r}; {FORMS}")
+    model, number, alias = parts.groups()
     try:
-        if "@" in path:
-            model, _, alias = path.rpartition("@")
+        if alias:
             version = client.get_model_version_by_alias(model, alias)
         else:
-            model, _, number = path.rpartition("/")
             version = client.get_model_version(model, number)
         model_id = _model_behind(client, version)
     except MlflowException as error:
@@ -306,9 +327,7 @@ def _by_id(client: MlflowClient, text: str) -> Run:
 
 def _by_prefix(client: MlflowClient, text: str) -> Run:
     if len(text) < PREFIX_LENGTH or not text.isalnum():
-        raise RunNotFoundError(
-            f"no run {text!r}; a prefix needs at least {PREFIX_LENGTH} characters"
-        )
+        raise RunNotFoundError(f"no run {text!r}; {FORMS}")
     found = [run for run in _runback_runs(client) if run.info.run_id.startswith(text)]
     if not found:
         raise RunNotFoundError(f"no run {text!r} on {without_secrets(mlflow.get_tracking_uri())}")

@@ -15,6 +15,8 @@ from mlflow import MlflowClient
 
 from conftest import DATA, ROOT, SECONDS, Workplace
 from runback.cli import main
+from runback.errors import UsageError
+from runback.tracking.runs import make_run
 
 MISTAKES = {
     "lrr=3": "runback: unknown option 'lrr'; did you mean 'lr'?",
@@ -87,6 +89,11 @@ def test_a_mistake_under_mlflow_run_is_one_sentence_and_one_failed_run(
          "option scheduler_args: step refuses {'step_size': 0, 'gamma': 0.1}: "
          "step_size is not a whole number of at least 1"),
         (["--data", "own.csv", "--device", "cuda:77"], "option device: 'cuda:77': this machine has "),
+        (["--data", "own.csv", "--register", " "],
+         "option register: a model cannot be registered as ' '; give another name, or none"),
+        (["--data", "own.csv", "--register", "../x"], "option register: a model cannot be"),
+        (["--data", "own.csv", "--register", "x" * 257],
+         "option register: a model cannot be registered as a name of 257 characters"),
         (["--data", "six.csv"], "option split: 8:1:1 of 6 rows leaves no validation row; "
          "give more rows, or another ratio such as 1:0:0"),
     ],
@@ -159,3 +166,34 @@ def test_a_training_without_memory_fails_in_one_sentence(
     assert "Traceback" not in err
     (run,) = place.client.search_runs(["0"])
     assert run.info.status == "FAILED"
+
+
+def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(place: Workplace) -> None:
+    """With all streams closed, the next files opened would be taken for them."""
+    train = f"{sys.executable} -m runback train --data {DATA}/non_linear.csv --epochs 2"
+    closed = subprocess.run(["sh", "-c", f"{train} <&- >&- 2>&-"], env=place.env, timeout=SECONDS)
+    assert closed.returncode == 0
+    (run,) = place.client.search_runs(["0"])
+    assert run.info.status == "FINISHED"
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "runback", "sync"], stdout=full, stderr=subprocess.PIPE,
+            env=place.env, text=True, timeout=SECONDS,
+        )  # fmt: skip
+    sentence = "runback: standard output cannot be written: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, sentence)
+
+
+def test_an_experiment_that_is_not_there_is_the_users_mistake(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deleted = place.client.create_experiment("deleted")
+    place.client.delete_experiment(deleted)
+    for what, value in (("ID", "77"), ("ID", "abc"), ("ID", deleted), ("NAME", "deleted")):
+        with monkeypatch.context() as patch:
+            patch.setenv(f"MLFLOW_EXPERIMENT_{what}", value)
+            with pytest.raises(UsageError, match=f"^MLFLOW_EXPERIMENT_{what} '{value}': "):
+                make_run(place.client)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new / one")
+    run = place.client.get_run(make_run(place.client))
+    assert place.client.get_experiment(run.info.experiment_id).name == "new / one"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import mlflow
@@ -12,12 +13,14 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
-from conftest import Workplace
+from conftest import DATA, Workplace
 from gallery import Gallery, make_runs
-from runback import load_model
+from runback import TrainConfig, load_model, train
+from runback.errors import UsageError
 from runback.jobs.promotion import promote
 from runback.jobs.reading import evaluate
 from runback.tracking import registry
+from runback.tracking.runs import find_run
 
 
 def test_the_logged_model_belongs_to_its_run_and_has_its_figures(gallery: Gallery) -> None:
@@ -66,6 +69,25 @@ def test_a_copied_version_is_the_model_it_was_copied_from(gallery: Gallery) -> N
         assert load_model("models:/copied/1")(x).tolist() == gallery.answers["weak"]
     assert promote("models:/copied/1")["model"] == "copied"
     assert client.get_model_version_by_alias("copied", "champion").version in (1, "1")
+
+
+def test_a_name_may_hold_whatever_a_file_name_may(
+    place: Workplace,
+) -> None:
+    """A quotation mark once kept a finished model out of the registry for good."""
+    table = place.folder / 'it\'s @ "table".csv'
+    shutil.copyfile(DATA / "non_linear.csv", table)
+    run_id = train(TrainConfig(data=str(table), epochs=1))
+    name = 'it\'s _ "table"'
+    assert place.client.get_model_version(name, "1").run_id == run_id
+    assert promote(f"models:/{name}/1")["moved"]
+    assert evaluate(f"models:/{name}@champion")["run_id"] == run_id
+    place.client.copy_model_version(f"models:/{name}/1", "a@b")
+    assert find_run(place.client, "models:/a@b/1").run_id == run_id
+    place.client.delete_registered_model("a@b")
+    place.client.delete_registered_model(name)
+    with pytest.raises(UsageError, match="nothing of its model has been registered yet"):
+        promote(run_id)
 
 
 def test_what_travels_with_the_model(gallery: Gallery) -> None:

@@ -19,6 +19,7 @@ from runback.errors import (
     EXIT_UNDELIVERED,
     ConfigError,
     RunbackError,
+    StorageError,
     UsageError,
 )
 from runback.tracking import QUIET
@@ -37,6 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
+    _open_standard_streams()
     os.environ.update({**QUIET, **os.environ})
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
@@ -46,8 +48,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _drop_output()
         return EXIT_FAILED
+
+
+def _open_standard_streams() -> None:
+    """Nothing at all where a stream is closed: the next file opened would take its number, and
+    receive what is meant for a terminal.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            handle = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
+            os.set_inheritable(handle, True)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _drop_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
 
 def _run(argv: list[str]) -> int:
@@ -244,7 +264,8 @@ def _predict(options: argparse.Namespace) -> int:
     from runback.jobs.prediction import predict_file
 
     keep = parse("features", options.keep)
-    rows = predict_file(options.run, options.data, options.output, keep)
+    with _writing_out():
+        rows = predict_file(options.run, options.data, options.output, keep)
     print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
     return EXIT_DONE
 
@@ -346,4 +367,18 @@ def _print_json(value: Any) -> None:
 
 
 def _print(text: str) -> None:
-    print(text, flush=True)  # noqa: T201
+    with _writing_out():
+        print(text)  # noqa: T201
+
+
+@contextmanager
+def _writing_out() -> Iterator[None]:
+    """Writes standard output to its end; one sentence where that is a file on a full disk."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _drop_output()
+        raise StorageError(f"standard output cannot be written: {error.strerror}") from error

@@ -23,6 +23,8 @@ from runback.training.randomness import seed_generators
 from runback.training.state import TrainState
 
 CHECKED_ROWS = 2
+# MLflow's own limit (its database's column `name`).
+MAX_MODEL_NAME = 256
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class Work:
 
     @property
     def register_as(self) -> str:
-        """The registered model's name, or "none"."""
+        """The registered model's name, or "none"; "_" for what means something in models:/ URIs."""
         name = self.config.register or self.table.path.stem
-        return name.replace("/", "_").replace(":", "_")
+        return name.translate(str.maketrans("/:@?", "____"))
 
     def is_done(self) -> bool:
         """Whether the loop has nothing left to train."""
@@ -105,7 +107,23 @@ def prepare(config: TrainConfig, source: Path | None = None) -> Work:
         state = TrainState.fresh(built.module, config, device)
         validation = _part(table, split.validation, device) if len(split.validation) else None
         batches = _batches(config, table, split, order, device)
-    return Work(config, table, split, built, state, batches, validation)
+    work = Work(config, table, split, built, state, batches, validation)
+    _require_model_name(work.register_as)
+    return work
+
+
+def _require_model_name(name: str) -> None:
+    """Refuses what MLflow would refuse when the training is over.
+
+    Raises:
+        ConfigError: no name for a registered model.
+    """
+    readable = name.isprintable() and len(name.strip()) > 0 and len(name) <= MAX_MODEL_NAME
+    if not readable or name == "." or name.startswith(".."):
+        shown = repr(name) if len(name) <= MAX_MODEL_NAME else f"a name of {len(name)} characters"
+        raise ConfigError(
+            f"option register: a model cannot be registered as {shown}; give another name, or none"
+        )
 
 
 def held_out(work: Work) -> TableDataset | None:

@@ -104,9 +104,10 @@ def version_of(client: MlflowClient, info: RunInfo) -> ModelVersion:
     versions = asked(query, lambda: client.search_model_versions(query))
     found = [version for version in versions if version.source == f"models:/{model_id}"]
     if not found:
-        raise UsageError(
-            f"run {info.run_id} has no registered version: its option register says none"
-        )
+        why = "its option register says none"
+        if info.config.register != "none":
+            why = "nothing of its model has been registered yet; runback sync says what waits"
+        raise UsageError(f"run {info.run_id} has no registered version: {why}")
     return max(found, key=lambda version: int(version.creation_timestamp))
 
 
@@ -229,8 +230,9 @@ def _register(
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    for version in client.search_model_versions(f"name = '{name}' AND run_id = '{run_id}'"):
-        if version.tags.get(TAG_DIGEST) == note["sha256"]:
+    # The name is compared here, as a filter has no way to write a quotation mark.
+    for version in client.search_model_versions(f"run_id = '{run_id}'"):
+        if version.name == name and version.tags.get(TAG_DIGEST) == note["sha256"]:
             return version
     return client.create_model_version(
         name,

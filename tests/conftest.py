@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from elsewhere import SecondEnvironment
+
 if TYPE_CHECKING:
     from gallery import Gallery
 
@@ -207,3 +209,11 @@ def gallery(session_gallery: Gallery, tmp_path: Path, monkeypatch: pytest.Monkey
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
     return session_gallery
+
+
+@pytest.fixture(scope="session")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> SecondEnvironment:
+    """A virtual environment where everything is installed but runback."""
+    environment = SecondEnvironment(tmp_path_factory.mktemp("elsewhere"))
+    environment.require_no_runback()
+    return environment

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import re
 import sys
 from pathlib import Path
 
@@ -12,11 +12,13 @@ import pandas as pd
 import pytest
 import torch
 
+from elsewhere import SecondEnvironment
 from gallery import Gallery
 from runback import load_model
-from runback.errors import ConfigError, RunNotFoundError
-from runback.jobs.reading import predict
+from runback.errors import ConfigError, DataError, RunNotFoundError
+from runback.jobs.reading import evaluate, predict
 from runback.jobs.reproduction import weights_digest
+from runback.tracking.runs import find_run
 
 PROBE = torch.tensor([[1.0], [5.0], [11.0]])
 
@@ -59,19 +61,8 @@ def test_pyfunc_agrees_by_run_and_by_version(gallery: Gallery) -> None:
 
 
 SECOND = """
-import sys
-sys.path[:] = [p for p in sys.path if p != {source!r}]
-class Gone:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "runback" and not any("code" in p for p in sys.path):
-            raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Gone())
-try:
-    import runback
-    raise SystemExit("runback is still here")
-except ModuleNotFoundError:
-    pass
-import mlflow, pandas as pd
+import importlib.util, mlflow, pandas as pd
+assert importlib.util.find_spec("runback") is None
 model = mlflow.pyfunc.load_model({uri!r})
 import runback
 assert "/code/runback/" in runback.__file__, runback.__file__
@@ -79,7 +70,9 @@ print(model.predict(pd.DataFrame({frame!r})).tolist())
 """
 
 
-def test_a_users_module_comes_back_without_its_file_and_without_runback(gallery: Gallery) -> None:
+def test_a_users_module_comes_back_without_its_file_and_without_runback(
+    gallery: Gallery, elsewhere: SecondEnvironment
+) -> None:
     """The gallery has renamed the class and broken the sibling that it imports."""
     run_id, expected = gallery.ids["own"], [row[0] for row in gallery.answers["own"]]
     rows = torch.arange(30.0).reshape(3, 10) / 7
@@ -88,12 +81,8 @@ def test_a_users_module_comes_back_without_its_file_and_without_runback(gallery:
     uri = f"runs:/{run_id}/model"
     columns = mlflow.models.get_model_info(uri).signature.inputs.input_names()
     frame = {name: rows[:, index].tolist() for index, name in enumerate(columns)}
-    source = str(Path(__file__).parents[1] / "src")
-    script = SECOND.format(source=source, uri=uri, frame=frame)
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=gallery.place.folder, text=True, capture_output=True,
-        env={**gallery.place.env, "PYTHONPATH": ""}, timeout=120,
-    )  # fmt: skip
+    script = SECOND.format(uri=uri, frame=frame)
+    done = elsewhere.run(script, gallery.place.folder, gallery.place.env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(expected)
 
@@ -127,6 +116,16 @@ def test_unknown_runs_and_devices_are_named(gallery: Gallery) -> None:
     for name in ("0" * 32, "models:/table/99", "models:/table@nobody", "models:/nothing/1"):
         with pytest.raises(RunNotFoundError):
             load_model(name)
+    for name in (
+        "abc",
+        "models:/table",
+        "models:/table/latest",
+        "models:/m-1",
+        "file:///x",
+        "a'bcd",
+    ):
+        with pytest.raises(RunNotFoundError, match="RUN is a run ID, a unique prefix of one"):
+            find_run(gallery.place.client, name)
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
             load_model(gallery.ids["strong"], device="cuda")
@@ -145,3 +144,9 @@ def test_a_model_goes_from_cpu_to_gpu_and_back(gallery: Gallery) -> None:
     ).stdout.strip()
     weights = load_model(run_id, device="cpu").state_dict()
     assert all(value.device.type == "cpu" for value in weights.values())
+
+
+def test_a_table_that_is_gone_is_named_with_its_place(gallery: Gallery) -> None:
+    gone = re.escape(str(gallery.place.folder / "pair.csv"))
+    with pytest.raises(DataError, match=f"{gone}: the run's table is no longer there; put it back"):
+        evaluate(gallery.ids["pair"])

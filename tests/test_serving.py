@@ -1,12 +1,10 @@
-"""The real model server on loopback answers as `predict` does, bit for bit."""
+"""The real model server on loopback answers as `predict` does, bit for bit, without runback."""
 
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -18,26 +16,26 @@ import pandas as pd
 import pytest
 
 from conftest import wait_until
+from elsewhere import SecondEnvironment
 from gallery import Gallery
 from runback.jobs.prediction import predict_file
 
 
 @pytest.fixture
-def served(gallery: Gallery, tmp_path: Path) -> Iterator[str]:
-    """The address of a server of the own module's champion."""
+def served(gallery: Gallery, tmp_path: Path, elsewhere: SecondEnvironment) -> Iterator[str]:
+    """The address of a server of the own module's champion, in an environment without runback."""
     gallery.place.client.set_registered_model_alias("diabetes", "champion", "1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (tmp_path / "serve.log").open("wb")
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # uvicorn is there
-    env = {**gallery.place.env, "PATH": path}
     server = subprocess.Popen(
         [
-            sys.executable, "-m", "mlflow", "models", "serve", "-m", "models:/diabetes@champion",
+            elsewhere.python, "-m", "mlflow", "models", "serve", "-m", "models:/diabetes@champion",
             "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
         ],
-        cwd=tmp_path, env=env, stdout=log, stderr=log, start_new_session=True,
+        cwd=tmp_path, env=elsewhere.env(gallery.place.env), stdout=log, stderr=log,
+        start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
 

@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from conftest import DATA, ROOT, SECONDS, Workplace
 from runback.cli import main
 from runback.errors import UsageError
-from runback.tracking.runs import make_run
+from runback.tracking.opening import new_run
 
 MISTAKES = {
     "lrr=3": "runback: unknown option 'lrr'; did you mean 'lr'?",
@@ -193,7 +193,24 @@ def test_an_experiment_that_is_not_there_is_the_users_mistake(
         with monkeypatch.context() as patch:
             patch.setenv(f"MLFLOW_EXPERIMENT_{what}", value)
             with pytest.raises(UsageError, match=f"^MLFLOW_EXPERIMENT_{what} '{value}': "):
-                make_run(place.client)
+                new_run(place.client).__enter__()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new / one")
     run = place.client.get_run(make_run(place.client))
     assert place.client.get_experiment(run.info.experiment_id).name == "new / one"
+
+
+def test_a_run_that_has_ended_is_nobodys_launch(
+    place: Workplace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Neither a mistake nor a training changes the run that a forgotten MLFLOW_RUN_ID names."""
+    other = place.client.create_run("0").info.run_id
+    place.client.set_terminated(other)
+    before = place.client.get_run(other).to_dictionary()
+    monkeypatch.setenv("MLFLOW_RUN_ID", other)
+    for data, sentence in (
+        ("missing.csv", "missing.csv: no such file"),
+        (f"{DATA}/non_linear.csv", f"MLFLOW_RUN_ID {other}: the run has ended (FINISHED)"),
+    ):
+        assert main(["train", "--data", data, "--epochs", "1"]) == 2
+        assert capfd.readouterr().err.startswith(f"runback: {sentence}")
+        assert place.client.get_run(other).to_dictionary() == before

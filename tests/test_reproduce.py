@@ -10,8 +10,11 @@ import pytest
 import torch
 
 import runback.jobs.reproduction
+from conftest import DATA, Workplace
 from gallery import Gallery
+from runback import TrainConfig, resume, train
 from runback.cli import main
+from runback.jobs.reproduction import reproduce
 from runback.jobs.train import Outcome
 
 
@@ -28,6 +31,18 @@ def test_a_run_reproduces_to_the_last_bit(
     assert again.data.tags["runback.reproduction_of"] == run_id
     assert again.info.status == "FINISHED"
     assert len(gallery.place.client.search_model_versions(f"run_id = '{again.info.run_id}'")) == 0
+
+
+def test_a_run_that_was_resumed_reproduces_too(place: Workplace) -> None:
+    """A schedule keeps the shape of the run's first epochs, and a patience that ended is known."""
+    config = TrainConfig(
+        data=str(DATA / "non_linear.csv"), epochs=3, scheduler="cosine", patience=9, lr=2e-4
+    )
+    run_id = train(config)
+    resume(run_id, epochs=5)
+    resume(run_id, epochs=7, patience=1)
+    found = reproduce(run_id)
+    assert found["equal"], found["first_difference"]
 
 
 def test_a_difference_is_found_and_named(

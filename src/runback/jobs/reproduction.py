@@ -17,6 +17,7 @@ from runback.jobs.train import require_fingerprint, run_training, with_data
 from runback.models.spec import SOURCE_FOLDER, dtype_of
 from runback.tracking.checkpoints import published_points
 from runback.tracking.desk import Desk
+from runback.training.optimizers import schedule_args
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,7 +57,7 @@ def reproduce(run: str) -> dict[str, Any]:
 
 
 def _trained_again(loaded: Loaded) -> str:
-    config = with_data(loaded.info.config, loaded.info.tags, {})
+    config = with_data(_as_trained(loaded), loaded.info.tags, {})
     config = dataclasses.replace(config, register="none")
     _require_same_table(config, loaded)
     source = loaded.folder / SOURCE_FOLDER
@@ -69,6 +70,21 @@ def _trained_again(loaded: Loaded) -> str:
         )
     loaded.client.set_tag(outcome.run_id, TAG_ORIGINAL, loaded.info.run_id)
     return outcome.run_id
+
+
+def _as_trained(loaded: Loaded) -> TrainConfig:
+    """The configuration that trains in one go what the run and its resumes have trained.
+
+    A schedule keeps the shape that it had when the run began. Where a resume changed the patience,
+    what the run came to is what counts.
+    """
+    config, began_with = loaded.info.config, loaded.info.began_with
+    if config.scheduler != "none":
+        config = dataclasses.replace(config, scheduler_args=schedule_args(began_with))
+    if config.patience != began_with.patience:
+        reached = max(epoch for epoch, _ in _points(loaded.client, loaded.info.run_id))
+        config = dataclasses.replace(config, patience=0, epochs=reached)
+    return config
 
 
 def _require_same_table(config: TrainConfig, loaded: Loaded) -> None:

@@ -89,6 +89,11 @@ class RunInfo:
         }
         return TrainConfig.from_mapping({**values, **changed})
 
+    @property
+    def began_with(self) -> TrainConfig:
+        """The configuration before any resume; schedules take their shape from its epochs."""
+        return TrainConfig.from_mapping(json.loads(self.tags[TAG_CONFIG]))
+
     def as_json(self) -> dict[str, Any]:
         """For the pipe between the courier and the training process."""
         return asdict(self)
@@ -98,10 +103,16 @@ def check_adoptable(client: MlflowClient, config: TrainConfig, run_id: str) -> N
     """Whether the run that `mlflow run` made can become the one of this training.
 
     Raises:
-        UsageError: it has been trained already, or its params contradict.
+        UsageError: it has been trained already, it has ended, or its params contradict.
         TrackingError: the server refuses.
     """
-    _missing_params(asked(f"run {run_id}", lambda: client.get_run(run_id)), config)
+    run = asked(f"run {run_id}", lambda: client.get_run(run_id))
+    _missing_params(run, config)
+    if not awaits_training(run):
+        raise UsageError(
+            f"MLFLOW_RUN_ID {run_id}: the run has ended ({run.info.status}) or been deleted; unset "
+            "the variable to make a new run"
+        )
 
 
 def describe_run(client: MlflowClient, run_id: str, config: TrainConfig, facts: DataFacts) -> None:
@@ -177,8 +188,9 @@ def fail_run(client: MlflowClient, run_id: str, message: str) -> None:
 
 
 def awaits_training(run: Run) -> bool:
-    """Whether a run was made for a training that has not begun in it: RUNNING, and not described."""
-    return run.info.status == "RUNNING" and TAG_CONFIG not in run.data.tags
+    """Whether a run was made for a training that has not begun in it: not ended, and not described."""
+    open_yet = run.info.status in ("RUNNING", "SCHEDULED") and run.info.lifecycle_stage == "active"
+    return open_yet and TAG_CONFIG not in run.data.tags
 
 
 def download(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path:

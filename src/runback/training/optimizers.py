@@ -74,7 +74,7 @@ class Schedule:
 
     def __init__(self, config: TrainConfig, optimizer: optim.Optimizer) -> None:
         self.name, self.steps = config.scheduler, 0
-        args = {**_defaults(config), **config.scheduler_args}
+        args = schedule_args(config)
         _try_schedule(self.name, args)
         self.torch_schedule = _SCHEDULERS[self.name](optimizer, **args)
 
@@ -103,11 +103,17 @@ def make_schedule(config: TrainConfig, optimizer: optim.Optimizer) -> Schedule |
     return None if config.scheduler == "none" else Schedule(config, optimizer)
 
 
-def _defaults(config: TrainConfig) -> dict[str, Any]:
-    """Step: a tenth after each third of the run. Cosine: to zero at its end. Plateau: torch's own."""
+def schedule_args(config: TrainConfig) -> dict[str, Any]:
+    """The arguments of the schedule, with those that nobody gave.
+
+    Step: a tenth after each third of the run. Cosine: to zero at its end. Plateau: torch's own.
+    """
+    defaults: dict[str, Any] = {}
     if config.scheduler == "step":
-        return {"step_size": max(1, config.epochs // 3), "gamma": 0.1}
-    return {"T_max": config.epochs} if config.scheduler == "cosine" else {}
+        defaults = {"step_size": max(1, config.epochs // 3), "gamma": 0.1}
+    if config.scheduler == "cosine":
+        defaults = {"T_max": config.epochs}
+    return {**defaults, **config.scheduler_args}
 
 
 def _try_schedule(name: str, args: dict[str, Any]) -> None:

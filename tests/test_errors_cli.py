@@ -194,6 +194,11 @@ def test_an_experiment_that_is_not_there_is_the_users_mistake(
             patch.setenv(f"MLFLOW_EXPERIMENT_{what}", value)
             with pytest.raises(UsageError, match=f"^MLFLOW_EXPERIMENT_{what} '{value}': "):
                 new_run(place.client).__enter__()
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new / one")
+    for _ in range(2):
+        with new_run(place.client) as run_id:
+            experiment = place.client.get_run(run_id).info.experiment_id
+        assert place.client.get_experiment(experiment).name == "new / one"
 
 
 def test_a_run_that_has_ended_is_nobodys_launch(

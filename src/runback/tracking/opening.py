@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Experiment, Run
 from mlflow.exceptions import MlflowException
@@ -182,7 +181,7 @@ def _experiment_id(client: MlflowClient) -> str:
     if by_id:
         return _usable("ID", by_id, lambda: client.get_experiment(by_id))
     if name:
-        return _usable("NAME", name, lambda: mlflow.set_experiment(name))
+        return _usable("NAME", name, lambda: _by_name(client, name))
     return "0"
 
 
@@ -196,6 +195,20 @@ def _usable(what: str, value: str, find: Callable[[], Experiment]) -> str:
     if found.lifecycle_stage != "active":
         raise UsageError(f"MLFLOW_EXPERIMENT_{what} {value!r}: the experiment has been deleted")
     return str(found.experiment_id)
+
+
+def _by_name(client: MlflowClient, name: str) -> Experiment:
+    """An experiment that is made if need be; `mlflow.set_experiment` would also change the process."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found
+    try:
+        return client.get_experiment(client.create_experiment(name))
+    except MlflowException:  # another process was quicker
+        found = client.get_experiment_by_name(name)
+        if found is None:
+            raise
+        return found
 
 
 def _source_tags() -> dict[str, str]:

@@ -98,7 +98,7 @@ def _made(client: MlflowClient, experiment_id: str, note: Path) -> tuple[str, bo
     try:
         found = _marked(client, experiment_id, mark)
         _delete(client, [other for other in found if other.info.run_id != run_id])
-    except MlflowException:
+    except Exception:  # the wire is a bad one: sync looks again
         return run_id, False
     return run_id, True
 
@@ -109,7 +109,7 @@ def _found_in_time(client: MlflowClient, experiment_id: str, mark: str) -> list[
     seconds = str(max(1, round(connect_seconds())))
     settled = False
     while True:
-        with contextlib.suppress(MlflowException), http_settings(MAX_RETRIES="0", TIMEOUT=seconds):
+        with contextlib.suppress(Exception), http_settings(MAX_RETRIES="0", TIMEOUT=seconds):
             if found := _marked(client, experiment_id, mark):
                 return found
             if not settled:
@@ -137,20 +137,28 @@ def _put_right(note: Path, client_of: Callable[[str], MlflowClient]) -> bool:
     if not lock.try_acquire():
         return True
     with lock:
-        try:
-            where = json.loads(note.read_bytes())
-            old = time.time() - note.stat().st_mtime > FORGET_SECONDS
-            client = client_of(where["tracking_uri"])
-            found = _marked(client, where["experiment"], _mark(note))
-            _delete(client, [run for run in found if _is_untouched(run)])
-        except (OSError, ValueError, KeyError):  # another sync was quicker
-            found, old = [], True
-        except (RunbackError, MlflowException) as error:
-            say(f"a run may have been left half-made, which cannot be seen: {first_line(error)}")
+        gone = not note.exists()  # another sync was quicker
+        found = [] if gone else _lost_runs(note, client_of)
+        if found is None:
             return False
-        if found or old:
+        if gone or found or time.time() - note.stat().st_mtime > FORGET_SECONDS:
             _forget(note)
     return True
+
+
+def _lost_runs(note: Path, client_of: Callable[[str], MlflowClient]) -> list[Run] | None:
+    """The runs that a note is about, those of nobody deleted now; None if they cannot be seen."""
+    where = json.loads(note.read_bytes())
+    try:
+        client = client_of(where["tracking_uri"])
+        found = _marked(client, where["experiment"], _mark(note))
+        _delete(client, [run for run in found if _is_untouched(run)])
+    except (RunbackError, MlflowException) as error:
+        if is_permanent(error):  # no such experiment any more
+            return []
+        say(f"a run may be left half-made, which cannot be seen now: {first_line(error)}")
+        return None
+    return found
 
 
 def _is_untouched(run: Run) -> bool:

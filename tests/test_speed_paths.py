@@ -273,3 +273,32 @@ def test_one_weight_decides_whether_a_state_is_finite(value: float, dtype: torch
     with torch.no_grad():
         state.model.more[2, 1] = value
     assert state.is_finite() == bool(torch.isfinite(torch.tensor(value)))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_compiling_changes_the_speed_and_not_the_training_on_a_gpu(
+    mode: str, optimizer: str
+) -> None:
+    other = {"device": "cuda", "optimizer": optimizer, "lr": 1e-5, "scheduler": "cosine"}
+    compiled, _ = fast_training(config_of("float64", compile=mode, **other))
+    eager, _ = fast_training(config_of("float64", **other))
+    for ours, theirs in zip(compiled, eager, strict=True):
+        assert ours == pytest.approx(theirs, rel=1e-9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("mode", ["none", "default", "reduce-overhead"])
+def test_interrupted_inside_an_epoch_is_not_interrupted_on_a_gpu(mode: str) -> None:
+    config = config_of(
+        "adam, dropout, clipping, plateau", compile=mode, epochs=3, batch_size=48, device="cuda"
+    )
+    whole, first, second = prepare(config), prepare(config), prepare(config)
+    expected = list(epochs_of(whole))
+    saved, before = interrupted(first, MidEpoch(2, compiling.GROUP))
+    second.state.load_state_dict(saved)
+    assert before + list(epochs_of(second)) == expected
+    assert_same(weights(second.state.model), weights(whole.state.model))

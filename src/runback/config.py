@@ -105,7 +105,7 @@ class TrainConfig:
     device: str = _option("auto", "auto, cpu, cuda, cuda:1 or mps")
     precision: str = _option("float32", "arithmetic", choices=("float32", "bf16", "float64"))
     compile: str = _option(
-        "none", "torch.compile mode of the training step",
+        "none", "torch.compile mode of the training steps",
         choices=("none", "default", "reduce-overhead", "max-autotune"),
     )  # fmt: skip
     threads: int = _option(

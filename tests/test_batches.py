@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -64,6 +65,9 @@ def test_a_loader_gives_the_same_batches_bit_for_bit(workers: int) -> None:
             expected = list(here.epoch(epoch, start))
             assert len(expected) == len(here) - start
             assert same(list(there.epoch(epoch, start)), expected)
+            groups = list(there.epoch(epoch, start, group=2))
+            assert len(groups) == -(-len(expected) // 2)
+            assert same(ungrouped(groups, 5), expected)
 
 
 @given(
@@ -88,6 +92,11 @@ def test_an_epoch_visits_every_row_once_and_may_begin_anywhere(
     assert all(len(x) == size for x, _ in whole[: -1 if not drop else None])
     for start in (0, len(whole) // 2, len(whole)):
         assert same(list(batches.epoch(epoch, start)), whole[start:])
+        assert same(ungrouped(batches.epoch(epoch, start, group=3), size), whole[start:])
+
+
+def ungrouped(groups: Iterable[Batch], size: int) -> list[Batch]:
+    return [pair for x, y in groups for pair in zip(x.split(size), y.split(size), strict=True)]
 
 
 def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:

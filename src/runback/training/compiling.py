@@ -60,7 +60,8 @@ class CompiledSteps:
         for x, y in self.batches.epoch(epoch, start, GROUP):
             n_batches = -(-len(x) // self.size)
             done += n_batches
-            cost, self._costs = self._graph(x, y, done == len(self.batches))
+            validates = bool(self._pieces) and done == len(self.batches)
+            cost, self._costs = self._graph(x, y, validates)
             yield cost, n_batches
 
     def validate(self) -> tuple[float, float | None]:
@@ -87,10 +88,10 @@ def make_graph(
             update(clipped(gradients, config.clip_norm) if config.clip_norm else gradients)
         return cost.detach()
 
-    def graph(x: Tensor, y: Tensor, last: bool) -> tuple[Tensor, list[Tensor]]:
+    def graph(x: Tensor, y: Tensor, validates: bool) -> tuple[Tensor, list[Tensor]]:
         parts = zip(x.split(config.batch_size), y.split(config.batch_size), strict=True)
         total = torch.stack([step(*part) for part in parts]).sum()
-        return total, validated(model, cost_of, pieces) if last else []
+        return total, validated(model, cost_of, pieces) if validates else []
 
     return graph
 
@@ -99,8 +100,6 @@ def validated(
     model: nn.Module, cost_of: Callable[[Tensor, Tensor], Tensor], pieces: list[Piece]
 ) -> list[Tensor]:
     """The costs of the validation rows in eval mode; the module is back in train mode after."""
-    if not pieces:
-        return []
     with torch.no_grad():
         model.eval()
         costs = [cost_of(x, y) for x, y, _ in pieces]

@@ -227,8 +227,8 @@ def test_the_identity_follows_the_options_that_decide_the_numbers_only() -> None
         "patience": 4, "clip_norm": 1.0, "precision": "float64", "compile": "default", "threads": 2,
     }  # fmt: skip
     indifferent = {
-        "data", "epochs", "device", "register", "checkpoint_every", "checkpoint_minutes",
-        "keep_checkpoints",
+        "data", "epochs", "patience", "device", "register", "checkpoint_every",
+        "checkpoint_minutes", "keep_checkpoints",
     }  # fmt: skip
     for name, value in changed.items():
         other = dataclasses.replace(DEFAULT, **{name: value})

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -199,6 +200,15 @@ def test_mlflow_run_does_not_overwrite_the_status(place: Workplace) -> None:
 # The watch itself, without a training
 
 
+@pytest.fixture
+def terminal() -> Iterator[None]:
+    """SIGHUP as in a terminal; under nohup the tests would inherit that it is ignored."""
+    old = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, old)
+
+
+@pytest.mark.usefixtures("terminal")
 def test_signals_are_raised_or_noted_as_the_phase_asks() -> None:
     from runback.errors import Interrupted
     from runback.signals import Watch

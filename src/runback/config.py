@@ -151,6 +151,15 @@ class TrainConfig:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
+    def from_json(cls, text: str) -> TrainConfig:
+        """The configuration whose `as_json` gave the text.
+
+        Raises:
+            ConfigError: as in `from_mapping`.
+        """
+        return cls.from_mapping(json.loads(text))
+
+    @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, where: str = "") -> TrainConfig:
         """Builds a configuration from names and values; text is parsed as on the command line.
 

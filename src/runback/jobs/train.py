@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import json
 import math
 import os
 from dataclasses import dataclass
@@ -25,7 +23,6 @@ from runback.errors import (
     DivergedError,
     Interrupted,
     RunbackError,
-    TrackingError,
 )
 from runback.evaluation import load_libraries
 from runback.jobs.finishing import finish
@@ -75,9 +72,7 @@ def run_training(config: TrainConfig, desk: Desk, source: Path | None = None) ->
         try:
             work = prepare(config, source)
         except RunbackError as error:
-            if launch:
-                with contextlib.suppress(TrackingError):  # the user's mistake is the news
-                    desk.ask("fail", run_id=launch, message=str(error))
+            desk.fail_launch(str(error))
             raise
         opened = desk.asked("open", config=config.as_params(), facts=work.facts(), run_id=launch)
         load_libraries()  # the courier is at work; at the end nobody should wait for imports
@@ -171,7 +166,7 @@ def _restored(
         UsageError: the data, the module or the number of epochs do not fit the run.
     """
     config = with_data(config, tags, changes)
-    began_with = TrainConfig.from_mapping(json.loads(tags["runback.config"])).epochs
+    began_with = TrainConfig.from_json(tags["runback.config"]).epochs
     source = _own_source(config, folder, desk)
 
     def prepared() -> Work:

@@ -147,6 +147,15 @@ class Desk:
     def __enter__(self) -> Desk:
         return self
 
+    def fail_launch(self, message: str) -> None:
+        """Tells the run that MLFLOW_RUN_ID names, where there is one, why it gets no training.
+
+        `mlflow run` sets its status by our exit code; whoever else made it may not.
+        """
+        if launch := os.environ.get("MLFLOW_RUN_ID"):
+            with contextlib.suppress(TrackingError):  # the user's mistake is the news
+                self.ask("fail", run_id=launch, message=message)
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -164,13 +173,10 @@ class Desk:
 
 
 def fail_launch(message: str) -> None:
-    """Tells the run that MLFLOW_RUN_ID names, where there is one, why it gets no training.
-
-    `mlflow run` sets its status by our exit code; whoever else made it may not.
-    """
-    if launch := os.environ.get("MLFLOW_RUN_ID"):
-        with contextlib.suppress(RunbackError), Desk() as desk:  # the user's mistake is the news
-            desk.ask("fail", run_id=launch, message=message)
+    """`Desk.fail_launch` where nobody has started a courier, and none is needed without a run."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        with contextlib.suppress(RunbackError), Desk() as desk:
+            desk.fail_launch(message)
 
 
 _DESKS: weakref.WeakSet[Desk] = weakref.WeakSet()

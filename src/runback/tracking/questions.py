@@ -129,7 +129,7 @@ class Questions:
     def find(self, name: str) -> dict[str, Any]:
         """See `runs.find_run`; what can be changed no more is refused."""
         info = runs.find_run(self.client, name)
-        runs.require_active(self.client, info.run_id)
+        runs.require_active(info)
         return {**info.as_json(), "config": info.config.as_params()}
 
     def reopen(self, run_id: str, tags: dict[str, str]) -> None:

@@ -59,6 +59,7 @@ class RunInfo:
         run_id: the full ID.
         status: RUNNING, FINISHED, FAILED or KILLED.
         tags: all of them.
+        active: whether it has not been deleted.
         model_id: the logged model that RUN named, where it named one (models:/...).
         version: the registered version that RUN named, as "NAME/NUMBER", likewise.
     """
@@ -69,6 +70,7 @@ class RunInfo:
     model_id: str = ""
     version: str = ""
     metrics: dict[str, float] = field(default_factory=dict)
+    active: bool = True
 
     @property
     def config(self) -> TrainConfig:
@@ -92,7 +94,7 @@ class RunInfo:
     @property
     def began_with(self) -> TrainConfig:
         """The configuration before any resume; schedules take their shape from its epochs."""
-        return TrainConfig.from_mapping(json.loads(self.tags[TAG_CONFIG]))
+        return TrainConfig.from_json(self.tags[TAG_CONFIG])
 
     def as_json(self) -> dict[str, Any]:
         """For the pipe between the courier and the training process."""
@@ -147,18 +149,16 @@ def find_run(client: MlflowClient, name: str) -> RunInfo:
     return _info(_by_id(client, name.removeprefix("runs:/").split("/")[0]))
 
 
-def require_active(client: MlflowClient, run_id: str) -> None:
+def require_active(info: RunInfo) -> None:
     """Refuses a run that has been deleted: it can still be read, but nothing can be added to it.
 
     Raises:
         RunNotFoundError: it has been deleted.
-        TrackingError: the server is away.
     """
-    run = asked(f"run {run_id}", lambda: client.get_run(run_id))
-    if run.info.lifecycle_stage != "active":
+    if not info.active:
         raise RunNotFoundError(
-            f"run {run_id} has been deleted; bring it back with: "
-            f"mlflow runs restore --run-id {run_id}"
+            f"run {info.run_id} has been deleted; bring it back with: "
+            f"mlflow runs restore --run-id {info.run_id}"
         )
 
 
@@ -301,6 +301,7 @@ def _info(run: Run, model_id: str = "", version: str = "") -> RunInfo:
         model_id=model_id,
         version=version,
         metrics=dict(run.data.metrics),
+        active=run.info.lifecycle_stage == "active",
     )
 
 

@@ -82,8 +82,9 @@ def make_graph_update(
 def _kept(state: dict[str, Any], name: str, parameter: Tensor) -> Tensor:
     """A tensor of the optimizer's state, made if need be."""
     if name not in state:
-        like = torch.zeros((), device=parameter.device) if name == "step" else parameter.detach()
-        state[name] = torch.zeros_like(like)
+        is_step = name == "step"
+        zeros = torch.zeros((), device=parameter.device) if is_step else torch.zeros_like(parameter)
+        state[name] = zeros
     kept: Tensor = state[name]
     return stays(kept)
 
@@ -105,8 +106,11 @@ def _sgd(
         [tensors[0] if tensors else None for tensors in kept],
         foreach=True,
         lr=_rate(lr),
-        **{name: options[name] for name in ("weight_decay", "momentum", "dampening")},
-        **{name: options[name] for name in ("nesterov", "maximize")},
+        weight_decay=options["weight_decay"],
+        momentum=options["momentum"],
+        dampening=options["dampening"],
+        nesterov=options["nesterov"],
+        maximize=options["maximize"],
     )
 
 
@@ -131,7 +135,9 @@ def _adam(
         beta2=options["betas"][1],
         lr=_rate(lr),
         decoupled_weight_decay=options["decoupled_weight_decay"],
-        **{name: options[name] for name in ("weight_decay", "eps", "maximize")},
+        weight_decay=options["weight_decay"],
+        eps=options["eps"],
+        maximize=options["maximize"],
     )
     for tensors, step in zip(kept, steps, strict=True):
         tensors[2].copy_(step)

@@ -27,7 +27,7 @@ DURABLE = "torch.save, fsync, SHA-256"
 def training() -> tuple[Any, Callable[[], float]]:
     """A state of 201 MB, and a step of it that takes some milliseconds; returns its seconds."""
     from runback.config import TrainConfig
-    from runback.models.builtin import Mlp
+    from runback.model.builtin import Mlp
     from runback.training.state import TrainState
     from runback.training.steps import make_step
 
@@ -67,10 +67,10 @@ def checkpoints(which: str) -> dict[str, float]:
 
 
 def ours(folder: Path) -> tuple[Callable[[Any], None], Callable[[], bool]]:
-    """What `Recorder.checkpoint` does: look for NaN, copy, hand over to the writer."""
-    from runback.durable.checkpoints import CheckpointWriter, Owner, write_checkpoint
+    """What `Run.checkpoint` does: look for NaN, copy, hand over to the writer."""
+    from runback.storage.checkpoints import CheckpointKey, CheckpointWriter, write_checkpoint
 
-    owner = Owner("benchmark", "0" * 64)
+    owner = CheckpointKey("benchmark", "0" * 64)
     writer = CheckpointWriter(lambda state: write_checkpoint(folder, state, owner, {}) and None)
 
     def save(state: Any) -> None:
@@ -87,7 +87,7 @@ def plain(folder: Path) -> tuple[Callable[[Any], None], Callable[[], bool]]:
 
 def durable(folder: Path) -> tuple[Callable[[Any], None], Callable[[], bool]]:
     """The usual line, made to survive a power cut and to notice a flipped bit."""
-    from runback.durable.files import sha256_of
+    from runback.storage.atomic import sha256_of
 
     def save(state: Any) -> None:
         with (folder / "durable.pt").open("wb") as file:

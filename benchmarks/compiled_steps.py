@@ -45,7 +45,7 @@ def epochs(mode: str) -> Iterator[float]:
     """The cost of each epoch of runback's loop over a table in the device's memory."""
     from runback.config import TrainConfig
     from runback.data.batches import Order, TableDataset, TensorBatches
-    from runback.models.builtin import Mlp
+    from runback.model.builtin import Mlp
     from runback.training.loop import EpochResult, run_epochs
     from runback.training.state import TrainState
 

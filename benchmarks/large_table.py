@@ -71,7 +71,7 @@ def reading(which: str, path: str) -> dict[str, float]:
 
     from runback.config import TrainConfig
     from runback.data.table import read_table
-    from runback.jobs.preparation import prepare
+    from runback.training.setup import prepare
 
     with tempfile.TemporaryDirectory() as folder:
         small = Path(folder) / "small.csv"
@@ -117,7 +117,7 @@ def ours(x: Tensor, y: Tensor) -> Training:
     """runback's batches, step and loop."""
     from runback.config import TrainConfig
     from runback.data.batches import Order, TableDataset, TensorBatches
-    from runback.models.builtin import Mlp
+    from runback.model.builtin import Mlp
     from runback.training.loop import EpochResult, run_epochs
     from runback.training.state import TrainState
 

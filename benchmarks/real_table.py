@@ -20,9 +20,9 @@ from sklearn.linear_model import LinearRegression
 
 from benchmarks.common import ROOT, median, options, publish, table
 from runback.config import TrainConfig
-from runback.evaluation import predict_rows, scores
-from runback.jobs.preparation import Work, held_out, prepare
+from runback.tasks.regression import predict_rows, scores
 from runback.training.loop import run_epochs
+from runback.training.setup import TrainingSetup, held_out, prepare
 
 TABLE = ROOT / "data" / "diabetes.csv"
 SEEDS = range(10)
@@ -44,7 +44,7 @@ def config_of(seed: int) -> TrainConfig:
     )
 
 
-def r2_of_mlp(work: Work) -> float:
+def r2_of_mlp(work: TrainingSetup) -> float:
     """Trains to the end of patience, and scores the best weights on the test rows."""
     for _ in run_epochs(work.state, work.batches, work.validation, work.config):
         pass
@@ -55,7 +55,7 @@ def r2_of_mlp(work: Work) -> float:
     return scores(predict_rows(work.state.model, test.features), test.targets, "mse")["r2"]
 
 
-def r2_of(estimator: Any, work: Work) -> float:
+def r2_of(estimator: Any, work: TrainingSetup) -> float:
     """Fits a scikit-learn estimator on the same training rows and scores the same test rows."""
     rows, test = work.split.train, held_out(work)
     assert test is not None
@@ -79,7 +79,7 @@ def main() -> None:
     publish("real_table", "Real table", body, ("scikit-learn",))
 
 
-def r2_of_all(work: Work) -> tuple[float, float, float]:
+def r2_of_all(work: TrainingSetup) -> tuple[float, float, float]:
     """The scores in the order of `ESTIMATORS`."""
     linear = r2_of(LinearRegression(), work)
     boosting = r2_of(HistGradientBoostingRegressor(random_state=0), work)

@@ -32,7 +32,7 @@ def per_row(rows: int) -> float:
     """Nanoseconds per row of an epoch of runback's loop over `rows` rows, 8 features, batch 1000."""
     from runback.config import TrainConfig
     from runback.data.batches import Order, TableDataset, TensorBatches
-    from runback.models.builtin import Linear
+    from runback.model.builtin import Linear
     from runback.training.loop import run_epochs
     from runback.training.state import TrainState
 
@@ -52,9 +52,9 @@ def per_row(rows: int) -> float:
 def per_epoch(epochs: int) -> float:
     """Microseconds per epoch of the seed's regression with its points journalled, no courier."""
     from runback.config import TrainConfig
-    from runback.durable.journal import Journal
-    from runback.jobs.preparation import prepare
+    from runback.storage.journal import Journal
     from runback.training.loop import EpochResult, run_epochs
+    from runback.training.setup import prepare
 
     config = TrainConfig(data=str(ROOT / "data" / "non_linear.csv"), epochs=epochs)
     work = prepare(config)

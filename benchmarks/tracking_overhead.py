@@ -82,19 +82,19 @@ def _points(folder: Path) -> float:
 def train(epochs: str) -> int:
     """In the measured process: a training whose calls into the journal are timed."""
     from runback import cli
-    from runback.jobs.recording import Recorder
+    from runback.run.run import Run
 
     times: dict[str, Any] = {"journal": 0.0}
-    record = Recorder.epoch
+    record = Run.epoch
 
-    def timed(self: Recorder, result: Any) -> None:
+    def timed(self: Run, result: Any) -> None:
         times.setdefault("first", time.time())
         begin = time.perf_counter()
         record(self, result)
         times["journal"] += time.perf_counter() - begin
         times["last"] = time.time()
 
-    Recorder.epoch = timed  # type: ignore[method-assign]
+    Run.epoch = timed  # type: ignore[method-assign]
     code = cli.main(["train", "--data", str(ROOT / "data/non_linear.csv"), "--epochs", epochs])
     Path("times.json").write_text(json.dumps(times))
     return code

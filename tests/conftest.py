@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from elsewhere import SecondEnvironment
+from clean_env import SecondEnvironment
 
 if TYPE_CHECKING:
-    from gallery import Gallery
+    from finished_runs import FinishedRuns
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
@@ -45,7 +45,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @dataclass
-class Workplace:
+class Workspace:
     """A folder of a test's own, with its store, and the command line to use it.
 
     Attributes:
@@ -103,9 +103,9 @@ class Workplace:
 
 
 @pytest.fixture
-def place(
+def workspace(
     tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Workplace]:
+) -> Iterator[Workspace]:
     """A workplace on a SQLite store; the test's own process uses the same store and home."""
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
@@ -115,7 +115,7 @@ def place(
     for name, value in own.items():
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
-    yield Workplace(tmp_path, uri, dict(os.environ))
+    yield Workspace(tmp_path, uri, dict(os.environ))
     if mlflow := sys.modules.get("mlflow"):  # what `sync` sets for its process outlives a test
         mlflow.set_tracking_uri(None)
 
@@ -166,7 +166,7 @@ class Server:
 
 @pytest.fixture
 def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
-    """A running server with an empty store; the `place` fixture is not connected to it."""
+    """A running server with an empty store; the `workspace` fixture is not connected to it."""
     folder = tmp_path / "server"
     folder.mkdir()
     shutil.copyfile(empty_database, folder / "server.db")
@@ -177,10 +177,12 @@ def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
 
 
 @pytest.fixture
-def remote(place: Workplace, server: Server, monkeypatch: pytest.MonkeyPatch) -> Workplace:
+def remote(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch) -> Workspace:
     """A workplace whose store is the real server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    return Workplace(place.folder, server.uri, {**place.env, "MLFLOW_TRACKING_URI": server.uri})
+    return Workspace(
+        workspace.folder, server.uri, {**workspace.env, "MLFLOW_TRACKING_URI": server.uri}
+    )
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
@@ -192,28 +194,32 @@ def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
 
 
 @pytest.fixture(scope="session")
-def session_gallery(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Gallery:
+def session_finished_runs(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> FinishedRuns:
     """Finished runs, trained once for all tests."""
-    from gallery import make_gallery
+    from finished_runs import make_finished_runs
 
-    return make_gallery(tmp_path_factory.mktemp("gallery"), empty_database)
+    return make_finished_runs(tmp_path_factory.mktemp("finished_runs"), empty_database)
 
 
 @pytest.fixture
-def gallery(session_gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+def finished_runs(
+    session_finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> FinishedRuns:
     """Finished runs for a test that only reads them; the test itself stands in another folder."""
-    env = session_gallery.place.env
+    env = session_finished_runs.workspace.env
     for name in ("MLFLOW_TRACKING_URI", "RUNBACK_HOME", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):
         monkeypatch.setenv(name, env[name])
     for name in ("MLFLOW_RUN_ID", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    return session_gallery
+    return session_finished_runs
 
 
 @pytest.fixture(scope="session")
-def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> SecondEnvironment:
+def clean_env(tmp_path_factory: pytest.TempPathFactory) -> SecondEnvironment:
     """A virtual environment where everything is installed but runback."""
-    environment = SecondEnvironment(tmp_path_factory.mktemp("elsewhere"))
+    environment = SecondEnvironment(tmp_path_factory.mktemp("clean_env"))
     environment.require_no_runback()
     return environment

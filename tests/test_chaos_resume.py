@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import DATA, Workplace, wait_until
-from resuming import NOISY, bits, difference, history, last_checkpoint, train_until
+from conftest import DATA, Workspace, wait_until
+from in_process import NOISY, bits, difference, history, last_checkpoint, train_until
 from runback.config import TrainConfig
-from runback.durable.checkpoints import local_places
+from runback.storage.checkpoints import local_positions
 
 OPTIONS = {
     "data": str(DATA / "non_linear.csv"), "batch_size": "16", "epochs": "60", "optimizer": "adam",
@@ -79,63 +79,63 @@ def test_kills_of_the_training_and_its_writer(tmp_path: Path, times: int) -> Non
     print(f"kills {killed}, runs {round_}, unfinished files {halves}, all equal")  # noqa: T201
 
 
-def kill_and_resume(place: Workplace, times: int, seed: int) -> None:
+def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
     """The commands themselves, on one run after another, until they have been killed often enough."""
-    rng, words = random.Random(seed), arguments(place.folder)
-    whole = place.runback("train", *words, "--register", "none")
+    rng, words = random.Random(seed), arguments(workspace.folder)
+    whole = workspace.runback("train", *words, "--register", "none")
     assert whole.returncode == 0, whole.stderr
-    expected = place.home(whole.stdout.strip())
+    expected = workspace.home(whole.stdout.strip())
     killed = equal = 0
     while killed < times:
-        known = {path.name for path in place.folder.glob(".runback/*")}
-        process = place.start("train", *words, "--register", "none")
-        run_id = new_run(place, known)
+        known = {path.name for path in workspace.folder.glob(".runback/*")}
+        process = workspace.start("train", *words, "--register", "none")
+        run_id = new_run(workspace, known)
         for _ in range(min(times - killed, rng.randrange(2, 5))):
-            place_before = local_places(place.home(run_id) / "checkpoints")
+            place_before = local_positions(workspace.home(run_id) / "checkpoints")
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline:
-                if local_places(place.home(run_id) / "checkpoints") != place_before:
+                if local_positions(workspace.home(run_id) / "checkpoints") != place_before:
                     break
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.0, 0.4))
             killed += process.poll() is None
             process.kill()
             process.communicate()
-            process = place.start("resume", run_id)
+            process = workspace.start("resume", run_id)
         assert process.communicate(timeout=180) is not None
         assert process.returncode == 0
-        assert digest(place.home(run_id)) == digest(expected)
-        assert_each_point_once(place, run_id)
+        assert digest(workspace.home(run_id)) == digest(expected)
+        assert_each_point_once(workspace, run_id)
         equal += 1
     print(f"kills {killed}, resumed runs {equal}, digests equal {equal}, points once {equal}")  # noqa: T201
 
 
-def new_run(place: Workplace, known: set[str]) -> str:
+def new_run(workspace: Workspace, known: set[str]) -> str:
     """The run that a command has begun, once its journal is there."""
 
     def begun() -> set[str]:
-        return {path.parent.name for path in place.folder.glob(".runback/*/journal.db")} - known
+        return {path.parent.name for path in workspace.folder.glob(".runback/*/journal.db")} - known
 
     wait_until(lambda: bool(begun()), 180)
     return begun().pop()
 
 
-def assert_each_point_once(place: Workplace, run_id: str) -> None:
-    run = place.client.get_run(run_id)
+def assert_each_point_once(workspace: Workspace, run_id: str) -> None:
+    run = workspace.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     for key in ("cost", "val_cost"):
-        steps = [point.step for point in place.client.get_metric_history(run_id, key)]
+        steps = [point.step for point in workspace.client.get_metric_history(run_id, key)]
         assert sorted(steps) == list(range(1, 61))
-    steps = [point.step for point in place.client.get_metric_history(run_id, "lr")]
+    steps = [point.step for point in workspace.client.get_metric_history(run_id, "lr")]
     assert len(steps) == len(set(steps))
 
 
-def test_kills_of_the_command(place: Workplace) -> None:
-    kill_and_resume(place, 2, seed=1)
+def test_kills_of_the_command(workspace: Workspace) -> None:
+    kill_and_resume(workspace, 2, seed=1)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(10))
-def test_many_kills_of_the_command(place: Workplace, seed: int) -> None:
+def test_many_kills_of_the_command(workspace: Workspace, seed: int) -> None:
     """200 kills in all."""
-    kill_and_resume(place, 20, seed)
+    kill_and_resume(workspace, 20, seed)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from conftest import Server, Workplace, wait_until
+from conftest import Server, Workspace, wait_until
 from tracking_parts import (
     check_delivered,
     ended,
@@ -51,7 +51,7 @@ def outages(server: Server, run_begun, times: int) -> Iterator[list[tuple[float,
     thread.join()
 
 
-def survive_outages(remote: Workplace, server: Server, times: int) -> dict[str, float]:
+def survive_outages(remote: Workspace, server: Server, times: int) -> dict[str, float]:
     """One real training through `times` SIGKILLs of its server; returns the figures."""
     begun = threading.Event()
     with outages(server, begun, times) as away:
@@ -87,7 +87,7 @@ def outage_slowdown(stamps: list[int], away: list[tuple[float, float]]) -> dict[
     return {**result, "ms_without": 50 / without if without else 0}
 
 
-def test_a_server_killed_again_and_again_costs_nothing(remote: Workplace, server: Server) -> None:
+def test_a_server_killed_again_and_again_costs_nothing(remote: Workspace, server: Server) -> None:
     figures = survive_outages(remote, server, 2)
     if figures["windows"] >= 5:  # else the training was over before the server was killed
         assert figures["ms_without"] < 3 * figures["ms_with"]
@@ -96,7 +96,7 @@ def test_a_server_killed_again_and_again_costs_nothing(remote: Workplace, server
 @pytest.mark.chaos
 @pytest.mark.parametrize("times", [5, 20])
 def test_a_server_killed_many_times_costs_nothing(
-    remote: Workplace, server: Server, times: int
+    remote: Workspace, server: Server, times: int
 ) -> None:
     figures = survive_outages(remote, server, times)
     sys.stdout.write(f"{figures}\n")
@@ -104,43 +104,43 @@ def test_a_server_killed_many_times_costs_nothing(
     assert figures["ms_without"] < 3 * figures["ms_with"]
 
 
-def kill_at_random(place: Workplace, generator: random.Random, begun: bool) -> tuple[str, int]:
+def kill_at_random(workspace: Workspace, generator: random.Random, begun: bool) -> tuple[str, int]:
     """A real training killed by SIGKILL at a random moment; its final status and its points.
 
     The moment lies after the first points, or where not `begun`, after the making of the run.
     """
-    before = {run.info.run_id for run in place.client.search_runs(["0"])}
-    process = place.start(*quick("--epochs", "100000000", "--checkpoint-every", "500"))
-    wait_until(lambda: len(place.client.search_runs(["0"])) > len(before), 120)
-    (run_id,) = {run.info.run_id for run in place.client.search_runs(["0"])} - before
+    before = {run.info.run_id for run in workspace.client.search_runs(["0"])}
+    process = workspace.start(*quick("--epochs", "100000000", "--checkpoint-every", "500"))
+    wait_until(lambda: len(workspace.client.search_runs(["0"])) > len(before), 120)
+    (run_id,) = {run.info.run_id for run in workspace.client.search_runs(["0"])} - before
     if begun:
-        wait_until(lambda: "cost" in place.client.get_run(run_id).data.metrics, 120)
+        wait_until(lambda: "cost" in workspace.client.get_run(run_id).data.metrics, 120)
     time.sleep(generator.uniform(0, 2.0))
     process.kill()
-    wait_until(lambda: status_of(place, run_id) != "RUNNING", DETACHED_SECONDS)
+    wait_until(lambda: status_of(workspace, run_id) != "RUNNING", DETACHED_SECONDS)
     ended(process)
-    return status_of(place, run_id), check_delivered(place, run_id)
+    return status_of(workspace, run_id), check_delivered(workspace, run_id)
 
 
-def test_a_training_killed_at_random_leaves_nothing_behind(place: Workplace) -> None:
+def test_a_training_killed_at_random_leaves_nothing_behind(workspace: Workspace) -> None:
     """A real training, and some without torch, which begin and die faster."""
     generator = random.Random()
-    status, points = kill_at_random(place, generator, begun=True)
+    status, points = kill_at_random(workspace, generator, begun=True)
     assert status == "FAILED" and points > 0
     for _ in range(3):
-        trainer = start_trainer(place, 100_000, 0.0002, "FINISHED")
+        trainer = start_trainer(workspace, 100_000, 0.0002, "FINISHED")
         run_id, _ = first_line(trainer)
         time.sleep(generator.uniform(0, 0.7))
         trainer.kill()
-        wait_until(lambda run_id=run_id: status_of(place, run_id) == "FAILED", DETACHED_SECONDS)
+        wait_until(lambda run_id=run_id: status_of(workspace, run_id) == "FAILED", DETACHED_SECONDS)
         ended(trainer)
-        check_delivered(place, run_id)
+        check_delivered(workspace, run_id)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("times", [20, 200])
 def test_many_trainings_killed_at_random_leave_nothing_behind(
-    remote: Workplace, times: int
+    remote: Workspace, times: int
 ) -> None:
     generator = random.Random()
     found = [kill_at_random(remote, generator, begun=index % 4 > 0) for index in range(times)]

@@ -17,27 +17,27 @@ import pytest
 import torch
 
 from conftest import DATA
-from resuming import NoCourier, difference, last_checkpoint, train_until
+from in_process import NoCourier, difference, last_checkpoint, train_until
 from runback.config import TrainConfig
-from runback.durable import files
-from runback.durable.checkpoints import (
+from runback.errors import CheckpointError, ModelError
+from runback.run.restore import restore
+from runback.storage import atomic as files
+from runback.storage.checkpoints import (
+    CheckpointKey,
     CheckpointWriter,
     Manifest,
-    Owner,
-    Shelf,
+    Retention,
     checkpoint_name,
     load_checkpoint,
-    local_places,
+    local_positions,
     manifest_name,
     verify,
     write_checkpoint,
 )
-from runback.durable.home import RunFolder
-from runback.errors import CheckpointError, ModelError
-from runback.jobs.preparation import prepare
-from runback.jobs.restoring import restore
+from runback.storage.paths import RunDir
+from runback.training.setup import prepare
 
-OWNER = Owner("a-run", "a-configuration")
+OWNER = CheckpointKey("a-run", "a-configuration")
 CONFIG = TrainConfig(
     data=str(DATA / "non_linear.csv"), epochs=6, checkpoint_every=2, checkpoint_minutes=0.0
 )
@@ -57,10 +57,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def folder(trained: Path, tmp_path: Path) -> RunFolder:
+def folder(trained: Path, tmp_path: Path) -> RunDir:
     """A copy of `trained`, to be damaged."""
     shutil.copytree(trained, tmp_path / "run")
-    return RunFolder(tmp_path / "run")
+    return RunDir(tmp_path / "run")
 
 
 class Artifacts(NoCourier):
@@ -76,9 +76,9 @@ class Artifacts(NoCourier):
         return shutil.copy(self.folder / Path(args["path"]).name, args["folder"])
 
 
-def restored_place(folder: RunFolder, desk: Any = None, config: TrainConfig = CONFIG) -> Any:
+def restored_place(folder: RunDir, desk: Any = None, config: TrainConfig = CONFIG) -> Any:
     found = restore(prepare(config), folder, desk or NoCourier())
-    return found and found.manifest.place
+    return found and found.manifest.workspace
 
 
 def damage(rng: random.Random, file: Path, *, truncate: bool) -> None:
@@ -92,7 +92,7 @@ def damage(rng: random.Random, file: Path, *, truncate: bool) -> None:
 
 @pytest.mark.parametrize(("truncate", "times"), [(False, 400), (True, 200)])
 def test_no_damaged_checkpoint_is_loaded(
-    folder: RunFolder, capsys: pytest.CaptureFixture[str], truncate: bool, times: int
+    folder: RunDir, capsys: pytest.CaptureFixture[str], truncate: bool, times: int
 ) -> None:
     rng, work = random.Random(truncate), prepare(CONFIG)
     newest = folder.checkpoints / checkpoint_name(6)
@@ -102,13 +102,13 @@ def test_no_damaged_checkpoint_is_loaded(
         found = restore(work, folder, NoCourier())  # type: ignore[arg-type]
         file.write_bytes(whole)
         assert found is not None
-        assert found.manifest.place == (4, 0)
+        assert found.manifest.workspace == (4, 0)
         assert work.state.epoch == 4
         assert f"warning: skipped {newest.with_suffix('')}" in capsys.readouterr().err
     assert restored_place(folder) == (6, 0)
 
 
-def test_the_remote_copy_counts_before_the_previous_one(folder: RunFolder, tmp_path: Path) -> None:
+def test_the_remote_copy_counts_before_the_previous_one(folder: RunDir, tmp_path: Path) -> None:
     remote = tmp_path / "artifacts"
     shutil.copytree(folder.checkpoints, remote)
     newest = folder.checkpoints / checkpoint_name(6)
@@ -120,26 +120,26 @@ def test_the_remote_copy_counts_before_the_previous_one(folder: RunFolder, tmp_p
     assert restored_place(folder, Artifacts(remote)) == (4, 0)
 
 
-def test_an_empty_folder_is_filled_from_the_artifacts(folder: RunFolder, tmp_path: Path) -> None:
-    here = RunFolder(tmp_path / "elsewhere" / "run")
+def test_an_empty_folder_is_filled_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
+    here = RunDir(tmp_path / "clean_env" / "run")
     assert restored_place(here, Artifacts(folder.checkpoints)) == (6, 0)
-    assert local_places(here.checkpoints) == [(6, 0)]
+    assert local_positions(here.checkpoints) == [(6, 0)]
     assert not here.fetched.exists()
 
 
 def test_checkpoints_of_others_are_refused(
-    folder: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    folder: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other-run"
     shutil.copytree(folder.path, other)
-    assert restored_place(RunFolder(other)) is None
+    assert restored_place(RunDir(other)) is None
     assert "belongs to run run" in capsys.readouterr().err
     changed = dataclasses.replace(CONFIG, seed=1)
     assert restored_place(folder, config=changed) is None
     assert "another configuration" in capsys.readouterr().err
 
 
-def test_weights_that_do_not_fit_are_refused_by_leaf(folder: RunFolder) -> None:
+def test_weights_that_do_not_fit_are_refused_by_leaf(folder: RunDir) -> None:
     work = prepare(CONFIG)
     wider = prepare(dataclasses.replace(CONFIG, model_args={"degree": 3}))
     odd = dataclasses.replace(wider, config=CONFIG)
@@ -233,9 +233,9 @@ def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, state: Any) -> Non
 
 
 def test_half_a_training_state_is_skipped(
-    folder: RunFolder, capsys: pytest.CaptureFixture[str]
+    folder: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    owner = Owner("run", CONFIG.identity())
+    owner = CheckpointKey("run", CONFIG.identity())
     whole = last_checkpoint(folder.path)
     for missing in ("optimizer_state_dict", "generators", "best"):
         state = {**{k: v for k, v in whole.items() if k != missing}, "epoch": 8}
@@ -294,10 +294,10 @@ def test_new_folders_are_synced_into_their_parents(
 def test_a_file_that_reads_back_differently_gets_no_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("runback.durable.checkpoints.sha256_of", lambda _: "0" * 64)
+    monkeypatch.setattr("runback.storage.checkpoints.sha256_of", lambda _: "0" * 64)
     with pytest.raises(CheckpointError, match="damaged"):
         write_checkpoint(tmp_path, a_state(3), OWNER, {})
-    assert local_places(tmp_path) == []
+    assert local_positions(tmp_path) == []
 
 
 def write_for_ever(folder: Path, first: int) -> None:
@@ -314,7 +314,7 @@ def kills_while_writing(folder: Path, times: int) -> int:
     rng, left = random.Random(0), 0
     folder.mkdir()
     for _ in range(times):
-        known = local_places(folder)
+        known = local_positions(folder)
         child = os.fork()
         if child == 0:
             write_for_ever(folder, known[-1][0] + 1 if known else 1)
@@ -325,14 +325,14 @@ def kills_while_writing(folder: Path, times: int) -> int:
         left += len(list(folder.glob(".*.tmp")))
         files.remove_leftovers(folder)
         assert not list(folder.glob(".*"))
-        for place in local_places(folder):
-            manifest = Manifest.read(folder / manifest_name(checkpoint_name(*place)))
+        for workspace in local_positions(folder):
+            manifest = Manifest.read(folder / manifest_name(checkpoint_name(*workspace)))
             state = load_checkpoint(folder, manifest)
-            assert bool((state["model_state_dict"]["w"] == place[0]).all())
-        assert local_places(folder)[: len(known)] == known, "an older one has gone"
-        for place in known[:-2]:  # the disk is small
-            (folder / checkpoint_name(*place)).unlink()
-            (folder / manifest_name(checkpoint_name(*place))).unlink()
+            assert bool((state["model_state_dict"]["w"] == workspace[0]).all())
+        assert local_positions(folder)[: len(known)] == known, "an older one has gone"
+        for workspace in known[:-2]:  # the disk is small
+            (folder / checkpoint_name(*workspace)).unlink()
+            (folder / manifest_name(checkpoint_name(*workspace))).unlink()
     return left
 
 
@@ -345,7 +345,7 @@ def test_many_kills_while_writing_leave_only_whole_checkpoints(tmp_path: Path) -
     assert kills_while_writing(tmp_path / "c", 300) > 0
 
 
-def test_leftovers_are_gone_at_the_next_start(folder: RunFolder) -> None:
+def test_leftovers_are_gone_at_the_next_start(folder: RunDir) -> None:
     for name in (".checkpoint-000007.pt.123.tmp", ".checkpoint-000007.json.123.tmp"):
         (folder.checkpoints / name).write_bytes(b"half")
     train_until(folder.path, dataclasses.replace(CONFIG, epochs=7))
@@ -371,10 +371,10 @@ def test_a_failed_write_is_raised_at_the_next_chance() -> None:
 
 def shelved(folder: Path, keep: int, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The places that are left after writing `places` in order."""
-    shelf = Shelf(folder, OWNER, keep)
+    shelf = Retention(folder, OWNER, keep)
     for epoch, batch in places:
         shelf.add(write_checkpoint(folder, a_state(epoch, batch), OWNER, {}))
-    return local_places(folder)
+    return local_positions(folder)
 
 
 @pytest.mark.parametrize(
@@ -393,20 +393,23 @@ def test_those_inside_epochs_go_when_two_newer_ones_are_good(tmp_path: Path) -> 
 def test_a_damaged_or_foreign_one_is_not_counted_as_good(tmp_path: Path) -> None:
     assert shelved(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
     damage(random.Random(0), tmp_path / checkpoint_name(2), truncate=False)
-    shelf = Shelf(tmp_path, OWNER, 2)
+    shelf = Retention(tmp_path, OWNER, 2)
     assert shelf.add(write_checkpoint(tmp_path, a_state(3), OWNER, {})) == []
-    assert local_places(tmp_path) == [(1, 0), (2, 0), (3, 0)]
-    write_checkpoint(tmp_path, a_state(9), Owner("another", "a-configuration"), {})
-    shelf = Shelf(tmp_path, OWNER, 2)
+    assert local_positions(tmp_path) == [(1, 0), (2, 0), (3, 0)]
+    write_checkpoint(tmp_path, a_state(9), CheckpointKey("another", "a-configuration"), {})
+    shelf = Retention(tmp_path, OWNER, 2)
     shelf.add(write_checkpoint(tmp_path, a_state(4), OWNER, {}))
-    assert {(3, 0), (4, 0)} <= set(local_places(tmp_path))
+    assert {(3, 0), (4, 0)} <= set(local_positions(tmp_path))
 
 
 def test_the_shelf_reads_nothing_when_nothing_may_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelved(tmp_path, 0, [(e, 0) for e in range(1, 6)])
-    shelf, manifest = Shelf(tmp_path, OWNER, 0), write_checkpoint(tmp_path, a_state(6), OWNER, {})
+    shelf, manifest = (
+        Retention(tmp_path, OWNER, 0),
+        write_checkpoint(tmp_path, a_state(6), OWNER, {}),
+    )
     monkeypatch.setattr(Manifest, "read", None)
     assert shelf.add(manifest) == []
 

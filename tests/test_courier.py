@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Server, Workplace, wait_until
-from runback.durable.files import sha256_of
-from runback.durable.home import RunFolder
-from runback.durable.journal import Journal
+from conftest import Server, Workspace, wait_until
+from runback.storage.atomic import sha256_of
+from runback.storage.journal import Journal
+from runback.storage.paths import RunDir
 from tracking_parts import (
     check_delivered,
     dump,
@@ -29,17 +29,17 @@ from tracking_parts import (
 
 
 @pytest.fixture
-def delivery(place: Workplace):
+def delivery(workspace: Workspace):
     """A delivery of an empty journal to a fresh run on a SQLite store."""
-    return new_delivery(place)
+    return new_delivery(workspace)
 
 
-def new_delivery(place: Workplace):
+def new_delivery(workspace: Workspace):
     from runback.tracking.delivery import Delivery
 
-    run_id = place.client.create_run("0").info.run_id
-    folder = RunFolder(place.home(run_id))
-    return Delivery(folder, Journal(folder.journal), place.client)
+    run_id = workspace.client.create_run("0").info.run_id
+    folder = RunDir(workspace.home(run_id))
+    return Delivery(folder, Journal(folder.journal), workspace.client)
 
 
 def send_all(delivery, most: int = 200) -> None:
@@ -59,15 +59,15 @@ def add_file(delivery, name: str, content: bytes = b"content") -> Path:
     return file
 
 
-def names(place: Workplace, run_id: str, folder: str) -> list[str]:
-    return sorted(Path(f.path).name for f in place.client.list_artifacts(run_id, folder))
+def names(workspace: Workspace, run_id: str, folder: str) -> list[str]:
+    return sorted(Path(f.path).name for f in workspace.client.list_artifacts(run_id, folder))
 
 
-def test_a_journal_sent_five_times_changes_no_row(place: Workplace, server: Server) -> None:
+def test_a_journal_sent_five_times_changes_no_row(workspace: Workspace, server: Server) -> None:
     """On a SQLite store and through a real server, with values of every kind."""
-    remote = Workplace(place.folder, server.uri)
+    remote = Workspace(workspace.folder, server.uri)
     for where, database in (
-        (place, place.folder / "mlflow.db"),
+        (workspace, workspace.folder / "mlflow.db"),
         (remote, server.folder / "server.db"),
     ):
         delivery = new_delivery(where)
@@ -95,7 +95,7 @@ def test_a_journal_sent_five_times_changes_no_row(place: Workplace, server: Serv
         delivery.journal.close()
 
 
-def test_checkpoints_do_not_wait_for_endless_metrics(place: Workplace, delivery) -> None:
+def test_checkpoints_do_not_wait_for_endless_metrics(workspace: Workspace, delivery) -> None:
     for step in range(1, 5001):
         delivery.journal.record([("cost", 1.0)], step)
     add_file(delivery, "checkpoints/checkpoint-000001.pt")
@@ -104,18 +104,18 @@ def test_checkpoints_do_not_wait_for_endless_metrics(place: Workplace, delivery)
     delivery.journal.close()
 
 
-def test_a_checkpoint_pruned_before_it_was_sent_is_no_alarm(place: Workplace, delivery) -> None:
+def test_a_checkpoint_pruned_before_it_was_sent_is_no_alarm(workspace: Workspace, delivery) -> None:
     pruned = add_file(delivery, "checkpoints/checkpoint-000001.pt")
     add_file(delivery, "checkpoints/checkpoint-000002.pt")
     delivery.journal.post("delete", path="checkpoints/checkpoint-000001.pt")
     pruned.unlink()
     send_all(delivery)
     assert delivery.journal.refusals() == []
-    assert names(place, delivery.run_id, "checkpoints") == ["checkpoint-000002.pt"]
+    assert names(workspace, delivery.run_id, "checkpoints") == ["checkpoint-000002.pt"]
     delivery.journal.close()
 
 
-def test_a_file_that_vanished_or_changed_is_refused_by_name(place: Workplace, delivery) -> None:
+def test_a_file_that_vanished_or_changed_is_refused_by_name(workspace: Workspace, delivery) -> None:
     add_file(delivery, "checkpoints/checkpoint-000001.pt").unlink()
     add_file(delivery, "checkpoints/checkpoint-000002.pt").write_bytes(b"another")
     replaced = add_file(delivery, "plots/cost.png", b"first")
@@ -124,111 +124,111 @@ def test_a_file_that_vanished_or_changed_is_refused_by_name(place: Workplace, de
     gone, damaged = delivery.journal.refusals()
     assert "checkpoint-000001.pt" in gone
     assert "checkpoint-000002.pt: damaged or changed" in damaged
-    assert names(place, delivery.run_id, "checkpoints") == []
-    local = place.client.download_artifacts(delivery.run_id, "plots/cost.png")
+    assert names(workspace, delivery.run_id, "checkpoints") == []
+    local = workspace.client.download_artifacts(delivery.run_id, "plots/cost.png")
     assert Path(local).read_bytes() == replaced.read_bytes() == b"second"
     delivery.journal.close()
 
 
 def test_a_deleted_run_ends_the_wait_at_once_and_drops_nothing(
-    place: Workplace, delivery, capfd: pytest.CaptureFixture[str]
+    workspace: Workspace, delivery, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from runback.tracking import courier
 
     delivery.journal.record([("cost", 1.0)], 1)
     add_file(delivery, "plots/cost.png")
     delivery.journal.set_facts({"status": ["FINISHED", ""], "ended_ms": 1})
-    place.client.delete_run(delivery.run_id)
+    workspace.client.delete_run(delivery.run_id)
     started = time.monotonic()
-    assert not courier.deliver(delivery.folder, delivery.journal, place.client)
+    assert not courier.deliver(delivery.folder, delivery.journal, workspace.client)
     assert time.monotonic() - started < 10
     assert "Current state is deleted" in capfd.readouterr().err
     assert delivery.journal.waiting()["metrics"] == 1
 
-    place.client.restore_run(delivery.run_id)
-    assert courier.deliver(delivery.folder, delivery.journal, place.client)
-    assert status_of(place, delivery.run_id) == "FINISHED"
+    workspace.client.restore_run(delivery.run_id)
+    assert courier.deliver(delivery.folder, delivery.journal, workspace.client)
+    assert status_of(workspace, delivery.run_id) == "FINISHED"
     assert delivery.journal.waiting() == {"metrics": 0, "items": 0, "refused": 0}
     delivery.journal.close()
 
 
 def test_a_refused_file_is_told_at_the_end_and_the_status_is_true(
-    place: Workplace, delivery, capfd: pytest.CaptureFixture[str]
+    workspace: Workspace, delivery, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from runback.tracking import courier
 
     add_file(delivery, "plots/cost.png").unlink()
     delivery.journal.set_facts({"status": ["FINISHED", ""], "ended_ms": 1})
-    assert not courier.deliver(delivery.folder, delivery.journal, place.client)
+    assert not courier.deliver(delivery.folder, delivery.journal, workspace.client)
     assert "refused: plots/cost.png" in capfd.readouterr().err
-    assert status_of(place, delivery.run_id) == "FINISHED"
+    assert status_of(workspace, delivery.run_id) == "FINISHED"
     delivery.journal.close()
 
 
-def test_a_resumed_run_takes_the_delivery_over(place: Workplace, delivery) -> None:
+def test_a_resumed_run_takes_the_delivery_over(workspace: Workspace, delivery) -> None:
     """An old courier that still drains steps aside when a new training has begun."""
     from runback.tracking import courier
 
     delivery.journal.record([("cost", 1.0)], 1)
     delivery.journal.set_facts({"status": None})
-    assert not courier.deliver(delivery.folder, delivery.journal, place.client)
-    assert status_of(place, delivery.run_id) == "RUNNING"
+    assert not courier.deliver(delivery.folder, delivery.journal, workspace.client)
+    assert status_of(workspace, delivery.run_id) == "RUNNING"
     delivery.journal.close()
 
 
 def test_kill_9_at_any_moment_leaves_a_failed_run_with_all_that_the_journal_holds(
-    place: Workplace,
+    workspace: Workspace,
 ) -> None:
     """Before the training begins, in the middle, and with loader workers' copies of the pipe."""
-    early = start_trainer(place, 0, 0.0, "before")
+    early = start_trainer(workspace, 0, 0.0, "before")
     run_id, _ = first_line(early)
     early.kill()
     assert ended(early)[0] == -signal.SIGKILL
-    assert status_of(place, run_id) == "FAILED"
+    assert status_of(workspace, run_id) == "FAILED"
 
-    late = start_trainer(place, 400, 0.001, "die")
+    late = start_trainer(workspace, 400, 0.001, "die")
     run_id, _ = first_line(late)
     assert ended(late)[0] == -signal.SIGKILL
-    assert status_of(place, run_id) == "FAILED"
-    assert check_delivered(place, run_id) == 800
-    tags = place.client.get_run(run_id).data.tags
+    assert status_of(workspace, run_id) == "FAILED"
+    assert check_delivered(workspace, run_id) == 800
+    tags = workspace.client.get_run(run_id).data.tags
     assert tags["runback.error"] == "the training process died without a word"
 
 
-def test_a_killed_courier_is_replaced_and_nothing_is_doubled(place: Workplace) -> None:
-    trainer = start_trainer(place, 4000, 0.001, "FINISHED")
+def test_a_killed_courier_is_replaced_and_nothing_is_doubled(workspace: Workspace) -> None:
+    trainer = start_trainer(workspace, 4000, 0.001, "FINISHED")
     run_id, courier = first_line(trainer)
-    wait_until(lambda: len(place.client.get_metric_history(run_id, "cost")) > 0)
+    wait_until(lambda: len(workspace.client.get_metric_history(run_id, "cost")) > 0)
     os.kill(courier, signal.SIGKILL)
     assert ended(trainer)[0] == 0
-    assert status_of(place, run_id) == "FINISHED"
-    assert check_delivered(place, run_id) == 8000
+    assert status_of(workspace, run_id) == "FINISHED"
+    assert check_delivered(workspace, run_id) == 8000
 
 
-def test_a_courier_killed_after_the_training_is_replaced_as_well(place: Workplace) -> None:
-    trainer = start_trainer(place, 40, 0.0, "wait")
+def test_a_courier_killed_after_the_training_is_replaced_as_well(workspace: Workspace) -> None:
+    trainer = start_trainer(workspace, 40, 0.0, "wait")
     run_id, courier = first_line(trainer)
     assert trainer.stdout is not None and trainer.stdout.readline() == "trained\n"
     os.kill(courier, signal.SIGKILL)
     _, errors = trainer.communicate("\n", timeout=120)
     assert trainer.returncode == 0, errors
-    assert check_delivered(place, run_id) == 80
-    assert status_of(place, run_id) == "FINISHED"
+    assert check_delivered(workspace, run_id) == 80
+    assert status_of(workspace, run_id) == "FINISHED"
 
 
-def test_the_end_is_known_where_the_journal_cannot_say_it(place: Workplace) -> None:
+def test_the_end_is_known_where_the_journal_cannot_say_it(workspace: Workspace) -> None:
     """On a full disk the training process tells its courier alone."""
-    trainer = start_trainer(place, 40, 0.0, "unwritten")
+    trainer = start_trainer(workspace, 40, 0.0, "unwritten")
     run_id, _ = first_line(trainer)
     assert ended(trainer)[0] == 0
-    assert status_of(place, run_id) == "FAILED"
-    assert place.client.get_run(run_id).data.tags["runback.error"] == "no space"
+    assert status_of(workspace, run_id) == "FAILED"
+    assert workspace.client.get_run(run_id).data.tags["runback.error"] == "no space"
 
 
-def test_who_does_not_want_to_wait_leaves_the_courier_to_itself(place: Workplace) -> None:
-    from runback.tracking.desk import Desk
+def test_who_does_not_want_to_wait_leaves_the_courier_to_itself(workspace: Workspace) -> None:
+    from runback.tracking.client import CourierClient
 
-    with Desk() as desk:
+    with CourierClient() as desk:
         courier = desk._courier
         courier.send_signal(signal.SIGSTOP)
         started = time.monotonic()
@@ -238,10 +238,10 @@ def test_who_does_not_want_to_wait_leaves_the_courier_to_itself(place: Workplace
     assert courier.wait(60) == 0
 
 
-def test_a_damaged_journal_still_gets_a_true_status_and_a_sentence(place: Workplace) -> None:
-    trainer = start_trainer(place, 40, 0.0, "before", RUNBACK_DRAIN_SECONDS="20")
+def test_a_damaged_journal_still_gets_a_true_status_and_a_sentence(workspace: Workspace) -> None:
+    trainer = start_trainer(workspace, 40, 0.0, "before", RUNBACK_DRAIN_SECONDS="20")
     run_id, _ = first_line(trainer)
-    journal = place.home(run_id) / "journal.db"
+    journal = workspace.home(run_id) / "journal.db"
     for name in ("journal.db-wal", "journal.db-shm"):
         (journal.with_name(name)).unlink(missing_ok=True)
     journal.write_bytes(b"garbage" * 1000)
@@ -249,24 +249,24 @@ def test_a_damaged_journal_still_gets_a_true_status_and_a_sentence(place: Workpl
     _, errors = ended(trainer)
     assert f"the journal of run {run_id} cannot be delivered" in errors
     assert "Traceback" not in errors
-    assert status_of(place, run_id) == "FAILED"
+    assert status_of(workspace, run_id) == "FAILED"
 
 
 def test_a_server_without_its_artifact_store_still_gets_the_status(
-    place: Workplace, delivery, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runback.tracking import courier
 
     monkeypatch.setenv("RUNBACK_DRAIN_SECONDS", "1")
     add_file(delivery, "plots/cost.png")
-    store = place.client.get_run(delivery.run_id).info.artifact_uri
+    store = workspace.client.get_run(delivery.run_id).info.artifact_uri
     folder = Path(store.removeprefix("file://"))
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(parents=True, exist_ok=True)
     folder.write_text("a file where the store's folder should be")
     delivery.journal.set_facts({"status": ["FINISHED", ""], "ended_ms": 1})
-    assert not courier.deliver(delivery.folder, delivery.journal, place.client)
-    assert status_of(place, delivery.run_id) == "FINISHED"
+    assert not courier.deliver(delivery.folder, delivery.journal, workspace.client)
+    assert status_of(workspace, delivery.run_id) == "FINISHED"
     assert delivery.journal.waiting()["items"] == 1
     delivery.journal.close()
 
@@ -293,7 +293,7 @@ def test_a_server_that_will_not_is_told_in_time(
     monkeypatch: pytest.MonkeyPatch, status: int, says: str, within: float
 ) -> None:
     from runback.errors import TrackingError
-    from runback.tracking.store import connect
+    from runback.tracking.connection import connect
 
     handler = type("Handler", (Answer,), {"status": status})
     server = HTTPServer(("127.0.0.1", 0), handler)
@@ -315,7 +315,7 @@ def test_an_address_that_swallows_everything_is_told_in_time(
     import socket
 
     from runback.errors import TrackingError
-    from runback.tracking.store import connect
+    from runback.tracking.connection import connect
 
     monkeypatch.setenv("RUNBACK_CONNECT_SECONDS", "2")
     with socket.socket() as silent:  # accepts connections, never answers
@@ -332,7 +332,7 @@ def test_an_address_that_swallows_everything_is_told_in_time(
 )
 def test_a_wrong_scheme_is_the_users_mistake(uri: str, says: str) -> None:
     from runback.errors import UsageError
-    from runback.tracking.store import connect
+    from runback.tracking.connection import connect
 
     with pytest.raises(UsageError, match=says) as error:
         connect(uri)
@@ -341,7 +341,7 @@ def test_a_wrong_scheme_is_the_users_mistake(uri: str, says: str) -> None:
 
 def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
     from runback.errors import TrackingError
-    from runback.tracking.store import connect
+    from runback.tracking.connection import connect
 
     (tmp_path / "mlflow.db").write_text("not a database, whatever its name says")
     with pytest.raises(TrackingError, match="is not a SQLite database"):
@@ -354,7 +354,7 @@ def test_places_are_absolute_and_keep_no_secrets(
     import mlflow
 
     from runback.errors import TrackingError
-    from runback.tracking.store import first_line, place_of, uri_of
+    from runback.tracking.connection import first_line, place_of, uri_of
 
     monkeypatch.chdir(tmp_path)
     assert place_of("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
@@ -373,13 +373,13 @@ def test_places_are_absolute_and_keep_no_secrets(
     )
 
 
-def test_four_processes_that_start_at_once_make_one_store(place: Workplace) -> None:
-    (place.folder / "mlflow.db").unlink()
-    trainers = [start_trainer(place, 20, 0.0, "FINISHED") for _ in range(4)]
+def test_four_processes_that_start_at_once_make_one_store(workspace: Workspace) -> None:
+    (workspace.folder / "mlflow.db").unlink()
+    trainers = [start_trainer(workspace, 20, 0.0, "FINISHED") for _ in range(4)]
     ids = [first_line(trainer)[0] for trainer in trainers]
     assert [ended(trainer)[0] for trainer in trainers] == [0, 0, 0, 0]
-    assert [status_of(place, run_id) for run_id in ids] == ["FINISHED"] * 4
-    assert all(journal_points(place, run_id) for run_id in ids)
-    with sqlite3.connect(place.folder / "mlflow.db") as db:
+    assert [status_of(workspace, run_id) for run_id in ids] == ["FINISHED"] * 4
+    assert all(journal_points(workspace, run_id) for run_id in ids)
+    with sqlite3.connect(workspace.folder / "mlflow.db") as db:
         assert db.execute("PRAGMA integrity_check").fetchone() == ("ok",)
     db.close()

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import DATA, ROOT, SECONDS, Workplace
+from conftest import DATA, ROOT, SECONDS, Workspace
 from runback.cli import main
 from runback.errors import UsageError
-from runback.tracking.opening import new_run
+from runback.tracking.create_run import new_run
 
 MISTAKES = {
     "lrr=3": "runback: unknown option 'lrr'; did you mean 'lr'?",
@@ -100,7 +100,7 @@ def test_a_mistake_under_mlflow_run_is_one_sentence_and_one_failed_run(
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )  # fmt: skip
 def test_a_mistake_that_only_the_job_can_see(
-    place: Workplace, options: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
+    workspace: Workspace, options: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In this process, to save time; the courier is a real one."""
     shutil.copyfile(DATA / "non_linear.csv", "own.csv")
@@ -110,15 +110,15 @@ def test_a_mistake_that_only_the_job_can_see(
     assert out == ""
     assert err.startswith(f"runback: {sentence}")
     assert err.count("\n") == 1
-    assert place.client.search_runs(["0"]) == []
-    assert not (place.folder / ".runback").exists()
+    assert workspace.client.search_runs(["0"]) == []
+    assert not (workspace.folder / ".runback").exists()
 
 
 def test_refused_arguments_end_the_run_that_was_made_for_them_and_no_other(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without `mlflow run`, which would see the exit code, nobody else says why it got nothing."""
-    client = place.client
+    client = workspace.client
 
     def refused(arguments: str, **run: str) -> tuple[str, str]:
         run_id = client.create_run("0", tags=run).info.run_id
@@ -138,8 +138,8 @@ def test_refused_arguments_end_the_run_that_was_made_for_them_and_no_other(
     assert client.get_run(os.environ["MLFLOW_RUN_ID"]).info.status == "FINISHED"
 
 
-def test_the_command_line_itself_ends_with_two(place: Workplace) -> None:
-    done = place.runback("train", "--lr", "abc")
+def test_the_command_line_itself_ends_with_two(workspace: Workspace) -> None:
+    done = workspace.runback("train", "--lr", "abc")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "runback: option lr: 'abc' is not a number\n"
 
@@ -155,59 +155,63 @@ class Hungry(torch.nn.Linear):
 
 
 def test_a_training_without_memory_fails_in_one_sentence(
-    place: Workplace, capfd: pytest.CaptureFixture[str]
+    workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (place.folder / "hungry.py").write_text(HUNGRY)
+    (workspace.folder / "hungry.py").write_text(HUNGRY)
     data = str(DATA / "non_linear.csv")
     assert main(["train", "--data", data, "--model", "hungry.py:Hungry", "--epochs", "2"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
     assert "runback: no memory left on cpu; try a smaller batch_size or a smaller model (" in err
     assert "Traceback" not in err
-    (run,) = place.client.search_runs(["0"])
+    (run,) = workspace.client.search_runs(["0"])
     assert run.info.status == "FAILED"
 
 
-def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(place: Workplace) -> None:
+def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(
+    workspace: Workspace,
+) -> None:
     """With all streams closed, the next files opened would be taken for them."""
     train = f"{sys.executable} -m runback train --data {DATA}/non_linear.csv --epochs 2"
-    closed = subprocess.run(["sh", "-c", f"{train} <&- >&- 2>&-"], env=place.env, timeout=SECONDS)
+    closed = subprocess.run(
+        ["sh", "-c", f"{train} <&- >&- 2>&-"], env=workspace.env, timeout=SECONDS
+    )
     assert closed.returncode == 0
-    (run,) = place.client.search_runs(["0"])
+    (run,) = workspace.client.search_runs(["0"])
     assert run.info.status == "FINISHED"
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "runback", "sync"], stdout=full, stderr=subprocess.PIPE,
-            env=place.env, text=True, timeout=SECONDS,
+            env=workspace.env, text=True, timeout=SECONDS,
         )  # fmt: skip
     sentence = "runback: standard output cannot be written: No space left on device\n"
     assert (done.returncode, done.stderr) == (1, sentence)
 
 
 def test_an_experiment_that_is_not_there_is_the_users_mistake(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deleted = place.client.create_experiment("deleted")
-    place.client.delete_experiment(deleted)
+    deleted = workspace.client.create_experiment("deleted")
+    workspace.client.delete_experiment(deleted)
     for what, value in (("ID", "77"), ("ID", "abc"), ("ID", deleted), ("NAME", "deleted")):
         with monkeypatch.context() as patch:
             patch.setenv(f"MLFLOW_EXPERIMENT_{what}", value)
             with pytest.raises(UsageError, match=f"^MLFLOW_EXPERIMENT_{what} '{value}': "):
-                new_run(place.client).__enter__()
+                new_run(workspace.client).__enter__()
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new / one")
     for _ in range(2):
-        with new_run(place.client) as run_id:
-            experiment = place.client.get_run(run_id).info.experiment_id
-        assert place.client.get_experiment(experiment).name == "new / one"
+        with new_run(workspace.client) as run_id:
+            experiment = workspace.client.get_run(run_id).info.experiment_id
+        assert workspace.client.get_experiment(experiment).name == "new / one"
 
 
 def test_a_run_that_has_ended_is_nobodys_launch(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither a mistake nor a training changes the run that a forgotten MLFLOW_RUN_ID names."""
-    other = place.client.create_run("0").info.run_id
-    place.client.set_terminated(other)
-    before = place.client.get_run(other).to_dictionary()
+    other = workspace.client.create_run("0").info.run_id
+    workspace.client.set_terminated(other)
+    before = workspace.client.get_run(other).to_dictionary()
     monkeypatch.setenv("MLFLOW_RUN_ID", other)
     for data, sentence in (
         ("missing.csv", "missing.csv: no such file"),
@@ -215,4 +219,4 @@ def test_a_run_that_has_ended_is_nobodys_launch(
     ):
         assert main(["train", "--data", data, "--epochs", "1"]) == 2
         assert capfd.readouterr().err.startswith(f"runback: {sentence}")
-        assert place.client.get_run(other).to_dictionary() == before
+        assert workspace.client.get_run(other).to_dictionary() == before

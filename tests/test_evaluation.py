@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from runback import cli
-from runback.evaluation import is_better, plot_costs, plot_predictions, predict_rows, scores
-from runback.models.builtin import Mlp
+from runback.model.builtin import Mlp
+from runback.tasks.regression import is_better, plot_costs, plot_predictions, predict_rows, scores
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4)
 

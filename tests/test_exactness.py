@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resuming import NOISY, StopAt, difference, history, last_checkpoint, train_until
+from in_process import NOISY, StopAt, difference, history, last_checkpoint, train_until
 from runback.config import TrainConfig
-from runback.durable.checkpoints import local_places
+from runback.storage.checkpoints import local_positions
 
 EPOCHS, BATCHES = 5, 3
 PLACES = [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES)][1:]
@@ -98,8 +98,8 @@ def test_any_sequence_of_interruptions_and_kills(
 ) -> None:
     folder, config = tmp_path_factory.mktemp("any"), configured(data, **options)
     train_until(folder / "whole", config)
-    for place, kill in sorted(stops):
-        train_until(folder / "part", config, place, kill=kill)
+    for workspace, kill in sorted(stops):
+        train_until(folder / "part", config, workspace, kill=kill)
     train_until(folder / "part", config)
     assert_same_end(folder / "part", folder / "whole")
 
@@ -111,11 +111,11 @@ def test_checkpoints_inside_epochs_change_nothing(
     config = configured(data, momentum=0.9)
     train_until(tmp_path / "whole", config)
     saved: list[tuple[int, int]] = []
-    monkeypatch.setattr(StopAt, "due", lambda self: not saved.append(self.place))
+    monkeypatch.setattr(StopAt, "due", lambda self: not saved.append(self.workspace))
     train_until(tmp_path / "often", config)
     assert len(saved) > EPOCHS * BATCHES, "the loop did not ask after each batch"
     assert_same_end(tmp_path / "often", tmp_path / "whole")
-    left = local_places(tmp_path / "often" / "checkpoints")
+    left = local_positions(tmp_path / "often" / "checkpoints")
     assert left == [*((e, 0) for e in range(1, EPOCHS)), (EPOCHS - 1, BATCHES - 1), (EPOCHS, 0)]
 
 

@@ -8,25 +8,25 @@ from pathlib import Path
 import pytest
 import torch
 
-import runback.jobs.export
-from gallery import Gallery
+import runback.commands.export
+from finished_runs import FinishedRuns
 from runback import load_model
 from runback.cli import main
+from runback.commands.export import export
 from runback.errors import CheckpointError, ModelError, UsageError
-from runback.jobs.export import export
 
 
 @pytest.mark.parametrize("name", ["strong", "own", "pair"])
 @pytest.mark.parametrize("format", ["state_dict", "torch", "pt2", "onnx"])
 def test_each_format_computes_what_the_module_does(
-    gallery: Gallery, tmp_path: Path, name: str, format: str
+    finished_runs: FinishedRuns, tmp_path: Path, name: str, format: str
 ) -> None:
     if format == "onnx":
         pytest.importorskip("onnxscript")
     file = tmp_path / "model.out"
-    made = export(gallery.ids[name], format, str(file))
-    assert made["bytes"] == file.stat().st_size and made["run_id"] == gallery.ids[name]
-    module = load_model(gallery.ids[name])
+    made = export(finished_runs.ids[name], format, str(file))
+    assert made["bytes"] == file.stat().st_size and made["run_id"] == finished_runs.ids[name]
+    module = load_model(finished_runs.ids[name])
     n_features = {"strong": 1, "own": 10, "pair": 2}[name]
     with torch.no_grad():
         for rows in (1, 2, 257):
@@ -53,7 +53,7 @@ def run(file: Path, format: str, module: torch.nn.Module, x: torch.Tensor) -> to
 
 
 def test_wrong_wishes_are_refused_before_anything_is_loaded(
-    gallery: Gallery,
+    finished_runs: FinishedRuns,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -68,7 +68,7 @@ def test_wrong_wishes_are_refused_before_anything_is_loaded(
         assert main(["export", "no such run", *options]) == 2
         assert problem in capsys.readouterr().err
     assert taken.read_text() == "mine"
-    monkeypatch.setattr(runback.jobs.export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr(runback.commands.export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(
         UsageError, match=r"needs no_such_package; .* pip install 'runback\[onnx\]'"
     ):
@@ -76,10 +76,10 @@ def test_wrong_wishes_are_refused_before_anything_is_loaded(
 
 
 def test_a_file_that_fails_its_check_is_not_left_behind(
-    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def worse(module: torch.nn.Module, x: torch.Tensor) -> bytes:
-        return runback.jobs.export._saved({k: v + 1 for k, v in module.state_dict().items()})
+        return runback.commands.export._saved({k: v + 1 for k, v in module.state_dict().items()})
 
     def broken(module: torch.nn.Module, x: torch.Tensor) -> bytes:
         raise RuntimeError("cannot be traced\nat all")
@@ -88,19 +88,19 @@ def test_a_file_that_fails_its_check_is_not_left_behind(
         (worse, CheckpointError, "the written file fails its check"),
         (broken, ModelError, "the module cannot be exported: cannot be traced$"),
     ):
-        check = runback.jobs.export.EXPORTERS["state_dict"][1]
-        monkeypatch.setitem(runback.jobs.export.EXPORTERS, "state_dict", (write, check))
+        check = runback.commands.export.EXPORTERS["state_dict"][1]
+        monkeypatch.setitem(runback.commands.export.EXPORTERS, "state_dict", (write, check))
         with pytest.raises(kind, match=problem):
-            export(gallery.ids["strong"], "state_dict", str(tmp_path / "x.pt"))
+            export(finished_runs.ids["strong"], "state_dict", str(tmp_path / "x.pt"))
         assert list(tmp_path.iterdir()) == []
 
 
 def test_the_command_prints_json(
-    gallery: Gallery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_runs: FinishedRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "weights.pt"
     options = ["--format", "state_dict", "--output", str(file)]
-    assert main(["export", gallery.ids["weak"], *options]) == 0
+    assert main(["export", finished_runs.ids["weak"], *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed["output"] == str(file)
     assert set(torch.load(file, weights_only=True)) == {"layer.weight", "layer.bias"}

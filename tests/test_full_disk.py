@@ -12,18 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from conftest import DATA, Workplace
-from resuming import difference, history, last_checkpoint, train_until
+from conftest import DATA, Workspace
+from in_process import difference, history, last_checkpoint, train_until
 from runback.config import TrainConfig
-from runback.durable.checkpoints import (
+from runback.errors import CheckpointError, JournalError, StorageError
+from runback.storage.atomic import naming_a_full_disk
+from runback.storage.checkpoints import (
     Manifest,
     checkpoint_name,
     load_checkpoint,
-    local_places,
+    local_positions,
     manifest_name,
 )
-from runback.durable.files import naming_a_full_disk
-from runback.errors import CheckpointError, JournalError, StorageError
 
 CONFIG = TrainConfig(
     data=str(DATA / "non_linear.csv"), epochs=40, checkpoint_every=2, checkpoint_minutes=0.0
@@ -70,10 +70,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_good(run: Path) -> int:
     """Every checkpoint with a manifest loads; returns how many there are."""
     checkpoints = run / "checkpoints"
-    for place in local_places(checkpoints):
-        manifest = Manifest.read(checkpoints / manifest_name(checkpoint_name(*place)))
-        assert load_checkpoint(checkpoints, manifest)["epoch"] == place[0]
-    return len(local_places(checkpoints))
+    for workspace in local_positions(checkpoints):
+        manifest = Manifest.read(checkpoints / manifest_name(checkpoint_name(*workspace)))
+        assert load_checkpoint(checkpoints, manifest)["epoch"] == workspace[0]
+    return len(local_positions(checkpoints))
 
 
 def assert_ends_like(run: Path, whole: Path) -> None:
@@ -135,23 +135,23 @@ def test_what_is_full_is_named(tmp_path: Path) -> None:
         (tmp_path / "absent" / "plot.png").write_bytes(b"")
 
 
-def test_a_full_disk_under_the_command(place: Workplace, disk: Path) -> None:
+def test_a_full_disk_under_the_command(workspace: Workspace, disk: Path) -> None:
     """FAILED and not RUNNING, one sentence, and resumable when there is room."""
     options = ("--data", CONFIG.data, "--epochs", "300", "--checkpoint-every", "10")
     home = {"RUNBACK_HOME": str(disk / "home"), "RUNBACK_DRAIN_SECONDS": "3"}
     ballast = leave_free(disk, 400)
-    failed = place.runback("train", *options, **home)
+    failed = workspace.runback("train", *options, **home)
     assert failed.returncode == 1, failed.stderr
     assert "Traceback" not in failed.stderr
     assert str(disk) in failed.stderr.splitlines()[-1]
-    (run,) = place.client.search_runs(["0"])
+    (run,) = workspace.client.search_runs(["0"])
     assert run.info.status == "FAILED"
-    done = len(local_places(disk / "home" / run.info.run_id / "checkpoints"))
+    done = len(local_positions(disk / "home" / run.info.run_id / "checkpoints"))
     assert done > 3
     ballast.unlink()
-    resumed = place.runback("resume", run.info.run_id, **home)
+    resumed = workspace.runback("resume", run.info.run_id, **home)
     assert resumed.returncode == 0, resumed.stderr
     assert "resumed after epoch" in resumed.stderr
-    assert place.client.get_run(run.info.run_id).info.status == "FINISHED"
-    history = place.client.get_metric_history(run.info.run_id, "cost")
+    assert workspace.client.get_run(run.info.run_id).info.status == "FINISHED"
+    history = workspace.client.get_metric_history(run.info.run_id, "cost")
     assert sorted(p.step for p in history) == list(range(1, 301))

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runback.durable.journal import Journal, Point
 from runback.errors import JournalError
+from runback.storage.journal import Journal, Point
 
 values = st.floats(allow_nan=True, allow_infinity=True, width=64)
 steps = st.integers(1, 30)
@@ -156,7 +156,7 @@ def test_an_exception_in_the_middle_of_a_flush_loses_nothing(
 
     journal.record([("cost", 1.0), ("val_cost", math.inf)], 1)
     with monkeypatch.context() as patch:
-        patch.setattr("runback.durable.journal._stored", interrupted)
+        patch.setattr("runback.storage.journal._stored", interrupted)
         with pytest.raises(Signal):
             journal.flush()
     journal.record([("cost", 2.0)], 2)
@@ -186,7 +186,7 @@ def test_recording_and_flushing_on_two_threads_loses_nothing(journal: Journal) -
 
 def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
     script = (
-        "import sys, pathlib; from runback.durable.journal import Journal\n"
+        "import sys, pathlib; from runback.storage.journal import Journal\n"
         "journal = Journal(pathlib.Path(sys.argv[1]), tidy=False)\n"
         "for step in range(1, 1000001):\n"
         "    journal.record([('cost', step / 3)], step)\n"

@@ -10,8 +10,8 @@ import torch
 
 from conftest import DATA
 from runback.config import TrainConfig
-from runback.jobs.preparation import Work, prepare
 from runback.training.loop import EpochResult, run_epochs
+from runback.training.setup import TrainingSetup, prepare
 
 
 @pytest.fixture(autouse=True)
@@ -22,7 +22,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def results(work: Work) -> Iterator[EpochResult]:
+def results(work: TrainingSetup) -> Iterator[EpochResult]:
     for event in run_epochs(work.state, work.batches, work.validation, work.config):
         assert isinstance(event, EpochResult)
         yield event

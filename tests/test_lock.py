@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from runback.durable.lock import FileLock
 from runback.errors import RunHeldError, UsageError
+from runback.storage.lock import FileLock
 
 HOLD = (
-    "import sys, time, pathlib; from runback.durable.lock import FileLock\n"
+    "import sys, time, pathlib; from runback.storage.lock import FileLock\n"
     "FileLock(pathlib.Path(sys.argv[1])).acquire('it'); print('held', flush=True)\n"
     "{then}\ntime.sleep(60)"
 )

@@ -18,12 +18,12 @@ from conftest import DATA
 from runback.config import TrainConfig
 from runback.data.batches import Order, TableDataset, TensorBatches
 from runback.errors import ConfigError, MemoryShortError
-from runback.jobs.preparation import prepare
-from runback.models.builtin import Mlp
+from runback.model.builtin import Mlp
+from runback.seeding import seed_generators
 from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.optimizers import learning_rate, make_schedule
-from runback.training.randomness import seed_generators
+from runback.training.setup import prepare
 from runback.training.state import TrainState
 from runback.training.steps import EagerSteps
 

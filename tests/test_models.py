@@ -19,10 +19,9 @@ from conftest import DATA
 from runback.config import TrainConfig
 from runback.data.table import read_table
 from runback.errors import CheckpointError, DataError, ModelError
-from runback.jobs.preparation import prepare
-from runback.models.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
-from runback.models.scaling import Scale, Scaled
-from runback.models.spec import (
+from runback.model.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
+from runback.model.scaling import Scale, Scaled
+from runback.model.spec import (
     SPEC_FILE,
     STATE_FILE,
     BuiltModel,
@@ -34,6 +33,7 @@ from runback.models.spec import (
     load_weights,
     save_model,
 )
+from runback.training.setup import prepare
 
 
 def build(model: str, n_features: int = 2, n_targets: int = 1, **options: Any) -> BuiltModel:

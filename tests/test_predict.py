@@ -11,12 +11,12 @@ import pyarrow as pa
 import pytest
 import torch
 
-import runback.jobs.prediction
-from gallery import Gallery
+import runback.commands.predict
+from finished_runs import FinishedRuns
 from runback import load_model
 from runback.cli import main
+from runback.commands.predict import predict_file
 from runback.errors import UsageError
-from runback.jobs.prediction import predict_file
 
 
 def table(rows: int, seed: int = 0) -> pd.DataFrame:
@@ -26,16 +26,16 @@ def table(rows: int, seed: int = 0) -> pd.DataFrame:
     )
 
 
-def expected(gallery: Gallery, name: str, frame: pd.DataFrame) -> list[float]:
+def expected(finished_runs: FinishedRuns, name: str, frame: pd.DataFrame) -> list[float]:
     with torch.no_grad():
         x = torch.tensor(frame[["x"]].to_numpy(), dtype=torch.float32)
-        return load_model(gallery.ids[name])(x)[:, 0].tolist()
+        return load_model(finished_runs.ids[name])(x)[:, 0].tolist()
 
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
 @pytest.mark.parametrize("target", ["out.csv", "out.parquet"])
 def test_every_row_is_the_modules_own_answer(
-    gallery: Gallery, tmp_path: Path, source: str, target: str
+    finished_runs: FinishedRuns, tmp_path: Path, source: str, target: str
 ) -> None:
     frame = table(1000)
     file = tmp_path / source
@@ -43,32 +43,36 @@ def test_every_row_is_the_modules_own_answer(
         frame.to_csv(file, index=False)
     else:
         frame.to_parquet(file, row_group_size=77)
-    assert predict_file(gallery.ids["strong"], str(file), str(tmp_path / target), ["id"]) == 1000
+    assert (
+        predict_file(finished_runs.ids["strong"], str(file), str(tmp_path / target), ["id"]) == 1000
+    )
     if target.endswith("csv"):
         found = pd.read_csv(tmp_path / target, dtype={"id": str, "y": np.float32})
     else:
         found = pd.read_parquet(tmp_path / target)
     assert list(found.columns) == ["id", "y"] and found["y"].dtype == np.float32
     assert found["id"].tolist() == frame["id"].tolist()
-    assert found["y"].tolist() == expected(gallery, "strong", frame)
+    assert found["y"].tolist() == expected(finished_runs, "strong", frame)
 
 
-def test_the_table_itself_is_never_written_over(gallery: Gallery, tmp_path: Path) -> None:
+def test_the_table_itself_is_never_written_over(
+    finished_runs: FinishedRuns, tmp_path: Path
+) -> None:
     file = tmp_path / "in.csv"
     table(3).to_csv(file, index=False)
     before = file.read_bytes()
     (tmp_path / "link.csv").symlink_to(file)
     for output in (file, tmp_path / "link.csv"):
         with pytest.raises(UsageError, match="is the table itself, which would be lost"):
-            predict_file(gallery.ids["strong"], str(file), str(output))
+            predict_file(finished_runs.ids["strong"], str(file), str(output))
     assert file.read_bytes() == before
     with pytest.raises(UsageError, match="--keep id,id: names a column twice"):
-        predict_file(gallery.ids["strong"], str(file), "", ["id", "id"])
+        predict_file(finished_runs.ids["strong"], str(file), "", ["id", "id"])
 
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
 def test_blocks_join_without_a_seam(
-    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
+    finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     frame, file = table(101), tmp_path / source
     if source.endswith("csv"):
@@ -76,45 +80,45 @@ def test_blocks_join_without_a_seam(
     else:
         frame.to_parquet(file, row_group_size=7)
     sizes = []
-    real = runback.jobs.prediction.read_parts
+    real = runback.commands.predict.read_parts
 
     def watched(*arguments: object) -> object:
         for part in real(*arguments):  # type: ignore[arg-type]
             sizes.append(len(part))
             yield part
 
-    monkeypatch.setattr(runback.jobs.prediction, "read_parts", watched)
-    monkeypatch.setattr(runback.jobs.prediction, "CHUNK_ROWS", 10)
-    predict_file(gallery.ids["strong"], str(file), str(tmp_path / "out.csv"), ["id"])
+    monkeypatch.setattr(runback.commands.predict, "read_parts", watched)
+    monkeypatch.setattr(runback.commands.predict, "CHUNK_ROWS", 10)
+    predict_file(finished_runs.ids["strong"], str(file), str(tmp_path / "out.csv"), ["id"])
     found = pd.read_csv(tmp_path / "out.csv", dtype={"id": str, "y": np.float32})
     assert sizes == [10] * 10 + [1]
     assert found["id"].tolist() == frame["id"].tolist()
-    np.testing.assert_allclose(found["y"], expected(gallery, "strong", frame), rtol=1e-6)
+    np.testing.assert_allclose(found["y"], expected(finished_runs, "strong", frame), rtol=1e-6)
 
 
 def test_the_command_prints_csv_and_says_how_many_rows(
-    gallery: Gallery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_runs: FinishedRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame = pd.DataFrame({"z": ["a", "b", "c"], "x": [1, 5, 11]})
     frame.to_csv(tmp_path / "in.csv", index=False)
     options = ["--data", str(tmp_path / "in.csv"), "--keep", "x,z"]
-    assert main(["predict", gallery.ids["strong"], *options]) == 0
+    assert main(["predict", finished_runs.ids["strong"], *options]) == 0
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
     assert lines[0] == "x,z,y"
     assert [line.rpartition(",")[0] for line in lines[1:]] == ["1,a", "5,b", "11,c"]
     found = [float(np.float32(line.rpartition(",")[2])) for line in lines[1:]]
-    assert found == [row[0] for row in gallery.answers["strong"]]
+    assert found == [row[0] for row in finished_runs.answers["strong"]]
     assert "predicted 3 rows" in printed.err
 
 
-def test_one_row_and_no_row(gallery: Gallery, tmp_path: Path) -> None:
+def test_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None:
     for rows in (1, 0):
         for suffix in ("csv", "parquet"):
             file, out = tmp_path / f"in{rows}.{suffix}", tmp_path / f"out{rows}.{suffix}"
             frame = table(rows).astype({"x": "float64"})
             frame.to_csv(file, index=False) if suffix == "csv" else frame.to_parquet(file)
-            assert predict_file(gallery.ids["strong"], str(file), str(out)) == rows
+            assert predict_file(finished_runs.ids["strong"], str(file), str(out)) == rows
             found = pd.read_csv(out) if suffix == "csv" else pd.read_parquet(out)
             assert list(found.columns) == ["y"] and len(found) == rows
 
@@ -134,7 +138,7 @@ def test_one_row_and_no_row(gallery: Gallery, tmp_path: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named_and_nothing_is_left(
-    gallery: Gallery,
+    finished_runs: FinishedRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -142,10 +146,10 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
     options: list[str],
     problem: str,
 ) -> None:
-    monkeypatch.setattr(runback.jobs.prediction, "CHUNK_ROWS", 10)
+    monkeypatch.setattr(runback.commands.predict, "CHUNK_ROWS", 10)
     (tmp_path / "in.csv").write_text(content)
     output = [] if "--output" in options else ["--output", "out.csv"]
-    command = ["predict", gallery.ids["strong"], "--data", "in.csv", *output, *options]
+    command = ["predict", finished_runs.ids["strong"], "--data", "in.csv", *output, *options]
     assert main(command) == 2
     assert problem in capsys.readouterr().err
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
@@ -157,7 +161,7 @@ def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     def most_held(rows: int) -> int:
         table(rows).to_parquet(tmp_path / "in.parquet", row_group_size=10_000)
         before, held = pa.total_allocated_bytes(), []
-        for part in runback.jobs.prediction.read_parts(
+        for part in runback.commands.predict.read_parts(
             tmp_path / "in.parquet", ["x"], ["id"], 20_000
         ):
             held.append(pa.total_allocated_bytes() - before)
@@ -169,14 +173,16 @@ def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
 
 
 def test_pyfunc_and_predict_agree_on_more_rows_than_a_block(
-    gallery: Gallery, tmp_path: Path
+    finished_runs: FinishedRuns, tmp_path: Path
 ) -> None:
     numbers = np.random.default_rng(1)
-    signature = mlflow.models.get_model_info(f"runs:/{gallery.ids['own']}/model").signature
+    signature = mlflow.models.get_model_info(f"runs:/{finished_runs.ids['own']}/model").signature
     names = signature.inputs.input_names()
     frame = pd.DataFrame(numbers.normal(size=(70_000, len(names))), columns=names)
     frame.to_parquet(tmp_path / "in.parquet")
-    predict_file(gallery.ids["own"], str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
+    predict_file(
+        finished_runs.ids["own"], str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet")
+    )
     found = pd.read_parquet(tmp_path / "out.parquet").iloc[:, 0].to_numpy()
-    model = mlflow.pyfunc.load_model(f"runs:/{gallery.ids['own']}/model")
+    model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['own']}/model")
     assert np.array_equal(model.predict(frame), found)

@@ -11,21 +11,21 @@ from typing import Any
 
 import pytest
 
-from conftest import DATA, Workplace
-from gallery import Gallery, make_runs
+from conftest import DATA, Workspace
+from finished_runs import FinishedRuns, make_runs
 from runback.cli import main
+from runback.commands.load import evaluate
+from runback.commands.promote import promote, rollback
 from runback.errors import UsageError
-from runback.jobs.promotion import promote, rollback
-from runback.jobs.reading import evaluate
 
 
-def register_apart(gallery: Gallery, name: str, *runs: str) -> list[str]:
-    """Registers runs of the gallery under a name of the test's own; returns models:/NAME/VERSION."""
-    client = gallery.place.client
+def register_apart(finished_runs: FinishedRuns, name: str, *runs: str) -> list[str]:
+    """Registers runs under a name of the test's own; returns models:/NAME/VERSION."""
+    client = finished_runs.workspace.client
     client.create_registered_model(name)
     made = []
     for run in runs:
-        run_id = gallery.ids[run]
+        run_id = finished_runs.ids[run]
         (first,) = client.search_model_versions(f"run_id = '{run_id}' AND name = '{HOME[run]}'")
         version = client.create_model_version(
             name, first.source, run_id, tags=first.tags, model_id=first.source.rpartition("/")[2]
@@ -37,34 +37,34 @@ def register_apart(gallery: Gallery, name: str, *runs: str) -> list[str]:
 HOME = {"weak": "table", "strong": "table", "own": "diabetes"}
 
 
-def holder(gallery: Gallery, name: str, alias: str = "champion") -> str | None:
-    found = gallery.place.client.get_registered_model(name).aliases.get(alias)
+def holder(finished_runs: FinishedRuns, name: str, alias: str = "champion") -> str | None:
+    found = finished_runs.workspace.client.get_registered_model(name).aliases.get(alias)
     return None if found is None else str(found)
 
 
-def test_the_alias_goes_to_the_better_and_back(gallery: Gallery) -> None:
-    weak, strong = register_apart(gallery, "ladder", "weak", "strong")
+def test_the_alias_goes_to_the_better_and_back(finished_runs: FinishedRuns) -> None:
+    weak, strong = register_apart(finished_runs, "ladder", "weak", "strong")
     first = promote(weak)
     assert (first["moved"], first["holder"], first["version"]) == (True, None, "1")
-    assert first["score"] == evaluate(gallery.ids["weak"])["scores"]["rmse"]
+    assert first["score"] == evaluate(finished_runs.ids["weak"])["scores"]["rmse"]
     second = promote(strong)
     assert (second["moved"], second["holder"], second["version"]) == (True, "1", "2")
     assert second["score"] < second["holder_score"] == first["score"]
     assert promote(strong)["reason"] == "it has the alias already"
     third = promote(weak)
-    assert (third["moved"], holder(gallery, "ladder")) == (False, "2")
+    assert (third["moved"], holder(finished_runs, "ladder")) == (False, "2")
     assert third["reason"] == "its rmse is not better"
     forced = promote(weak, force=True)
-    assert (forced["moved"], holder(gallery, "ladder")) == (True, "1")
+    assert (forced["moved"], holder(finished_runs, "ladder")) == (True, "1")
     for restored in ("2", "1", None):
         assert rollback(weak)["version"] == restored
-        assert holder(gallery, "ladder") == restored
+        assert holder(finished_runs, "ladder") == restored
     with pytest.raises(UsageError, match="no promotion to undo"):
         rollback(weak)
 
 
-def test_directions_of_the_metrics_are_known(gallery: Gallery) -> None:
-    weak, strong = register_apart(gallery, "directions", "weak", "strong")
+def test_directions_of_the_metrics_are_known(finished_runs: FinishedRuns) -> None:
+    weak, strong = register_apart(finished_runs, "directions", "weak", "strong")
     for metric in ("cost", "rmse", "mae", "r2"):
         promote(weak, alias=metric, metric=metric)
         assert promote(strong, alias=metric, metric=metric)["moved"]
@@ -74,7 +74,7 @@ def test_directions_of_the_metrics_are_known(gallery: Gallery) -> None:
 
 
 def test_other_test_rows_are_refused_unless_a_table_is_given(
-    place: Workplace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs: dict[str, dict[str, Any]] = {
         "one": {"data": "table.csv", "epochs": 3, "register": "m"},
@@ -82,7 +82,7 @@ def test_other_test_rows_are_refused_unless_a_table_is_given(
         "none": {"data": "table.csv", "epochs": 2, "register": "none"},
         "untested": {"data": "table.csv", "epochs": 2, "register": "m", "split": "1:0:0"},
     }
-    ids = make_runs(place, runs).ids
+    ids = make_runs(workspace, runs).ids
     assert main(["promote", ids["one"]]) == 0
     first = json.loads(capsys.readouterr().out)
     assert first["moved"] and first["holder"] is None
@@ -99,7 +99,7 @@ def test_other_test_rows_are_refused_unless_a_table_is_given(
     assert main(["promote", ids["one"], "--rollback"]) == 0
     undone = json.loads(capsys.readouterr().out)
     assert (undone["version"], undone["replaced"]) == (second["version"], "3")
-    place.client.set_registered_model_alias("m", "champion", "1")
+    workspace.client.set_registered_model_alias("m", "champion", "1")
     assert main(["promote", ids["one"], "--rollback"]) == 2
     assert "moved by other means" in capsys.readouterr().err
     assert main(["promote", ids["one"], "--alias", "latest"]) == 2
@@ -112,7 +112,7 @@ def test_other_test_rows_are_refused_unless_a_table_is_given(
 # Promotes a version to a new alias each time that it is told one.
 PROMOTER = """
 import json, sys
-from runback.jobs.promotion import promote
+from runback.commands.promote import promote
 
 for alias in sys.stdin:
     found = promote(sys.argv[1], alias.strip()) if alias.strip() else {}
@@ -120,9 +120,9 @@ for alias in sys.stdin:
 """
 
 
-def test_two_that_promote_at_once_take_turns(gallery: Gallery) -> None:
+def test_two_that_promote_at_once_take_turns(finished_runs: FinishedRuns) -> None:
     """Each is judged against the holder that it replaces, so the better one has the alias."""
-    versions = register_apart(gallery, "race", "strong", "weak")
+    versions = register_apart(finished_runs, "race", "strong", "weak")
     two = [
         subprocess.Popen(
             [sys.executable, "-c", PROMOTER, version], env=dict(os.environ), text=True,
@@ -144,14 +144,14 @@ def test_two_that_promote_at_once_take_turns(gallery: Gallery) -> None:
             strong, weak = tell(f"race{number}")
             assert [strong["holder"], weak["holder"]] in ([None, "1"], ["2", None]), (strong, weak)
             assert strong["moved"] and weak["moved"] == (weak["holder"] is None)
-            assert holder(gallery, "race", f"race{number}") == strong["version"]
+            assert holder(finished_runs, "race", f"race{number}") == strong["version"]
     finally:
         for process in two:
             process.communicate()
     assert [process.returncode for process in two] == [0, 0]
 
 
-def test_on_a_real_server(remote: Workplace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_on_a_real_server(remote: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     ids = make_runs(
         remote, {"a": {"data": "table.csv", "epochs": 3}, "b": {"data": "table.csv", "epochs": 40}}
     ).ids

@@ -13,18 +13,20 @@ import pytest
 import torch
 from mlflow.exceptions import MlflowException
 
-from conftest import DATA, Workplace
-from gallery import Gallery, make_runs
+from conftest import DATA, Workspace
+from finished_runs import FinishedRuns, make_runs
 from runback import TrainConfig, load_model, train
+from runback.commands.load import evaluate
+from runback.commands.promote import promote
 from runback.errors import UsageError
-from runback.jobs.promotion import promote
-from runback.jobs.reading import evaluate
 from runback.tracking import registry
 from runback.tracking.runs import find_run
 
 
-def test_the_logged_model_belongs_to_its_run_and_has_its_figures(gallery: Gallery) -> None:
-    client, run_id = gallery.place.client, gallery.ids["strong"]
+def test_the_logged_model_belongs_to_its_run_and_has_its_figures(
+    finished_runs: FinishedRuns,
+) -> None:
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["strong"]
     run = client.get_run(run_id)
     (output,) = run.outputs.model_outputs
     model = client.get_logged_model(output.model_id)
@@ -45,8 +47,8 @@ def test_the_logged_model_belongs_to_its_run_and_has_its_figures(gallery: Galler
     assert output.model_id in {found.model_id for found in ranked}
 
 
-def test_the_version_says_which_weights_it_holds(gallery: Gallery) -> None:
-    client, run_id = gallery.place.client, gallery.ids["strong"]
+def test_the_version_says_which_weights_it_holds(finished_runs: FinishedRuns) -> None:
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["strong"]
     (version,) = client.search_model_versions(f"run_id = '{run_id}' AND name = 'table'")
     assert f"epoch {version.tags['runback.epoch']} of run {run_id}" in version.description
     assert "lowest val_cost" in version.description
@@ -58,41 +60,41 @@ def test_the_version_says_which_weights_it_holds(gallery: Gallery) -> None:
     )
 
 
-def test_a_copied_version_is_the_model_it_was_copied_from(gallery: Gallery) -> None:
-    client = gallery.place.client
+def test_a_copied_version_is_the_model_it_was_copied_from(finished_runs: FinishedRuns) -> None:
+    client = finished_runs.workspace.client
     (version,) = client.search_model_versions(
-        f"run_id = '{gallery.ids['weak']}' AND name = 'table'"
+        f"run_id = '{finished_runs.ids['weak']}' AND name = 'table'"
     )
     client.copy_model_version(f"models:/table/{version.version}", "copied")
     x = torch.tensor([[1.0], [5.0], [11.0]])
     with torch.no_grad():
-        assert load_model("models:/copied/1")(x).tolist() == gallery.answers["weak"]
+        assert load_model("models:/copied/1")(x).tolist() == finished_runs.answers["weak"]
     assert promote("models:/copied/1")["model"] == "copied"
     assert client.get_model_version_by_alias("copied", "champion").version in (1, "1")
 
 
 def test_a_name_may_hold_whatever_a_file_name_may(
-    place: Workplace,
+    workspace: Workspace,
 ) -> None:
     """A quotation mark once kept a finished model out of the registry for good."""
-    table = place.folder / 'it\'s @ "table".csv'
+    table = workspace.folder / 'it\'s @ "table".csv'
     shutil.copyfile(DATA / "non_linear.csv", table)
     run_id = train(TrainConfig(data=str(table), epochs=1))
     name = 'it\'s _ "table"'
-    assert place.client.get_model_version(name, "1").run_id == run_id
+    assert workspace.client.get_model_version(name, "1").run_id == run_id
     assert promote(f"models:/{name}/1")["moved"]
     assert evaluate(f"models:/{name}@champion")["run_id"] == run_id
-    place.client.copy_model_version(f"models:/{name}/1", "a@b")
-    assert find_run(place.client, "models:/a@b/1").run_id == run_id
-    place.client.delete_registered_model("a@b")
-    place.client.delete_registered_model(name)
+    workspace.client.copy_model_version(f"models:/{name}/1", "a@b")
+    assert find_run(workspace.client, "models:/a@b/1").run_id == run_id
+    workspace.client.delete_registered_model("a@b")
+    workspace.client.delete_registered_model(name)
     with pytest.raises(UsageError, match="nothing of its model has been registered yet"):
         promote(run_id)
 
 
-def test_what_travels_with_the_model(gallery: Gallery) -> None:
-    info = mlflow.models.get_model_info(f"runs:/{gallery.ids['own']}/model")
-    folder = mlflow.artifacts.download_artifacts(f"runs:/{gallery.ids['own']}/model")
+def test_what_travels_with_the_model(finished_runs: FinishedRuns) -> None:
+    info = mlflow.models.get_model_info(f"runs:/{finished_runs.ids['own']}/model")
+    folder = mlflow.artifacts.download_artifacts(f"runs:/{finished_runs.ids['own']}/model")
     pins = Path(folder, "requirements.txt").read_text().splitlines()
     names = {pin.partition("==")[0] for pin in pins}
     assert names == {"mlflow", "torch", "numpy", "pandas", "pyarrow", "scipy"}
@@ -114,21 +116,21 @@ def test_what_travels_with_the_model(gallery: Gallery) -> None:
         pd.array([1, 5, 11], dtype="Int64"),
     ],
 )
-def test_any_numbers_are_accepted(gallery: Gallery, column: object) -> None:
-    model = mlflow.pyfunc.load_model(f"runs:/{gallery.ids['strong']}/model")
+def test_any_numbers_are_accepted(finished_runs: FinishedRuns, column: object) -> None:
+    model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['strong']}/model")
     found = model.predict(pd.DataFrame({"x": column}))
     assert found.shape == (3,)
-    assert found.tolist() == [row[0] for row in gallery.answers["strong"]]
+    assert found.tolist() == [row[0] for row in finished_runs.answers["strong"]]
 
 
-def test_order_count_and_absence_of_columns_and_rows(gallery: Gallery) -> None:
-    model = mlflow.pyfunc.load_model(f"runs:/{gallery.ids['own']}/model")
+def test_order_count_and_absence_of_columns_and_rows(finished_runs: FinishedRuns) -> None:
+    model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['own']}/model")
     names = model.metadata.get_input_schema().input_names()
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(4, 10)), columns=names)
     found = model.predict(frame)
     assert np.array_equal(model.predict(frame[names[::-1]]), found)
     with torch.no_grad():
-        one = load_model(gallery.ids["own"])(
+        one = load_model(finished_runs.ids["own"])(
             torch.tensor(frame[:1].to_numpy(), dtype=torch.float32)
         )
     assert model.predict(frame[:1]).tolist() == one[:, 0].tolist()
@@ -139,9 +141,9 @@ def test_order_count_and_absence_of_columns_and_rows(gallery: Gallery) -> None:
         model.predict(frame.assign(**{names[0]: "red"}))  # pandas 2 lets mlflow convert "1.5"
 
 
-def test_other_models_keep_mlflows_own_rules(gallery: Gallery, tmp_path: object) -> None:
+def test_other_models_keep_mlflows_own_rules(finished_runs: FinishedRuns, tmp_path: object) -> None:
     """Integers are widened for the models of runback alone."""
-    mlflow.pyfunc.load_model(f"runs:/{gallery.ids['strong']}/model")
+    mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['strong']}/model")
 
     class Other:
         def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:
@@ -156,28 +158,30 @@ def test_other_models_keep_mlflows_own_rules(gallery: Gallery, tmp_path: object)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_evaluates_it_as_a_regressor(gallery: Gallery) -> None:
-    frame = pd.read_csv(gallery.place.folder / "diabetes.csv")
+def test_mlflow_evaluates_it_as_a_regressor(finished_runs: FinishedRuns) -> None:
+    frame = pd.read_csv(finished_runs.workspace.folder / "diabetes.csv")
     found = mlflow.models.evaluate(
-        f"runs:/{gallery.ids['own']}/model", frame, targets=frame.columns[-1],
+        f"runs:/{finished_runs.ids['own']}/model", frame, targets=frame.columns[-1],
         model_type="regressor", evaluator_config={"log_explainer": False},
     )  # fmt: skip
     assert found.metrics["example_count"] == len(frame)
-    own = evaluate(gallery.ids["own"], str(gallery.place.folder / "diabetes.csv"))["scores"]
+    own = evaluate(finished_runs.ids["own"], str(finished_runs.workspace.folder / "diabetes.csv"))[
+        "scores"
+    ]
     assert found.metrics["root_mean_squared_error"] == pytest.approx(own["rmse"], rel=1e-6)
 
 
-def test_a_resume_makes_a_second_model_which_wins(place: Workplace) -> None:
-    run_id = make_runs(place, {"run": {"data": "table.csv", "epochs": 3}}).ids["run"]
-    (first,) = place.client.search_model_versions(f"run_id = '{run_id}'")
+def test_a_resume_makes_a_second_model_which_wins(workspace: Workspace) -> None:
+    run_id = make_runs(workspace, {"run": {"data": "table.csv", "epochs": 3}}).ids["run"]
+    (first,) = workspace.client.search_model_versions(f"run_id = '{run_id}'")
     note = {
         "register": "table", "epoch": 3, "description": "", "metrics": [], "tags": {},
         "sha256": first.tags["runback.model_sha256"],
     }  # fmt: skip
-    folder = place.home(run_id) / "model"
-    assert registry.publish(place.client, run_id, folder, note) == "table/1"  # nothing new
-    assert len(place.client.search_logged_models(["0"])) == 1
-    done = place.runback("resume", run_id, "--epochs", "30")
+    folder = workspace.home(run_id) / "model"
+    assert registry.publish(workspace.client, run_id, folder, note) == "table/1"  # nothing new
+    assert len(workspace.client.search_logged_models(["0"])) == 1
+    done = workspace.runback("resume", run_id, "--epochs", "30")
     assert done.returncode == 0, done.stderr
     x = torch.tensor([[1.0], [5.0]])
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Models come back: by every name of a run, elsewhere, later, as the training process left them."""
+"""Models come back: by every name of a run, clean_env, later, as the training process left them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
-from elsewhere import SecondEnvironment
-from gallery import Gallery
+from clean_env import SecondEnvironment
+from finished_runs import FinishedRuns
 from runback import load_model
+from runback.commands.load import evaluate, predict
+from runback.commands.reproduce import weights_digest
 from runback.errors import ConfigError, DataError, RunNotFoundError
-from runback.jobs.reading import evaluate, predict
-from runback.jobs.reproduction import weights_digest
 from runback.tracking.runs import find_run
 
 PROBE = torch.tensor([[1.0], [5.0], [11.0]])
@@ -27,22 +27,22 @@ PROBE = torch.tensor([[1.0], [5.0], [11.0]])
     "name", ["{id}", "{prefix}", "runs:/{id}", "models:/table/{version}", "models:/table@best"]
 )
 def test_every_name_of_a_run_brings_back_its_weights_bit_for_bit(
-    gallery: Gallery, name: str
+    finished_runs: FinishedRuns, name: str
 ) -> None:
-    run_id = gallery.ids["strong"]
-    (version,) = gallery.place.client.search_model_versions(
+    run_id = finished_runs.ids["strong"]
+    (version,) = finished_runs.workspace.client.search_model_versions(
         f"run_id = '{run_id}' AND name = 'table'"
     )
-    gallery.place.client.set_registered_model_alias("table", "best", version.version)
+    finished_runs.workspace.client.set_registered_model_alias("table", "best", version.version)
     run = name.format(id=run_id, prefix=run_id[:12], version=version.version)
     module = load_model(run)
     assert not module.training
     with torch.no_grad():
-        assert module(PROBE).tolist() == gallery.answers["strong"]
+        assert module(PROBE).tolist() == finished_runs.answers["strong"]
 
 
-def test_latest_is_the_run_made_last(gallery: Gallery) -> None:
-    (last,) = gallery.place.client.search_runs(
+def test_latest_is_the_run_made_last(finished_runs: FinishedRuns) -> None:
+    (last,) = finished_runs.workspace.client.search_runs(
         ["0"],
         filter_string="tags.`runback.version` != ''",  # other tests make runs that are not ours
         max_results=1,
@@ -52,12 +52,12 @@ def test_latest_is_the_run_made_last(gallery: Gallery) -> None:
     assert weights_digest(latest) == weights_digest(named)
 
 
-def test_pyfunc_agrees_by_run_and_by_version(gallery: Gallery) -> None:
+def test_pyfunc_agrees_by_run_and_by_version(finished_runs: FinishedRuns) -> None:
     frame = pd.DataFrame({"x": PROBE[:, 0].double()})
-    for uri in (f"runs:/{gallery.ids['strong']}/model", "models:/table/2"):
+    for uri in (f"runs:/{finished_runs.ids['strong']}/model", "models:/table/2"):
         found = mlflow.pyfunc.load_model(uri).predict(frame)
         assert found.dtype == np.float32
-        assert found.tolist() == [row[0] for row in gallery.answers["strong"]]
+        assert found.tolist() == [row[0] for row in finished_runs.answers["strong"]]
 
 
 SECOND = """
@@ -71,10 +71,10 @@ print(model.predict(pd.DataFrame({frame!r})).tolist())
 
 
 def test_a_users_module_comes_back_without_its_file_and_without_runback(
-    gallery: Gallery, elsewhere: SecondEnvironment
+    finished_runs: FinishedRuns, clean_env: SecondEnvironment
 ) -> None:
-    """The gallery has renamed the class and broken the sibling that it imports."""
-    run_id, expected = gallery.ids["own"], [row[0] for row in gallery.answers["own"]]
+    """The finished_runs has renamed the class and broken the sibling that it imports."""
+    run_id, expected = finished_runs.ids["own"], [row[0] for row in finished_runs.answers["own"]]
     rows = torch.arange(30.0).reshape(3, 10) / 7
     with torch.no_grad():
         assert load_model(run_id)(rows)[:, 0].tolist() == expected
@@ -82,13 +82,13 @@ def test_a_users_module_comes_back_without_its_file_and_without_runback(
     columns = mlflow.models.get_model_info(uri).signature.inputs.input_names()
     frame = {name: rows[:, index].tolist() for index, name in enumerate(columns)}
     script = SECOND.format(uri=uri, frame=frame)
-    done = elsewhere.run(script, gallery.place.folder, gallery.place.env)
+    done = clean_env.run(script, finished_runs.workspace.folder, finished_runs.workspace.env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(expected)
 
 
 def test_the_code_that_trained_wins_over_what_is_imported_here(
-    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("nets", "layers"):
         (tmp_path / f"{name}.py").write_text("mine = True\n")
@@ -96,23 +96,25 @@ def test_the_code_that_trained_wins_over_what_is_imported_here(
     import layers  # type: ignore[import-not-found]
     import nets  # type: ignore[import-not-found]
 
-    module = load_model(gallery.ids["own"])
+    module = load_model(finished_runs.ids["own"])
     assert {type(part).__name__ for part in module.modules()} >= {"Net", "Block"}
     assert sys.modules["nets"] is nets and sys.modules["layers"] is layers and nets.mine
     for name in ("nets", "layers"):
         del sys.modules[name]
 
 
-def test_two_targets_make_two_columns_in_the_frames_own_order_of_rows(gallery: Gallery) -> None:
+def test_two_targets_make_two_columns_in_the_frames_own_order_of_rows(
+    finished_runs: FinishedRuns,
+) -> None:
     frame = pd.DataFrame({"x2": [2, 1], "x1": [1, 3]}, index=[7, 3])
-    found = predict(gallery.ids["pair"], frame)
+    found = predict(finished_runs.ids["pair"], frame)
     assert list(found.columns) == ["y1", "y2"] and list(found.index) == [7, 3]
-    model = mlflow.pyfunc.load_model(f"runs:/{gallery.ids['pair']}/model")
+    model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['pair']}/model")
     pd.testing.assert_frame_equal(model.predict(frame), found)
     assert "mlflow.pyfunc" in sys.modules and len(model.predict(frame.iloc[:0])) == 0
 
 
-def test_unknown_runs_and_devices_are_named(gallery: Gallery) -> None:
+def test_unknown_runs_and_devices_are_named(finished_runs: FinishedRuns) -> None:
     for name in ("0" * 32, "models:/table/99", "models:/table@nobody", "models:/nothing/1"):
         with pytest.raises(RunNotFoundError):
             load_model(name)
@@ -125,28 +127,28 @@ def test_unknown_runs_and_devices_are_named(gallery: Gallery) -> None:
         "a'bcd",
     ):
         with pytest.raises(RunNotFoundError, match="RUN is a run ID, a unique prefix of one"):
-            find_run(gallery.place.client, name)
+            find_run(finished_runs.workspace.client, name)
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="no CUDA device"):
-            load_model(gallery.ids["strong"], device="cuda")
+            load_model(finished_runs.ids["strong"], device="cuda")
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_model_goes_from_cpu_to_gpu_and_back(gallery: Gallery) -> None:
-    on_gpu = load_model(gallery.ids["strong"], device="cuda")
+def test_a_model_goes_from_cpu_to_gpu_and_back(finished_runs: FinishedRuns) -> None:
+    on_gpu = load_model(finished_runs.ids["strong"], device="cuda")
     assert next(on_gpu.parameters()).is_cuda
     with torch.no_grad():
         found = on_gpu(PROBE.cuda()).cpu()
-    torch.testing.assert_close(found, torch.tensor(gallery.answers["strong"]))
-    run_id = gallery.place.runback(
+    torch.testing.assert_close(found, torch.tensor(finished_runs.answers["strong"]))
+    run_id = finished_runs.workspace.runback(
         "train", "--data", "table.csv", "--epochs", "5", "--device", "cuda"
     ).stdout.strip()
     weights = load_model(run_id, device="cpu").state_dict()
     assert all(value.device.type == "cpu" for value in weights.values())
 
 
-def test_a_table_that_is_gone_is_named_with_its_place(gallery: Gallery) -> None:
-    gone = re.escape(str(gallery.place.folder / "pair.csv"))
+def test_a_table_that_is_gone_is_named_with_its_place(finished_runs: FinishedRuns) -> None:
+    gone = re.escape(str(finished_runs.workspace.folder / "pair.csv"))
     with pytest.raises(DataError, match=f"{gone}: the run's table is no longer there; put it back"):
-        evaluate(gallery.ids["pair"])
+        evaluate(finished_runs.ids["pair"])

@@ -9,31 +9,34 @@ from pathlib import Path
 import pytest
 import torch
 
-import runback.jobs.reproduction
-from conftest import DATA, Workplace
-from gallery import Gallery
+import runback.commands.reproduce
+from conftest import DATA, Workspace
+from finished_runs import FinishedRuns
 from runback import TrainConfig, resume, train
 from runback.cli import main
-from runback.jobs.reproduction import reproduce
-from runback.jobs.train import Outcome
+from runback.commands.reproduce import reproduce
+from runback.commands.train import Outcome
 
 
 def test_a_run_reproduces_to_the_last_bit(
-    gallery: Gallery, capsys: pytest.CaptureFixture[str]
+    finished_runs: FinishedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With the own module that it was trained with, though the file has changed since."""
-    run_id = gallery.ids["own"]
+    run_id = finished_runs.ids["own"]
     assert main(["reproduce", run_id]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["equal"] and found["weights_equal"] and found["first_difference"] is None
     assert found["points"] == 4 + 4 + 1  # cost, val_cost, lr
-    again = gallery.place.client.get_run(found["reproduction"])
+    again = finished_runs.workspace.client.get_run(found["reproduction"])
     assert again.data.tags["runback.reproduction_of"] == run_id
     assert again.info.status == "FINISHED"
-    assert len(gallery.place.client.search_model_versions(f"run_id = '{again.info.run_id}'")) == 0
+    assert (
+        len(finished_runs.workspace.client.search_model_versions(f"run_id = '{again.info.run_id}'"))
+        == 0
+    )
 
 
-def test_a_run_that_was_resumed_reproduces_too(place: Workplace) -> None:
+def test_a_run_that_was_resumed_reproduces_too(workspace: Workspace) -> None:
     """A schedule keeps the shape of the run's first epochs, and a patience that ended is known."""
     config = TrainConfig(
         data=str(DATA / "non_linear.csv"), epochs=3, scheduler="cosine", patience=9, lr=2e-4
@@ -46,27 +49,27 @@ def test_a_run_that_was_resumed_reproduces_too(place: Workplace) -> None:
 
 
 def test_a_difference_is_found_and_named(
-    gallery: Gallery, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    finished_runs: FinishedRuns, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    other = gallery.ids["weak"]
-    monkeypatch.setattr(runback.jobs.reproduction, "run_training", lambda *_: Outcome(other, True))
-    assert main(["reproduce", gallery.ids["strong"]]) == 1
+    other = finished_runs.ids["weak"]
+    monkeypatch.setattr(runback.commands.reproduce, "run_training", lambda *_: Outcome(other, True))
+    assert main(["reproduce", finished_runs.ids["strong"]]) == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["equal"] and not found["weights_equal"]
     assert found["first_difference"]["metric"] == "cost"
     assert found["first_difference"]["epoch"] == 6
     assert found["first_difference"]["again"] is None
-    gallery.place.client.delete_tag(other, "runback.reproduction_of")
+    finished_runs.workspace.client.delete_tag(other, "runback.reproduction_of")
 
 
 def test_changed_data_are_refused_before_training(
-    gallery: Gallery, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    finished_runs: FinishedRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = gallery.place.folder / "table.csv"
+    table = finished_runs.workspace.folder / "table.csv"
     shutil.copyfile(table, tmp_path / "kept.csv")
     try:
         table.write_text(table.read_text() + "1,2\n")
-        assert main(["reproduce", gallery.ids["strong"]]) == 2
+        assert main(["reproduce", finished_runs.ids["strong"]]) == 2
         assert "not the data of the run" in capsys.readouterr().err
     finally:
         shutil.copyfile(tmp_path / "kept.csv", table)
@@ -74,6 +77,6 @@ def test_changed_data_are_refused_before_training(
 
 def test_the_digest_sees_every_weight() -> None:
     module = torch.nn.BatchNorm1d(2)
-    before = runback.jobs.reproduction.weights_digest(module)
+    before = runback.commands.reproduce.weights_digest(module)
     module.num_batches_tracked.add_(1)
-    assert runback.jobs.reproduction.weights_digest(module) != before
+    assert runback.commands.reproduce.weights_digest(module) != before

@@ -17,13 +17,10 @@ from typing import Any
 
 import pytest
 
-from conftest import DATA, ROOT, SECONDS, Workplace, wait_until
-from resuming import NOISY, difference, last_checkpoint
-from runback.config import CHANGEABLE, TrainConfig
-from runback.durable import lease
-from runback.durable.checkpoints import local_places
-from runback.durable.home import RunFolder
-from runback.durable.lock import FileLock
+from conftest import DATA, ROOT, SECONDS, Workspace, wait_until
+from in_process import NOISY, difference, last_checkpoint
+from runback.commands import train as jobs
+from runback.config import MUTABLE_ON_RESUME, TrainConfig
 from runback.errors import (
     ConfigError,
     DataError,
@@ -32,18 +29,21 @@ from runback.errors import (
     RunNotFoundError,
     UsageError,
 )
-from runback.jobs import train as jobs
+from runback.storage import lease
+from runback.storage.checkpoints import local_positions
+from runback.storage.lock import FileLock
+from runback.storage.paths import RunDir
 
 # A module that takes its time where a test has to catch it in the middle.
 SLOW = NOISY.replace("import random\n", "import os, random, time\n").replace(
     "        noise =",
-    "        time.sleep(float(os.environ.get('NAP', '0')) * self.training)\n        noise =",
+    "        time.sleep(float(os.environ.get('SLEEP_SECONDS', '0')) * self.training)\n        noise =",
 )
 
 
 @pytest.fixture
 def slow(tmp_path: Path) -> tuple[str, ...]:
-    """Options of a training of 20 batches an epoch, each as long as NAP says."""
+    """Options of a training of 20 batches an epoch, each as long as SLEEP_SECONDS says."""
     (tmp_path / "slow.py").write_text(SLOW)
     return (
         "train", "--data", str(DATA / "non_linear.csv"), "--model", f"{tmp_path}/slow.py:Noisy",
@@ -52,31 +52,31 @@ def slow(tmp_path: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def run_of(place: Workplace) -> str:
+def run_of(workspace: Workspace) -> str:
     """The run that a command has begun, once its journal is there."""
-    wait_until(lambda: bool(list(place.folder.glob(".runback/*/journal.db"))), SECONDS)
-    (journal,) = place.folder.glob(".runback/*/journal.db")
+    wait_until(lambda: bool(list(workspace.folder.glob(".runback/*/journal.db"))), SECONDS)
+    (journal,) = workspace.folder.glob(".runback/*/journal.db")
     return journal.parent.name
 
 
-def wait_for_checkpoint(place: Workplace, run_id: str, epoch: int) -> None:
-    folder = place.home(run_id) / "checkpoints"
-    wait_until(lambda: any(p[0] >= epoch for p in local_places(folder)), SECONDS)
+def wait_for_checkpoint(workspace: Workspace, run_id: str, epoch: int) -> None:
+    folder = workspace.home(run_id) / "checkpoints"
+    wait_until(lambda: any(p[0] >= epoch for p in local_positions(folder)), SECONDS)
 
 
-def points(place: Workplace, run_id: str) -> dict[tuple[str, int], tuple[float, int]]:
+def points(workspace: Workspace, run_id: str) -> dict[tuple[str, int], tuple[float, int]]:
     """Value and timestamp of each point of the run; fails on a point that is there twice."""
     found = {}
-    for key in place.client.get_run(run_id).data.metrics:
-        for p in place.client.get_metric_history(run_id, key):
+    for key in workspace.client.get_run(run_id).data.metrics:
+        for p in workspace.client.get_metric_history(run_id, key):
             assert (p.key, p.step) not in found, f"{p.key} of epoch {p.step} is there twice"
             found[p.key, p.step] = (p.value, p.timestamp)
     return found
 
 
-def artifacts(place: Workplace, run_id: str) -> Path:
+def artifacts(workspace: Workspace, run_id: str) -> Path:
     """Where the store keeps the run's checkpoints."""
-    uri = place.client.get_run(run_id).info.artifact_uri
+    uri = workspace.client.get_run(run_id).info.artifact_uri
     folder = Path(uri.removeprefix("file://")) / "checkpoints"
     assert list(folder.glob("checkpoint-*.pt"))
     return folder
@@ -94,47 +94,47 @@ def end(process: subprocess.Popen[str], number: int | None = None) -> tuple[int,
     return process.returncode, stderr
 
 
-def assert_like_uninterrupted(place: Workplace, run_id: str, slow: tuple[str, ...]) -> None:
+def assert_like_uninterrupted(workspace: Workspace, run_id: str, slow: tuple[str, ...]) -> None:
     """Trains the same once more, in one go, and compares the whole checkpoint and all points."""
-    whole = place.runback(*slow, "--register", "none")
+    whole = workspace.runback(*slow, "--register", "none")
     assert whole.returncode == 0, whole.stderr
     other = whole.stdout.strip()
-    one, two = last_checkpoint(place.home(run_id)), last_checkpoint(place.home(other))
+    one, two = last_checkpoint(workspace.home(run_id)), last_checkpoint(workspace.home(other))
     for state in (one, two):
         state.pop("config")
     assert difference(one, two) == ""
-    assert difference(values(points(place, run_id)), values(points(place, other))) == ""
+    assert difference(values(points(workspace, run_id)), values(points(workspace, other))) == ""
 
 
 def test_sigterm_inside_an_epoch_then_two_resumes_at_once(
-    place: Workplace, slow: tuple[str, ...]
+    workspace: Workspace, slow: tuple[str, ...]
 ) -> None:
-    training = place.start(*slow, NAP="0.03")
-    run_id = run_of(place)
-    wait_for_checkpoint(place, run_id, 3)
+    training = workspace.start(*slow, SLEEP_SECONDS="0.03")
+    run_id = run_of(workspace)
+    wait_for_checkpoint(workspace, run_id, 3)
     time.sleep(0.25)
     code, stderr = end(training, signal.SIGTERM)
     assert code == 143, stderr
-    epoch, batch = local_places(place.home(run_id) / "checkpoints")[-1]
+    epoch, batch = local_positions(workspace.home(run_id) / "checkpoints")[-1]
     assert batch > 0, "the signal did not fall into an epoch"
-    assert place.client.get_run(run_id).info.status == "KILLED"
+    assert workspace.client.get_run(run_id).info.status == "KILLED"
 
-    both = [place.start("resume", run_id[:8], NAP="0.02") for _ in range(2)]
+    both = [workspace.start("resume", run_id[:8], SLEEP_SECONDS="0.02") for _ in range(2)]
     ends = sorted((end(process) for process in both), key=lambda e: e[0])
     assert [code for code, _ in ends] == [0, 3], ends
     assert f"resumed after epoch {epoch} and {batch} batches" in ends[0][1]
     assert f"run {run_id} is held by process" in ends[1][1]
-    run = place.client.get_run(run_id)
+    run = workspace.client.get_run(run_id)
     assert run.info.status == "FINISHED"
     assert run.data.tags["runback.lease"] == ""
-    assert_like_uninterrupted(place, run_id, slow)
+    assert_like_uninterrupted(workspace, run_id, slow)
 
 
 def test_resume_on_another_machine_through_a_server(
-    remote: Workplace, slow: tuple[str, ...]
+    remote: Workspace, slow: tuple[str, ...]
 ) -> None:
     """SIGKILL, then nothing local is left: the artifacts and the history are enough."""
-    training = remote.start(*slow, NAP="0.01")
+    training = remote.start(*slow, SLEEP_SECONDS="0.01")
     run_id = run_of(remote)
     wait_for_checkpoint(remote, run_id, 6)
     end(training, signal.SIGKILL)
@@ -159,17 +159,17 @@ def test_resume_on_another_machine_through_a_server(
 
 
 def test_the_courier_of_the_killed_training_is_still_there(
-    remote: Workplace, slow: tuple[str, ...]
+    remote: Workspace, slow: tuple[str, ...]
 ) -> None:
     """It is made to hang, with the delivery's lock in its hand, until the resumed one has trained."""
-    training = remote.start(*slow, NAP="0.03")
+    training = remote.start(*slow, SLEEP_SECONDS="0.03")
     run_id = run_of(remote)
     wait_for_checkpoint(remote, run_id, 3)
     courier = json.loads((remote.home(run_id) / "courier.lock").read_text())["pid"]
     os.kill(courier, signal.SIGSTOP)
     training.kill()
     training.wait()  # its pipes stay open in the courier's hands
-    resumed = remote.start("resume", run_id, NAP="0.01")
+    resumed = remote.start("resume", run_id, SLEEP_SECONDS="0.01")
     wait_for_checkpoint(remote, run_id, 9)
     os.kill(courier, signal.SIGCONT)
     code, stderr = end(resumed)
@@ -180,42 +180,42 @@ def test_the_courier_of_the_killed_training_is_still_there(
 
 
 @pytest.fixture
-def finished(place: Workplace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A finished run of 20 epochs; resumes in this process may follow."""
-    shutil.copy(DATA / "non_linear.csv", place.folder / "table.csv")
+    shutil.copy(DATA / "non_linear.csv", workspace.folder / "table.csv")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
-    yield place.train("--data", "table.csv", "--scheduler", "cosine", "--keep-checkpoints", "0")
+    yield workspace.train("--data", "table.csv", "--scheduler", "cosine", "--keep-checkpoints", "0")
 
 
 def test_a_finished_run_can_be_trained_on(
-    place: Workplace, finished: str, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With `--epochs`; what else decides the numbers is refused by name, and nothing is changed."""
-    untouched = place.client.get_run(finished)
+    untouched = workspace.client.get_run(finished)
 
     def refused(kind: type[Exception], match: str, **changes: Any) -> None:
         with pytest.raises(kind, match=match):
             jobs.resume(finished, **changes)
-        assert place.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
+        assert workspace.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
 
-    place.client.delete_run(finished)
+    workspace.client.delete_run(finished)
     with pytest.raises(RunNotFoundError, match=f"run {finished} has been deleted; bring it back"):
         jobs.resume(finished, epochs=30)
-    place.client.restore_run(finished)
+    workspace.client.restore_run(finished)
     refused(ConfigError, "option seed: the run has 0, and a resume cannot change it", seed=1)
     refused(ConfigError, "option epochs: 19 is less than the 20 epochs", epochs="19")
-    table = place.folder / "table.csv"
+    table = workspace.folder / "table.csv"
     rows = table.read_text()
     table.write_text(rows.replace("1", "2", 1))
     refused(DataError, "not the data of the run", epochs=30)
     table.write_text(rows)
     assert jobs.resume(finished) == finished
     assert "has finished; train on with" in capsys.readouterr().err
-    assert place.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
+    assert workspace.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
 
-    before = points(place, finished)
+    before = points(workspace, finished)
     assert jobs.resume(finished, epochs=30, seed=0, checkpoint_every="5") == finished
-    run, after = place.client.get_run(finished), points(place, finished)
+    run, after = workspace.client.get_run(finished), points(workspace, finished)
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "20"
     assert run.data.tags["runback.changed.epochs"] == "30"
@@ -226,17 +226,22 @@ def test_a_finished_run_can_be_trained_on(
     rates = {step: value for (key, step), (value, _) in after.items() if key == "lr"}
     assert rates[20] > 0
     assert rates[21] == 0, "the cosine that ended after 20 epochs goes on"
-    assert [p[0] for p in local_places(place.home(finished) / "checkpoints")] == [10, 20, 25, 30]
-    assert len(place.client.search_model_versions("name = 'table'")) <= 2
+    assert [p[0] for p in local_positions(workspace.home(finished) / "checkpoints")] == [
+        10,
+        20,
+        25,
+        30,
+    ]
+    assert len(workspace.client.search_model_versions("name = 'table'")) <= 2
 
 
 def test_a_run_whose_patience_ended_can_be_trained_on(
-    place: Workplace, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """To where a run of endless patience comes, bit for bit."""
     hasty = TrainConfig(data=str(DATA / "non_linear.csv"), lr=2e-4, epochs=40, patience=1)
     run_id = jobs.train(hasty)
-    done = max(step for _, step in points(place, run_id))
+    done = max(step for _, step in points(workspace, run_id))
     assert done < 40
     assert f"stopped after epoch {done}: no better val_cost for 1 epochs" in capsys.readouterr().err
     assert jobs.resume(run_id, epochs=50, register="other") == run_id
@@ -246,91 +251,91 @@ def test_a_run_whose_patience_ended_can_be_trained_on(
     assert "option register changes nothing where nothing is trained" in told
     assert jobs.resume(run_id, patience=0) == run_id
     patient = jobs.train(dataclasses.replace(hasty, patience=0))
-    resumed, whole = (values(points(place, name)) for name in (run_id, patient))
+    resumed, whole = (values(points(workspace, name)) for name in (run_id, patient))
     scored = {(key, step) for key, step in resumed if key.startswith("test_") and step < 40}
     assert scored, "the first end was scored, and stays so"
-    assert {place: resumed[place] for place in resumed.keys() - scored} == whole
-    ends = [last_checkpoint(place.home(name)) for name in (run_id, patient)]
+    assert {workspace: resumed[workspace] for workspace in resumed.keys() - scored} == whole
+    ends = [last_checkpoint(workspace.home(name)) for name in (run_id, patient)]
     assert not difference(ends[0]["model_state_dict"], ends[1]["model_state_dict"])
     assert not difference(ends[0]["optimizer_state_dict"], ends[1]["optimizer_state_dict"])
 
 
 def test_a_value_that_differs_is_told_and_training_goes_on(
-    place: Workplace, finished: str, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A published value is tampered with, and its epochs are trained again."""
-    journal = place.home(finished) / "journal.db"
+    journal = workspace.home(finished) / "journal.db"
     with sqlite3.connect(journal) as database:
         database.execute("UPDATE metrics SET value = 1.5 WHERE key = 'cost' AND step = 17")
     database.close()
-    for file in (place.home(finished) / "checkpoints").glob("checkpoint-000020.*"):
+    for file in (workspace.home(finished) / "checkpoints").glob("checkpoint-000020.*"):
         file.write_bytes(b"damaged")
-    for file in artifacts(place, finished).glob("checkpoint-000020.*"):
+    for file in artifacts(workspace, finished).glob("checkpoint-000020.*"):
         file.unlink()
-    before = points(place, finished)
+    before = points(workspace, finished)
     jobs.resume(finished)
     told = capsys.readouterr().err
     assert "checkpoint-000020.json" in told
     assert "determinism broke: cost of epoch 17 was 1.5 and is " in told
-    run = place.client.get_run(finished)
+    run = workspace.client.get_run(finished)
     assert run.data.tags["runback.mismatch"].startswith("cost of epoch 17 was 1.5 and is ")
     assert repr(before["cost", 17][0]) in run.data.tags["runback.mismatch"]
     assert run.info.status == "FINISHED"
-    assert points(place, finished) == before
+    assert points(workspace, finished) == before
 
 
 def test_a_run_that_another_machine_holds(
-    place: Workplace, finished: str, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = json.dumps(
-        {"host": "elsewhere", "home": "/x", "pid": 7, "until": int((time.time() + 99) * 1000)}
+        {"host": "clean_env", "home": "/x", "pid": 7, "until": int((time.time() + 99) * 1000)}
     )
-    place.client.set_tag(finished, lease.TAG, held)
+    workspace.client.set_tag(finished, lease.TAG, held)
     with pytest.raises(
-        RunHeldError, match=r"held by process 7 on elsewhere \(/x\) until 20"
+        RunHeldError, match=r"held by process 7 on clean_env \(/x\) until 20"
     ) as got:
         jobs.resume(finished, epochs=30)
     assert got.value.exit_code == 3
-    assert place.client.get_run(finished).info.status == "FINISHED"
+    assert workspace.client.get_run(finished).info.status == "FINISHED"
     # No checkpoint anywhere, and no journal: the same run from the start, each point once.
-    place.client.set_tag(finished, lease.TAG, held.replace(held[-14:-1], "1000000000000"))
-    before = points(place, finished)
-    shutil.rmtree(place.folder / ".runback")
-    for file in artifacts(place, finished).iterdir():
+    workspace.client.set_tag(finished, lease.TAG, held.replace(held[-14:-1], "1000000000000"))
+    before = points(workspace, finished)
+    shutil.rmtree(workspace.folder / ".runback")
+    for file in artifacts(workspace, finished).iterdir():
         file.unlink()
     jobs.resume(finished, epochs="25")
     assert "has no good checkpoint: it is trained from epoch 0" in capsys.readouterr().err
-    after = points(place, finished)
+    after = points(workspace, finished)
     assert before.items() <= after.items()
     assert {step for key, step in after if key == "cost"} == set(range(1, 26))
     rates = {step: value for (key, step), (value, _) in after.items() if key == "lr"}
     assert rates[21] == 0, "the schedule has another shape than the run began with"
 
 
-def mlflow_run(place: Workplace, *arguments: str) -> None:
+def mlflow_run(workspace: Workspace, *arguments: str) -> None:
     """`mlflow run` of this project in the current environment."""
     command = [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local"]
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        [*command, *arguments], cwd=place.folder, text=True, capture_output=True, timeout=SECONDS,
-        env={**place.env, "PATH": path}, check=False,
+        [*command, *arguments], cwd=workspace.folder, text=True, capture_output=True, timeout=SECONDS,
+        env={**workspace.env, "PATH": path}, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
 
 
-def test_resume_through_mlflow_run(place: Workplace, slow: tuple[str, ...]) -> None:
+def test_resume_through_mlflow_run(workspace: Workspace, slow: tuple[str, ...]) -> None:
     """`--run-id RUN` goes on in RUN; `-P run_id=RUN` nests the launch that MLflow makes under it."""
-    training = place.start(*slow, NAP="0.03")
-    run_id = run_of(place)
-    wait_for_checkpoint(place, run_id, 3)
+    training = workspace.start(*slow, SLEEP_SECONDS="0.03")
+    run_id = run_of(workspace)
+    wait_for_checkpoint(workspace, run_id, 3)
     assert end(training, signal.SIGTERM)[0] == 143
-    mlflow_run(place, "-e", "resume", "--run-id", run_id)
-    assert place.client.get_run(run_id).info.status == "FINISHED"
-    assert {step for key, step in points(place, run_id) if key == "cost"} == set(range(1, 13))
+    mlflow_run(workspace, "-e", "resume", "--run-id", run_id)
+    assert workspace.client.get_run(run_id).info.status == "FINISHED"
+    assert {step for key, step in points(workspace, run_id) if key == "cost"} == set(range(1, 13))
 
-    mlflow_run(place, "-e", "resume", "-P", f"run_id={run_id[:10]}", "-P", "epochs=14")
-    assert {step for key, step in points(place, run_id) if key == "cost"} == set(range(1, 15))
-    launch, run = place.client.search_runs(["0"], order_by=["attributes.start_time DESC"])
+    mlflow_run(workspace, "-e", "resume", "-P", f"run_id={run_id[:10]}", "-P", "epochs=14")
+    assert {step for key, step in points(workspace, run_id) if key == "cost"} == set(range(1, 15))
+    launch, run = workspace.client.search_runs(["0"], order_by=["attributes.start_time DESC"])
     assert run.info.run_id == run_id
     assert launch.data.tags["mlflow.parentRunId"] == run_id
     assert launch.info.run_name == f"resume of {run_id[:8]} (launch only)"
@@ -339,9 +344,9 @@ def test_resume_through_mlflow_run(place: Workplace, slow: tuple[str, ...]) -> N
 
     from runback.tracking.runs import find_run
 
-    assert find_run(place.client, "latest").run_id == run_id
+    assert find_run(workspace.client, "latest").run_id == run_id
     with pytest.raises(UsageError, match="not trained by runback"):
-        _ = find_run(place.client, launch.info.run_id).config
+        _ = find_run(workspace.client, launch.info.run_id).config
 
 
 # The parts by themselves
@@ -356,12 +361,12 @@ def test_what_a_resume_may_change() -> None:
         "seed": 1, "batch_size": 7, "lr": 0.5, "split": "1:1:1", "shuffle": False, "model": "mlp",
         "precision": "float64", "threads": 2, "target": ("y",), "num_workers": 1,
     }  # fmt: skip
-    assert not others.keys() & CHANGEABLE
+    assert not others.keys() & MUTABLE_ON_RESUME
     for name, value in others.items():
         with pytest.raises(ConfigError, match=f"option {name}: the run has"):
             jobs.changed(config, {name: value})
         assert dataclasses.replace(config, **{name: value}).identity() != config.identity()
-    for name in CHANGEABLE - {"device", "data", "register"}:
+    for name in MUTABLE_ON_RESUME - {"device", "data", "register"}:
         assert dataclasses.replace(config, **{name: 3}).identity() == config.identity()
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         jobs.changed(config, {"epoch": 3})
@@ -374,18 +379,18 @@ def tag(**fields: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "nonsense", "[]", "{}", '{"host": 1}', tag(), tag(until=0), tag(host="elsewhere", until=0),
-        tag(home="/elsewhere", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
+        "", "nonsense", "[]", "{}", '{"host": 1}', tag(), tag(until=0), tag(host="clean_env", until=0),
+        tag(home="/clean_env", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
     ],
 )  # fmt: skip
 def test_a_lease_that_holds_nobody_off(text: str) -> None:
     lease.require_free(text, "run x")
 
 
-@pytest.mark.parametrize("elsewhere", ["host", "home"])
-def test_a_lease_that_holds(elsewhere: str) -> None:
+@pytest.mark.parametrize("clean_env", ["host", "home"])
+def test_a_lease_that_holds(clean_env: str) -> None:
     with pytest.raises(RunHeldError, match="run x is held by process"):
-        lease.require_free(tag(**{elsewhere: "/elsewhere"}), "run x")
+        lease.require_free(tag(**{clean_env: "/clean_env"}), "run x")
 
 
 def contend(path: Path, times: int) -> None:
@@ -427,9 +432,9 @@ def test_an_interruption_is_resumable_by_the_id_it_names() -> None:
 
 
 def test_the_run_folder_of_a_foreign_name_is_refused() -> None:
-    from runback.durable.home import run_folder
+    from runback.storage.paths import run_dir
 
     for name in ("../x", "a/b", "", "a" * 200):
         with pytest.raises(UsageError):
-            run_folder(name)
-    assert isinstance(run_folder("abc"), RunFolder)
+            run_dir(name)
+    assert isinstance(run_dir("abc"), RunDir)

@@ -1,4 +1,4 @@
-"""No file that we read can run code: a hostile pickle in each place is refused, and does not run."""
+"""No file that we read can run code: every hostile pickle is refused, and does not run."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import pytest
 import torch
 import yaml
 
-from conftest import Workplace
-from gallery import Gallery
+from conftest import Workspace
+from finished_runs import FinishedRuns
 from runback import load_model
 from runback.errors import CheckpointError, ModelError, RunbackError
-from runback.models.spec import load_tensors
+from runback.model.spec import load_tensors
 
 
 class Payload:
@@ -66,10 +66,13 @@ def test_tensors_are_loaded_without_running_anything(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def victim(gallery: Gallery, tmp_path: Path) -> Iterator[str]:
-    """A run of the gallery that a test may damage; its files are put back afterwards."""
-    run_id = gallery.ids["victim"]
-    places = [model_folder(gallery.place, run_id), *checkpoint_folders(gallery.place, run_id)]
+def victim(finished_runs: FinishedRuns, tmp_path: Path) -> Iterator[str]:
+    """A run of the finished_runs that a test may damage; its files are put back afterwards."""
+    run_id = finished_runs.ids["victim"]
+    places = [
+        model_folder(finished_runs.workspace, run_id),
+        *checkpoint_folders(finished_runs.workspace, run_id),
+    ]
     for number, folder in enumerate(places):
         shutil.copytree(folder, tmp_path / "kept" / str(number))
     yield run_id
@@ -78,28 +81,28 @@ def victim(gallery: Gallery, tmp_path: Path) -> Iterator[str]:
         shutil.copytree(tmp_path / "kept" / str(number), folder)
 
 
-def checkpoint_folders(place: Workplace, run_id: str) -> list[Path]:
+def checkpoint_folders(workspace: Workspace, run_id: str) -> list[Path]:
     """Where a run's checkpoints lie: here, and among its artifacts."""
-    uri = place.client.get_run(run_id).info.artifact_uri.removeprefix("file://")
-    return [place.home(run_id) / "checkpoints", Path(uri) / "checkpoints"]
+    uri = workspace.client.get_run(run_id).info.artifact_uri.removeprefix("file://")
+    return [workspace.home(run_id) / "checkpoints", Path(uri) / "checkpoints"]
 
 
-def model_folder(place: Workplace, run_id: str) -> Path:
-    versions = place.client.search_model_versions(f"run_id = '{run_id}'")
+def model_folder(workspace: Workspace, run_id: str) -> Path:
+    versions = workspace.client.search_model_versions(f"run_id = '{run_id}'")
     version = max(versions, key=lambda found: int(found.version))
-    model = place.client.get_logged_model(version.source.rpartition("/")[2])
+    model = workspace.client.get_logged_model(version.source.rpartition("/")[2])
     return Path(model.artifact_location.removeprefix("file://"))
 
 
 def test_hostile_files_in_a_model_on_the_server_are_refused(
-    gallery: Gallery, victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished_runs: FinishedRuns, victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
     run_id = victim
-    folder = model_folder(gallery.place, run_id)
+    folder = model_folder(finished_runs.workspace, run_id)
     with torch.no_grad():
         found = load_model(run_id)(torch.tensor([[1.0], [5.0], [11.0]]))
-    assert found.tolist() == gallery.answers["victim"]
+    assert found.tolist() == finished_runs.answers["victim"]
     evil = tmp_path / "evil"
     evil.mkdir()
     files, trace = hostile(evil)
@@ -135,7 +138,7 @@ MLMODELS: list[dict[str, Any] | str] = [
 
 
 def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> None:
-    """Puts another MLmodel in place; the first call keeps the good one."""
+    """Puts another MLmodel in workspace; the first call keeps the good one."""
     kept = folder / "MLmodel.good"
     if not kept.exists():
         shutil.copyfile(folder / "MLmodel", kept)
@@ -149,28 +152,30 @@ def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> 
 
 
 def test_a_hostile_checkpoint_is_skipped_on_resume(
-    gallery: Gallery, victim: str, tmp_path: Path
+    finished_runs: FinishedRuns, victim: str, tmp_path: Path
 ) -> None:
     """Even with a manifest that vouches for it; training begins anew from what is good."""
     evil = tmp_path / "evil"
     evil.mkdir()
     files, trace = hostile(evil)
-    here, there = checkpoint_folders(gallery.place, victim)
+    here, there = checkpoint_folders(finished_runs.workspace, victim)
     for manifest, content in zip(sorted(here.glob("*.json")), files, strict=True):
         facts = json.loads(manifest.read_text())
         facts |= {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
         for folder in (here, there):
             (folder / facts["file"]).write_bytes(content)
             (folder / manifest.name).write_text(json.dumps(facts))
-    done = gallery.place.runback("resume", victim, "--epochs", "8")
+    done = finished_runs.workspace.runback("resume", victim, "--epochs", "8")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("warning: skipped") == 4
     assert "no good checkpoint" in done.stderr
     assert not trace.exists()
 
 
-def test_a_hostile_source_folder_name_does_not_escape(gallery: Gallery, victim: str) -> None:
-    folder = model_folder(gallery.place, victim) / "data" / "model"
+def test_a_hostile_source_folder_name_does_not_escape(
+    finished_runs: FinishedRuns, victim: str
+) -> None:
+    folder = model_folder(finished_runs.workspace, victim) / "data" / "model"
     spec = json.loads((folder / "model.json").read_text())
     for module in ("..", "a/../../b", "os", "subprocess"):
         tampered = {**spec, "model": "x.py:Net", "own_module": module}

@@ -15,26 +15,28 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from clean_env import SecondEnvironment
 from conftest import wait_until
-from elsewhere import SecondEnvironment
-from gallery import Gallery
-from runback.jobs.prediction import predict_file
+from finished_runs import FinishedRuns
+from runback.commands.predict import predict_file
 
 
 @pytest.fixture
-def served(gallery: Gallery, tmp_path: Path, elsewhere: SecondEnvironment) -> Iterator[str]:
+def served(
+    finished_runs: FinishedRuns, tmp_path: Path, clean_env: SecondEnvironment
+) -> Iterator[str]:
     """The address of a server of the own module's champion, in an environment without runback."""
-    gallery.place.client.set_registered_model_alias("diabetes", "champion", "1")
+    finished_runs.workspace.client.set_registered_model_alias("diabetes", "champion", "1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = (tmp_path / "serve.log").open("wb")
     server = subprocess.Popen(
         [
-            elsewhere.python, "-m", "mlflow", "models", "serve", "-m", "models:/diabetes@champion",
+            clean_env.python, "-m", "mlflow", "models", "serve", "-m", "models:/diabetes@champion",
             "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
         ],
-        cwd=tmp_path, env=elsewhere.env(gallery.place.env), stdout=log, stderr=log,
+        cwd=tmp_path, env=clean_env.env(finished_runs.workspace.env), stdout=log, stderr=log,
         start_new_session=True,
     )  # fmt: skip
     address = f"http://127.0.0.1:{port}"
@@ -66,13 +68,15 @@ def ask(address: str, body: str, kind: str) -> tuple[int, Any]:
         return error.code, error.read().decode()
 
 
-def test_the_server_answers_as_predict_does(served: str, gallery: Gallery, tmp_path: Path) -> None:
-    frame = pd.read_csv(gallery.place.folder / "diabetes.csv").sample(
+def test_the_server_answers_as_predict_does(
+    served: str, finished_runs: FinishedRuns, tmp_path: Path
+) -> None:
+    frame = pd.read_csv(finished_runs.workspace.folder / "diabetes.csv").sample(
         frac=1, axis=1, random_state=1
     )
     frame = frame.drop(columns="progression")
     frame.to_csv(tmp_path / "in.csv", index=False)
-    predict_file(gallery.ids["own"], str(tmp_path / "in.csv"), str(tmp_path / "out.parquet"))
+    predict_file(finished_runs.ids["own"], str(tmp_path / "in.csv"), str(tmp_path / "out.parquet"))
     expected = pd.read_parquet(tmp_path / "out.parquet")["progression"].to_numpy()
     split = json.dumps({"dataframe_split": frame.to_dict(orient="split")})
     records = json.dumps({"dataframe_records": frame.to_dict(orient="records")})

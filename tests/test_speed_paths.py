@@ -13,11 +13,11 @@ from torch import Tensor, nn
 
 from conftest import DATA
 from runback.config import TrainConfig
-from runback.jobs.preparation import Work, prepare
+from runback.seeding import seed_generators
 from runback.training import compiling
 from runback.training.loop import EpochResult, MidEpoch, run_epochs
 from runback.training.optimizers import COSTS
-from runback.training.randomness import seed_generators
+from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState
 from runback.training.steps import mode_switch
 
@@ -78,7 +78,7 @@ def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]
 
 
 @torch.no_grad()
-def plain_validation(work: Work, config: TrainConfig, model: nn.Module) -> float:
+def plain_validation(work: TrainingSetup, config: TrainConfig, model: nn.Module) -> float:
     model.eval()
     part = work.validation
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
@@ -91,7 +91,7 @@ def fast_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]]
     return history, work.state.model
 
 
-def epochs_of(work: Work) -> Iterator[EpochResult]:
+def epochs_of(work: TrainingSetup) -> Iterator[EpochResult]:
     for event in run_epochs(work.state, work.batches, work.validation, work.config):
         assert isinstance(event, EpochResult)
         yield event
@@ -175,8 +175,8 @@ def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupte
     assert [e.cost for e in eager] != [e.cost for e in expected], "nothing was compiled"
 
 
-def interrupted(work: Work, at: MidEpoch) -> tuple[dict[str, object], list[EpochResult]]:
-    """Trains until a place inside an epoch; the state there, and the epochs before."""
+def interrupted(work: TrainingSetup, at: MidEpoch) -> tuple[dict[str, object], list[EpochResult]]:
+    """Trains until a workspace inside an epoch; the state there, and the epochs before."""
     done: list[EpochResult] = []
     for event in run_epochs(
         work.state, work.batches, work.validation, work.config, pause=lambda: True

@@ -12,45 +12,47 @@ from pathlib import Path
 
 import pytest
 
-from conftest import DATA, ROOT, Workplace, wait_until
+from conftest import DATA, ROOT, Workspace, wait_until
 from tracking_parts import FOREVER, alive, check_delivered, ended, quick, status_of, training_run
 
 
 def start_endless(
-    place: Workplace, *arguments: str, **env: str
+    workspace: Workspace, *arguments: str, **env: str
 ) -> tuple[subprocess.Popen[str], str]:
     """A real training that does not end by itself, and its run, some epochs on."""
-    process = place.start(*quick(*FOREVER, *arguments), **env)
-    return process, training_run(place)
+    process = workspace.start(*quick(*FOREVER, *arguments), **env)
+    return process, training_run(workspace)
 
 
-def resumable(place: Workplace, run_id: str) -> bool:
-    folder = place.home(run_id) / "checkpoints"
+def resumable(workspace: Workspace, run_id: str) -> bool:
+    folder = workspace.home(run_id) / "checkpoints"
     return any(folder.glob("checkpoint-*.json"))
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_leaves_a_killed_run_that_can_be_resumed(
-    place: Workplace, number: int, code: int
+    workspace: Workspace, number: int, code: int
 ) -> None:
-    process, run_id = start_endless(place, "--num-workers", "1" if number == signal.SIGINT else "0")
+    process, run_id = start_endless(
+        workspace, "--num-workers", "1" if number == signal.SIGINT else "0"
+    )
     process.send_signal(number)
     if number == signal.SIGINT:
         process.send_signal(signal.SIGTERM)  # as mlflow's cancel() does; no second Ctrl-C
     returned, errors = ended(process)
     assert returned == code, errors
     assert f"go on with: runback resume {run_id}" in errors and "Traceback" not in errors
-    assert status_of(place, run_id) == "KILLED"
-    assert resumable(place, run_id)
-    check_delivered(place, run_id)
+    assert status_of(workspace, run_id) == "KILLED"
+    assert resumable(workspace, run_id)
+    check_delivered(workspace, run_id)
 
 
 def test_a_signal_while_scores_and_plots_are_made_is_not_ignored(
-    place: Workplace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runback import TrainConfig
+    from runback.commands import train as jobs
     from runback.errors import Interrupted
-    from runback.jobs import train as jobs
 
     def evaluation(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
@@ -62,12 +64,12 @@ def test_a_signal_while_scores_and_plots_are_made_is_not_ignored(
         jobs.train(TrainConfig(data=str(DATA / "non_linear.csv"), epochs=3))
     assert time.monotonic() - started < 50
     assert interrupted.value.exit_code == 143
-    assert status_of(place, interrupted.value.run_id) == "KILLED"
-    assert resumable(place, interrupted.value.run_id)
+    assert status_of(workspace, interrupted.value.run_id) == "KILLED"
+    assert resumable(workspace, interrupted.value.run_id)
 
 
-def test_a_second_ctrl_c_ends_at_once(place: Workplace) -> None:
-    process, run_id = start_endless(place)
+def test_a_second_ctrl_c_ends_at_once(workspace: Workspace) -> None:
+    process, run_id = start_endless(workspace)
     process.send_signal(signal.SIGSTOP)  # both arrive before the loop can end by itself
     process.send_signal(signal.SIGINT)
     process.send_signal(signal.SIGCONT)
@@ -77,29 +79,29 @@ def test_a_second_ctrl_c_ends_at_once(place: Workplace) -> None:
     assert process.wait(10) == 130
     assert time.monotonic() - started < 5
     ended(process)
-    assert status_of(place, run_id) == "KILLED"
+    assert status_of(workspace, run_id) == "KILLED"
 
 
-def test_kill_9_with_loader_workers_leaves_a_failed_run(place: Workplace) -> None:
-    process, run_id = start_endless(place, "--num-workers", "2")
+def test_kill_9_with_loader_workers_leaves_a_failed_run(workspace: Workspace) -> None:
+    process, run_id = start_endless(workspace, "--num-workers", "2")
     process.kill()
     killed = time.monotonic()
-    wait_until(lambda: status_of(place, run_id) == "FAILED", 30)
+    wait_until(lambda: status_of(workspace, run_id) == "FAILED", 30)
     assert time.monotonic() - killed < 30
     ended(process)
-    check_delivered(place, run_id)
+    check_delivered(workspace, run_id)
 
 
 def test_a_diverging_training_fails_with_its_epoch_and_keeps_its_checkpoints(
-    place: Workplace,
+    workspace: Workspace,
 ) -> None:
-    done = place.runback(*quick("--lr", "1", "--epochs", "400", "--checkpoint-every", "1"))
+    done = workspace.runback(*quick("--lr", "1", "--epochs", "400", "--checkpoint-every", "1"))
     assert done.returncode == 1, done.stderr
     assert "Traceback" not in done.stderr
-    (run,) = place.client.search_runs(["0"])
+    (run,) = workspace.client.search_runs(["0"])
     run_id = run.info.run_id
     assert run.info.status == "FAILED"
-    history = place.client.get_metric_history(run_id, "cost")
+    history = workspace.client.get_metric_history(run_id, "cost")
     last = max(point.step for point in history)
     assert f"epoch {last}" in run.data.tags["runback.error"]
     assert f"epoch {last}" in done.stderr
@@ -108,13 +110,13 @@ def test_a_diverging_training_fails_with_its_epoch_and_keeps_its_checkpoints(
         or "is inf" in (run.data.tags["runback.non_finite"])
     )
     assert done.stderr.count("MLflow shows infinities") == 1
-    resumed = place.runback("resume", run_id)  # from a good one, to the same end
+    resumed = workspace.runback("resume", run_id)  # from a good one, to the same end
     assert resumed.returncode == 1 and "determinism broke" not in resumed.stderr
 
 
-def test_a_start_without_a_server_says_so_in_time_and_leaves_nothing(place: Workplace) -> None:
+def test_a_start_without_a_server_says_so_in_time_and_leaves_nothing(workspace: Workspace) -> None:
     started = time.monotonic()
-    done = place.runback(
+    done = workspace.runback(
         *quick("--epochs", "2"),
         MLFLOW_TRACKING_URI="http://me:secret@127.0.0.1:9", RUNBACK_CONNECT_SECONDS="2",
     )  # fmt: skip
@@ -124,24 +126,26 @@ def test_a_start_without_a_server_says_so_in_time_and_leaves_nothing(place: Work
     )  # imports included, on a busy machine; MLflow alone takes four minutes
     assert "http://127.0.0.1:9 gives no good answer within 2 s" in done.stderr
     assert "secret" not in done.stderr and "Traceback" not in done.stderr
-    assert not list((place.folder / ".runback").glob("*"))
+    assert not list((workspace.folder / ".runback").glob("*"))
 
-    (place.folder / "file").write_text("")
-    homeless = place.runback(*quick("--epochs", "2"), RUNBACK_HOME=str(place.folder / "file" / "x"))
+    (workspace.folder / "file").write_text("")
+    homeless = workspace.runback(
+        *quick("--epochs", "2"), RUNBACK_HOME=str(workspace.folder / "file" / "x")
+    )
     assert homeless.returncode == 2, homeless.stderr
     assert "file/x cannot be used: Not a directory" in homeless.stderr
     assert "Traceback" not in homeless.stderr
 
-    wrong = place.runback(*quick("--epochs", "2"), RUNBACK_DRAIN_SECONDS="soon")
+    wrong = workspace.runback(*quick("--epochs", "2"), RUNBACK_DRAIN_SECONDS="soon")
     assert wrong.returncode == 2
     assert "RUNBACK_DRAIN_SECONDS: 'soon' is not a number of seconds" in wrong.stderr
-    assert place.client.search_runs(["0"]) == []
+    assert workspace.client.search_runs(["0"]) == []
 
 
 # Under mlflow run
 
 
-def launch(place: Workplace, epochs: str = "100000000") -> subprocess.Popen[str]:
+def launch(workspace: Workspace, epochs: str = "100000000") -> subprocess.Popen[str]:
     """`mlflow run` of this project, in a process group of its own, as a terminal makes one."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = [
@@ -149,52 +153,52 @@ def launch(place: Workplace, epochs: str = "100000000") -> subprocess.Popen[str]
         "--experiment-id", "0", "-P", f"epochs={epochs}", "-P", "checkpoint_every=100000000",
     ]  # fmt: skip
     return subprocess.Popen(
-        command, cwd=place.folder, env={**place.env, "PATH": path}, text=True,
+        command, cwd=workspace.folder, env={**workspace.env, "PATH": path}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
     )  # fmt: skip
 
 
-def trainer_of(place: Workplace, run_id: str) -> int:
+def trainer_of(workspace: Workspace, run_id: str) -> int:
     """The process that holds the run's lock, as it wrote itself there."""
     import json
 
-    return int(json.loads((place.home(run_id) / "lock").read_text())["pid"])
+    return int(json.loads((workspace.home(run_id) / "lock").read_text())["pid"])
 
 
-def test_the_death_of_mlflow_run_stops_the_training(place: Workplace) -> None:
+def test_the_death_of_mlflow_run_stops_the_training(workspace: Workspace) -> None:
     """SIGTERM to `mlflow run`, which forwards nothing."""
-    launcher = launch(place)
-    run_id = training_run(place)
-    trainer = trainer_of(place, run_id)
+    launcher = launch(workspace)
+    run_id = training_run(workspace)
+    trainer = trainer_of(workspace, run_id)
     launcher.terminate()
     launcher.wait(30)
-    wait_until(lambda: status_of(place, run_id) == "KILLED", 30)
+    wait_until(lambda: status_of(workspace, run_id) == "KILLED", 30)
     ended(launcher)
     assert not alive(trainer)
-    assert resumable(place, run_id)
-    check_delivered(place, run_id)
+    assert resumable(workspace, run_id)
+    check_delivered(workspace, run_id)
 
 
-def test_ctrl_c_in_the_terminal_of_mlflow_run(place: Workplace) -> None:
+def test_ctrl_c_in_the_terminal_of_mlflow_run(workspace: Workspace) -> None:
     """SIGINT to the group; mlflow sends a SIGTERM after it, and must not overwrite the status."""
-    launcher = launch(place)
-    run_id = training_run(place)
+    launcher = launch(workspace)
+    run_id = training_run(workspace)
     os.killpg(launcher.pid, signal.SIGINT)
     _, errors = ended(launcher)
-    assert status_of(place, run_id) == "KILLED"
-    assert resumable(place, run_id)
+    assert status_of(workspace, run_id) == "KILLED"
+    assert resumable(workspace, run_id)
     assert f"runback resume {run_id}" in errors
 
 
 @pytest.mark.chaos  # the test before says as much; this one tells which of the two signals it was
-def test_mlflow_run_does_not_overwrite_the_status(place: Workplace) -> None:
+def test_mlflow_run_does_not_overwrite_the_status(workspace: Workspace) -> None:
     """SIGTERM to the trainer alone: mlflow sees a failed command, the run stays KILLED."""
-    launcher = launch(place)
-    run_id = training_run(place)
-    os.kill(trainer_of(place, run_id), signal.SIGTERM)
+    launcher = launch(workspace)
+    run_id = training_run(workspace)
+    os.kill(trainer_of(workspace, run_id), signal.SIGTERM)
     returned, _ = ended(launcher)
     assert returned != 0
-    assert status_of(place, run_id) == "KILLED"
+    assert status_of(workspace, run_id) == "KILLED"
 
 
 # The watch itself, without a training
@@ -211,11 +215,11 @@ def terminal() -> Iterator[None]:
 @pytest.mark.usefixtures("terminal")
 def test_signals_are_raised_or_noted_as_the_phase_asks() -> None:
     from runback.errors import Interrupted
-    from runback.signals import Watch
+    from runback.run.signals import StopSignals
 
     told: list[int] = []
-    with Watch(lambda: told.append(1)) as watch:
-        with pytest.raises(Interrupted) as noted, watch.patiently():
+    with StopSignals(lambda: told.append(1)) as watch:
+        with pytest.raises(Interrupted) as noted, watch.deferred():
             assert not watch.due()
             os.kill(os.getpid(), signal.SIGTERM)
             assert watch.due() and watch.signal == signal.SIGTERM
@@ -223,13 +227,13 @@ def test_signals_are_raised_or_noted_as_the_phase_asks() -> None:
         assert noted.value.exit_code == 143
     assert told == [1]
 
-    with Watch(lambda: None), pytest.raises(Interrupted) as raised:
+    with StopSignals(lambda: None), pytest.raises(Interrupted) as raised:
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(5)
     assert raised.value.exit_code == 129
 
-    with Watch(lambda: None) as watch:
-        watch.be_patient()
+    with StopSignals(lambda: None) as watch:
+        watch.defer()
         os.kill(os.getpid(), signal.SIGTERM)
         assert watch.signal == signal.SIGTERM
 
@@ -239,9 +243,9 @@ def test_a_term_after_an_interrupt_is_no_second_ctrl_c_and_an_interrupt_after_a_
 ) -> None:
     script = (
         "import os, signal, sys\n"
-        "from runback.signals import Watch\n"
-        "with Watch(lambda: None) as watch:\n"
-        "    watch.be_patient()\n"
+        "from runback.run.signals import StopSignals\n"
+        "with StopSignals(lambda: None) as watch:\n"
+        "    watch.defer()\n"
         "    for name in sys.argv[1:]: os.kill(os.getpid(), getattr(signal, name))\n"
         "    sys.exit(7)\n"
     )
@@ -256,11 +260,11 @@ def test_a_term_after_an_interrupt_is_no_second_ctrl_c_and_an_interrupt_after_a_
 
 
 def test_a_terminal_that_is_gone_under_nohup_is_no_reason_to_stop() -> None:
-    from runback.signals import Watch
+    from runback.run.signals import StopSignals
 
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with Watch(lambda: None) as watch:
+        with StopSignals(lambda: None) as watch:
             os.kill(os.getpid(), signal.SIGHUP)
             assert watch.signal == 0
     finally:

@@ -8,8 +8,8 @@ import signal
 
 import pytest
 
-from conftest import Server, Workplace
-from runback.durable.journal import Journal
+from conftest import Server, Workspace
+from runback.storage.journal import Journal
 from tracking_parts import (
     check_delivered,
     dump,
@@ -23,12 +23,12 @@ from tracking_parts import (
 )
 
 
-def synced(place: Workplace, *arguments: str, **env: str) -> tuple[int, dict[str, int], str]:
-    done = place.runback("sync", *arguments, **env)
+def synced(workspace: Workspace, *arguments: str, **env: str) -> tuple[int, dict[str, int], str]:
+    done = workspace.runback("sync", *arguments, **env)
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-def test_the_server_away_for_the_second_half(remote: Workplace, server: Server) -> None:
+def test_the_server_away_for_the_second_half(remote: Workspace, server: Server) -> None:
     """The training ends on time with 75; sync delivers; a second sync changes no row."""
     epochs = 15_000
     trainer = remote.start(
@@ -62,118 +62,122 @@ def test_the_server_away_for_the_second_half(remote: Workplace, server: Server) 
     assert dump(server.folder / "server.db") == before
 
 
-def test_a_power_cut_is_healed_and_a_live_training_is_left_alone(place: Workplace) -> None:
+def test_a_power_cut_is_healed_and_a_live_training_is_left_alone(workspace: Workspace) -> None:
     """Both processes of one run killed; another run trains meanwhile. No command line: in here."""
-    from runback.tracking.sync import sync
+    from runback.commands.sync import sync
 
-    dead = start_trainer(place, 400, 0.001, "wait")
+    dead = start_trainer(workspace, 400, 0.001, "wait")
     lost, courier = first_line(dead)
     assert dead.stdout is not None and dead.stdout.readline() == "trained\n"
     os.kill(courier, signal.SIGKILL)
     dead.kill()
     ended(dead)
-    assert status_of(place, lost) == "RUNNING"
+    assert status_of(workspace, lost) == "RUNNING"
 
-    live = start_trainer(place, 400, 0.0, "wait")
+    live = start_trainer(workspace, 400, 0.0, "wait")
     held, _ = first_line(live)
     assert live.stdout is not None and live.stdout.readline() == "trained\n"
     assert sync() == {"runs": 2, "delivered": 1, "busy": 1, "waiting": 0}
-    assert status_of(place, lost) == "FAILED"
-    assert check_delivered(place, lost) == 800
-    assert status_of(place, held) == "RUNNING"
+    assert status_of(workspace, lost) == "FAILED"
+    assert check_delivered(workspace, lost) == 800
+    assert status_of(workspace, held) == "RUNNING"
 
     live.communicate("\n", timeout=120)
     assert live.returncode == 0
     assert sync() == {"runs": 2, "delivered": 2, "busy": 0, "waiting": 0}
-    assert check_delivered(place, held) == 800
+    assert check_delivered(workspace, held) == 800
 
 
-def make_journal(place: Workplace, run_id: str, uri: str | None = None) -> Journal:
-    journal = Journal(place.home(run_id) / "journal.db")
+def make_journal(workspace: Workspace, run_id: str, uri: str | None = None) -> Journal:
+    journal = Journal(workspace.home(run_id) / "journal.db")
     journal.record([("cost", 1.0)], 1)
-    journal.set_facts({"tracking_uri": uri or place.uri, "status": ["FINISHED", ""], "ended_ms": 1})
+    journal.set_facts(
+        {"tracking_uri": uri or workspace.uri, "status": ["FINISHED", ""], "ended_ms": 1}
+    )
     journal.flush()
     return journal
 
 
-def test_a_prefix_names_one_run(place: Workplace) -> None:
+def test_a_prefix_names_one_run(workspace: Workspace) -> None:
+    from runback.commands.sync import sync
     from runback.errors import RunNotFoundError
-    from runback.tracking.sync import sync
 
-    runs = [place.client.create_run("0").info.run_id for _ in range(2)]
+    runs = [workspace.client.create_run("0").info.run_id for _ in range(2)]
     for run_id in runs:
-        make_journal(place, run_id).close()
+        make_journal(workspace, run_id).close()
     with pytest.raises(RunNotFoundError, match="no journal of run 'zzzz' here"):
         sync("zzzz")
     assert sync(runs[0])["runs"] == 1
-    assert status_of(place, runs[0]) == "FINISHED"
-    assert status_of(place, runs[1]) == "RUNNING"
+    assert status_of(workspace, runs[0]) == "FINISHED"
+    assert status_of(workspace, runs[1]) == "RUNNING"
     assert sync(f"runs:/{runs[1]}")["delivered"] == 1
 
 
-def test_an_ambiguous_prefix_is_refused_with_the_candidates(place: Workplace) -> None:
+def test_an_ambiguous_prefix_is_refused_with_the_candidates(workspace: Workspace) -> None:
+    from runback.commands.sync import sync
     from runback.errors import RunNotFoundError
-    from runback.tracking.sync import sync
 
     for run_id in ("abc1", "abc2", "abc"):
-        make_journal(place, run_id).close()
+        make_journal(workspace, run_id).close()
     with pytest.raises(RunNotFoundError, match=r"3 runs begin with 'ab': .*give more of the ID"):
         sync("ab")
     assert sync("abc")["runs"] == 1  # an exact name is no prefix
 
 
 def test_one_damaged_journal_does_not_stop_the_others(
-    place: Workplace, capsys: pytest.CaptureFixture[str]
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from runback.tracking.sync import sync
+    from runback.commands.sync import sync
 
-    damaged = place.home("damaged") / "journal.db"
+    damaged = workspace.home("damaged") / "journal.db"
     damaged.parent.mkdir(parents=True)
     damaged.write_bytes(b"garbage" * 1000)
-    run_id = place.client.create_run("0").info.run_id
-    make_journal(place, run_id).close()
+    run_id = workspace.client.create_run("0").info.run_id
+    make_journal(workspace, run_id).close()
     assert sync() == {"runs": 2, "delivered": 1, "busy": 0, "waiting": 1}
     assert "run damaged: " in capsys.readouterr().err
-    assert status_of(place, run_id) == "FINISHED"
+    assert status_of(workspace, run_id) == "FINISHED"
 
 
-def test_what_was_refused_is_tried_again(place: Workplace) -> None:
-    from runback.durable.files import sha256_of
-    from runback.tracking.sync import sync
+def test_what_was_refused_is_tried_again(workspace: Workspace) -> None:
+    from runback.commands.sync import sync
+    from runback.storage.atomic import sha256_of
 
-    run_id = place.client.create_run("0").info.run_id
-    journal = make_journal(place, run_id)
-    file = place.home(run_id) / "plot.png"
+    run_id = workspace.client.create_run("0").info.run_id
+    journal = make_journal(workspace, run_id)
+    file = workspace.home(run_id) / "plot.png"
     file.write_bytes(b"plot")
     journal.post("artifact", file="plot.png", artifact_path="", sha256=sha256_of(file))
     content = file.read_bytes()
     file.unlink()
     assert sync() == {"runs": 1, "delivered": 0, "busy": 0, "waiting": 1}
-    assert status_of(place, run_id) == "FINISHED"
+    assert status_of(workspace, run_id) == "FINISHED"
     file.write_bytes(content)
     assert sync() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
-    assert [f.path for f in place.client.list_artifacts(run_id)] == ["plot.png"]
+    assert [f.path for f in workspace.client.list_artifacts(run_id)] == ["plot.png"]
     journal.close()
 
 
-def test_a_run_that_went_on_elsewhere_is_not_told_its_old_end(place: Workplace) -> None:
-    from runback.tracking.sync import sync
+def test_a_run_that_went_on_elsewhere_is_not_told_its_old_end(workspace: Workspace) -> None:
+    from runback.commands.sync import sync
 
-    run_id = place.client.create_run("0").info.run_id
-    make_journal(place, run_id).close()
-    place.client.set_tag(run_id, "runback.journal", "another machine's")
+    run_id = workspace.client.create_run("0").info.run_id
+    make_journal(workspace, run_id).close()
+    workspace.client.set_tag(run_id, "runback.journal", "another machine's")
     assert sync()["waiting"] == 0
-    assert status_of(place, run_id) == "RUNNING"
-    assert place.client.get_metric_history(run_id, "cost") == []
+    assert status_of(workspace, run_id) == "RUNNING"
+    assert workspace.client.get_metric_history(run_id, "cost") == []
 
 
-def test_a_journal_that_a_resume_had_only_begun_says_nothing_of_the_run(place: Workplace) -> None:
-    from runback.tracking.sync import sync
+def test_a_journal_that_a_resume_had_only_begun_says_nothing_of_the_run(
+    workspace: Workspace,
+) -> None:
+    from runback.commands.sync import sync
 
-    run_id = place.client.create_run("0").info.run_id
-    journal = Journal(place.home(run_id) / "journal.db")
+    run_id = workspace.client.create_run("0").info.run_id
+    journal = Journal(workspace.home(run_id) / "journal.db")
     journal.identity()
     journal.close()
     assert sync() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
-    assert status_of(place, run_id) == "RUNNING"
-    assert journal_points(place, run_id) == {}
+    assert status_of(workspace, run_id) == "RUNNING"
+    assert journal_points(workspace, run_id) == {}

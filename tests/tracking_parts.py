@@ -11,8 +11,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conftest import DATA, Workplace, wait_until
-from runback.durable.journal import Journal
+from conftest import DATA, Workspace, wait_until
+from runback.storage.journal import Journal
 
 FOREVER = ("--epochs", "100000000", "--checkpoint-every", "100000000")
 
@@ -21,19 +21,19 @@ FOREVER = ("--epochs", "100000000", "--checkpoint-every", "100000000")
 TRAINER = """
 import json, os, sys, time
 from runback.config import TrainConfig
-from runback.durable.home import run_folder
-from runback.durable.files import sha256_of
-from runback.durable.journal import Journal
-from runback.durable.lock import FileLock
-from runback.tracking.desk import Desk
+from runback.storage.paths import run_dir
+from runback.storage.atomic import sha256_of
+from runback.storage.journal import Journal
+from runback.storage.lock import FileLock
+from runback.tracking.client import CourierClient
 
 points, pause, end = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
 facts = dict(name="t", path="t.csv", fingerprint="f", features=["x"], targets=["y"],
              split_digest="d", rows={"training": 8})
-with Desk() as desk:
+with CourierClient() as desk:
     run_id = desk.ask("open", config=TrainConfig().as_params(), facts=facts,
                       run_id=os.environ.get("MLFLOW_RUN_ID"))
-    folder = run_folder(run_id)
+    folder = run_dir(run_id)
     print(run_id, desk._courier.pid, flush=True)
     if end == "before":
         time.sleep(60)
@@ -67,12 +67,12 @@ with Desk() as desk:
 
 
 def start_trainer(
-    place: Workplace, points: int, pause: float, end: str, **env: str
+    workspace: Workspace, points: int, pause: float, end: str, **env: str
 ) -> subprocess.Popen[str]:
     """Starts a training without torch; its first line is the run's ID and the courier's pid."""
     return subprocess.Popen(
         [sys.executable, "-c", TRAINER, str(points), str(pause), end],
-        cwd=place.folder, env={**place.env, **env}, text=True,
+        cwd=workspace.folder, env={**workspace.env, **env}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -100,34 +100,34 @@ def dump(database: Path) -> dict[str, str]:
     return {name: f"{len(rows[name])} rows, {d.hexdigest()}" for name, d in digests.items()}
 
 
-def journal_points(place: Workplace, run_id: str) -> dict[str, list[tuple[int, float, int]]]:
+def journal_points(workspace: Workspace, run_id: str) -> dict[str, list[tuple[int, float, int]]]:
     """All points of a journal: by metric, the steps, values and timestamps."""
-    journal = Journal(place.home(run_id) / "journal.db")
+    journal = Journal(workspace.home(run_id) / "journal.db")
     keys = [row[0] for row in journal._db.execute("SELECT DISTINCT key FROM metrics")]
     found = {k: [(p.step, p.value, p.timestamp) for p in journal.points(k)] for k in keys}
     journal.close()
     return found
 
 
-def check_delivered(place: Workplace, run_id: str) -> int:
+def check_delivered(workspace: Workspace, run_id: str) -> int:
     """Every point of the journal is on the server once, bit-equal, every posted file by its digest.
 
     Returns:
         The number of points.
     """
     count = 0
-    for key, expected in journal_points(place, run_id).items():
-        history = place.client.get_metric_history(run_id, key)
+    for key, expected in journal_points(workspace, run_id).items():
+        history = workspace.client.get_metric_history(run_id, key)
         found = sorted((p.step, p.value, p.timestamp) for p in history)
         assert found == expected, f"{key}: {len(found)} points arrived of {len(expected)}"
         count += len(expected)
-    check_files(place, run_id)
+    check_files(workspace, run_id)
     return count
 
 
-def check_files(place: Workplace, run_id: str) -> None:
+def check_files(workspace: Workspace, run_id: str) -> None:
     """Every file of the outbox is an artifact with the digest that was noted."""
-    with sqlite3.connect(place.home(run_id) / "journal.db") as db:
+    with sqlite3.connect(workspace.home(run_id) / "journal.db") as db:
         rows = db.execute("SELECT payload FROM outbox WHERE kind = 'artifact'").fetchall()
     db.close()
     noted: dict[str, Any] = {}
@@ -136,12 +136,12 @@ def check_files(place: Workplace, run_id: str) -> None:
         noted[f"{folder}/{Path(payload['file']).name}".lstrip("/")] = payload["sha256"]
     with tempfile.TemporaryDirectory() as folder:
         for path, digest in noted.items():
-            local = Path(place.client.download_artifacts(run_id, path, folder))
+            local = Path(workspace.client.download_artifacts(run_id, path, folder))
             assert hashlib.sha256(local.read_bytes()).hexdigest() == digest, path
 
 
-def status_of(place: Workplace, run_id: str) -> str:
-    return str(place.client.get_run(run_id).info.status)
+def status_of(workspace: Workspace, run_id: str) -> str:
+    return str(workspace.client.get_run(run_id).info.status)
 
 
 def quick(*arguments: str) -> tuple[str, ...]:
@@ -155,13 +155,13 @@ def alive(pid: int) -> bool:
     return done.stdout.strip()[:1] not in ("", "Z")
 
 
-def training_run(place: Workplace) -> str:
+def training_run(workspace: Workspace) -> str:
     """The newest run, as soon as its first points have arrived."""
     found: list[str] = []
 
     def trains() -> bool:
-        found[:] = [run.info.run_id for run in place.client.search_runs(["0"], max_results=1)]
-        return bool(found) and "cost" in place.client.get_run(found[0]).data.metrics
+        found[:] = [run.info.run_id for run in workspace.client.search_runs(["0"], max_results=1)]
+        return bool(found) and "cost" in workspace.client.get_run(found[0]).data.metrics
 
     wait_until(trains, 120)
     return found[0]

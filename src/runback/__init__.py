@@ -11,9 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from runback.commands.load import evaluate, load_model, predict
+    from runback.commands.train import resume, train
     from runback.config import TrainConfig
-    from runback.jobs.reading import evaluate, load_model, predict
-    from runback.jobs.train import resume, train
 
 __version__ = "0.1.0"
 
@@ -21,11 +21,11 @@ __all__ = ["TrainConfig", "evaluate", "load_model", "predict", "resume", "train"
 
 _HOMES = {
     "TrainConfig": "runback.config",
-    "train": "runback.jobs.train",
-    "resume": "runback.jobs.train",
-    "evaluate": "runback.jobs.reading",
-    "predict": "runback.jobs.reading",
-    "load_model": "runback.jobs.reading",
+    "train": "runback.commands.train",
+    "resume": "runback.commands.train",
+    "evaluate": "runback.commands.load",
+    "predict": "runback.commands.load",
+    "load_model": "runback.commands.load",
 }
 
 

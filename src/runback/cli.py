@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from runback import __version__
-from runback.config import CHANGEABLE, FIELDS, TrainConfig, parse, render, unknown_option
+from runback.config import FIELDS, MUTABLE_ON_RESUME, TrainConfig, parse, render, unknown_option
 from runback.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -86,7 +86,7 @@ def _telling_run(trains: bool) -> Iterator[None]:
         yield
     except UsageError as error:
         if trains:
-            from runback.tracking.desk import fail_launch
+            from runback.tracking.client import fail_launch
 
             fail_launch(str(error))
         raise
@@ -154,7 +154,7 @@ def _add_resume(commands: Any) -> None:
     _add_run(command)
     for name in FIELDS:  # all are known, so that those that cannot change are refused by name
         text = f"{FIELDS[name].metadata['help']} (default: as the run has it)"
-        _add_option(command, name, text if name in CHANGEABLE else argparse.SUPPRESS)
+        _add_option(command, name, text if name in MUTABLE_ON_RESUME else argparse.SUPPRESS)
 
 
 def _add_evaluate(commands: Any) -> None:
@@ -231,37 +231,37 @@ def _add_sync(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     with _telling_run(trains=True):
         config = read_config(options.config, _given(options))
-    import runback.signals  # noqa: F401 - first, as it remembers who started us
-    from runback.tracking.desk import Desk
+    import runback.run.signals  # noqa: F401 - first, as it remembers who started us
+    from runback.tracking.client import CourierClient
 
-    with Desk() as desk:  # the courier imports mlflow while torch is imported here
-        from runback.jobs.train import run_training
+    with CourierClient() as desk:  # the courier imports mlflow while torch is imported here
+        from runback.commands.train import run_training
 
         outcome = run_training(config, desk)
     return _finished(outcome)
 
 
 def _resume(options: argparse.Namespace) -> int:
-    from runback.tracking.desk import Desk
+    from runback.tracking.client import CourierClient
 
     # `mlflow run -e resume` passes what nobody gave as empty text
     given = {name: value for name, value in _given(options).items() if value != ""}
-    with Desk() as desk:
-        from runback.jobs.train import run_resume
+    with CourierClient() as desk:
+        from runback.commands.train import run_resume
 
         outcome = run_resume(options.run, given, desk)
     return _finished(outcome)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from runback.jobs.reading import evaluate
+    from runback.commands.load import evaluate
 
     _print_json(evaluate(options.run, options.data or None))
     return EXIT_DONE
 
 
 def _predict(options: argparse.Namespace) -> int:
-    from runback.jobs.prediction import predict_file
+    from runback.commands.predict import predict_file
 
     keep = parse("features", options.keep)
     with _writing_out():
@@ -271,7 +271,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _promote(options: argparse.Namespace) -> int:
-    from runback.jobs.promotion import promote, rollback
+    from runback.commands.promote import promote, rollback
 
     force, back = _truth("force", options.force), _truth("rollback", options.rollback)
     if back:
@@ -283,7 +283,7 @@ def _promote(options: argparse.Namespace) -> int:
 
 
 def _export(options: argparse.Namespace) -> int:
-    from runback.jobs.export import export
+    from runback.commands.export import export
 
     found = export(options.run, options.format, options.output)
     _print_json(found)
@@ -291,7 +291,7 @@ def _export(options: argparse.Namespace) -> int:
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    from runback.jobs.reproduction import reproduce
+    from runback.commands.reproduce import reproduce
 
     found = reproduce(options.run)
     _print_json(found)
@@ -299,7 +299,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _sync(options: argparse.Namespace) -> int:
-    from runback.tracking.sync import sync
+    from runback.commands.sync import sync
 
     counts = sync(options.run)
     _print_json(counts)

@@ -146,7 +146,7 @@ class TrainConfig:
         import hashlib  # here, as --help should answer at once
 
         default = TrainConfig().as_params()
-        decisive = {n: v for n, v in self.as_params().items() if n not in CHANGEABLE}
+        decisive = {n: v for n, v in self.as_params().items() if n not in MUTABLE_ON_RESUME}
         text = json.dumps({n: v for n, v in decisive.items() if v != default[n]})
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -176,7 +176,7 @@ class TrainConfig:
 
 
 # These say how far, where and how often, not what is computed: a resume may change them.
-CHANGEABLE = frozenset(
+MUTABLE_ON_RESUME = frozenset(
     {
         "data",
         "epochs",

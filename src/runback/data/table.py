@@ -13,9 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from runback.data.cells import MAX_SHOWN, Numbers, arrow_numbers, fill, frame_numbers
-from runback.data.files import NO_ROW, blocks, column_names, existing, fingerprint, most_rows
-from runback.data.own_dataset import OwnDataset, content_fingerprint, is_dataset
+from runback.columns.number import MAX_SHOWN, Numbers, arrow_numbers, fill, frame_numbers
+from runback.data.readers import NO_ROW, blocks, column_names, existing, fingerprint, most_rows
+from runback.data.user_dataset import UserDataset, content_fingerprint, is_dataset
 from runback.errors import DataError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Table:
     columns: Columns
     fingerprint: str
     path: Path
-    dataset: OwnDataset | None = None
+    dataset: UserDataset | None = None
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -122,7 +122,7 @@ def _read_dataset(
     data: str, target: Sequence[str], features: Sequence[str], dtype: torch.dtype
 ) -> Table:
     """All samples; the columns are the dataset's own, and other names for them are refused."""
-    dataset = OwnDataset(data, dtype)
+    dataset = UserDataset(data, dtype)
     x, y = dataset.materialise()
     columns = Columns(dataset.names("feature", x.shape[1]), dataset.names("target", y.shape[1]))
     for option, asked, own in (

@@ -15,7 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from runback.errors import TrackingError, UsageError
-from runback.tracking.store import first_line, is_permanent
+from runback.tracking.connection import first_line, is_permanent
 
 TAG_HISTORY = "runback.promotions."
 # MLflow stores no longer tag than 5000 characters; an entry takes about 100.

@@ -19,19 +19,19 @@ from typing import IO
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from runback.durable import lease
-from runback.durable.files import sha256_of
-from runback.durable.home import RunFolder, run_folder
-from runback.durable.journal import Journal
-from runback.durable.lock import FileLock
 from runback.environment import write_environment
 from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError
+from runback.storage import lease
+from runback.storage.atomic import sha256_of
+from runback.storage.journal import Journal
+from runback.storage.lock import FileLock
+from runback.storage.paths import RunDir, run_dir
 from runback.tracking import runs
+from runback.tracking.connection import client_of, first_line, http_settings, is_permanent
 from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
-from runback.tracking.patience import drain_seconds
-from runback.tracking.questions import Inbox, Questions, answer, send
+from runback.tracking.handlers import Inbox, Questions, answer, send
 from runback.tracking.registry import look_over_packages
-from runback.tracking.store import client_of, first_line, http_settings, is_permanent
+from runback.tracking.timeouts import drain_seconds
 
 IDLE_SECONDS = 0.25
 FIRST_WORD_SECONDS = 1.0
@@ -49,7 +49,7 @@ def main() -> int:
     os.dup2(2, 1)  # nothing that a library prints may get between the replies
     inbox, questions = Inbox(0), Questions()
     run_id = _conversation(inbox, questions, replies)
-    code = _deliver(run_folder(run_id), inbox, questions) if run_id else EXIT_DONE
+    code = _deliver(run_dir(run_id), inbox, questions) if run_id else EXIT_DONE
     launch_id = os.environ.get("MLFLOW_RUN_ID", "")
     ours = bool(launch_id) and (launch_id == run_id or _end_launch(questions, launch_id, inbox))
     wrong = _as_launcher_sees_it(inbox, code)
@@ -70,13 +70,13 @@ def _conversation(inbox: Inbox, questions: Questions, replies: IO[str]) -> str:
     return questions.opened  # where the training process died between opening and training
 
 
-def deliver(folder: RunFolder, journal: Journal, client: MlflowClient) -> bool:
+def deliver(folder: RunDir, journal: Journal, client: MlflowClient) -> bool:
     """Delivers the journal of a run whose training is over; says whether everything has arrived."""
     return _drain(Delivery(folder, journal, client))
 
 
 def note_sudden_end(
-    folder: RunFolder, journal: Journal, interrupted: bool = False, patience: float = 0.0
+    folder: RunDir, journal: Journal, interrupted: bool = False, patience: float = 0.0
 ) -> bool:
     """Notes how a training ended that has not said so itself.
 
@@ -101,8 +101,8 @@ def note_sudden_end(
     return True
 
 
-def _deliver(folder: RunFolder, inbox: Inbox, questions: Questions) -> int:
-    """Delivers while the training lives and until its end has arrived, whatever goes wrong here."""
+def _deliver(folder: RunDir, inbox: Inbox, questions: Questions) -> int:
+    """Delivers while the training is_alive and until its end has arrived, whatever goes wrong here."""
     try:
         lock = questions.lock or _lock(folder, inbox)
         if lock is None:
@@ -117,7 +117,7 @@ def _deliver(folder: RunFolder, inbox: Inbox, questions: Questions) -> int:
         return EXIT_UNDELIVERED
 
 
-def _lock(folder: RunFolder, inbox: Inbox) -> FileLock | None:
+def _lock(folder: RunDir, inbox: Inbox) -> FileLock | None:
     """The right to deliver; an earlier courier or a sync steps aside as soon as it looks up."""
     lock = FileLock(folder.courier_lock)
     while inbox.open:
@@ -127,7 +127,7 @@ def _lock(folder: RunFolder, inbox: Inbox) -> FileLock | None:
     return lock if lock.wait(drain_seconds()) else None
 
 
-def _deliver_all(folder: RunFolder, inbox: Inbox) -> bool:
+def _deliver_all(folder: RunDir, inbox: Inbox) -> bool:
     with contextlib.closing(Journal(folder.journal)) as journal:
         delivery = Delivery(folder, journal)
         _while_training(delivery, inbox)
@@ -140,7 +140,7 @@ def _deliver_all(folder: RunFolder, inbox: Inbox) -> bool:
 
 
 def _while_training(delivery: Delivery, inbox: Inbox) -> None:
-    """Delivers while the training process lives."""
+    """Delivers while the training process is_alive."""
     if inbox.open:
         delivery.tried(lambda: _send_environment(delivery))
         delivery.tried(look_over_packages)
@@ -260,7 +260,7 @@ def _keep_status(questions: Questions, run_id: str, status: str, wrong: str, lau
     deadline = time.monotonic() + LAUNCHER_SECONDS
     gone = False
     while not gone and time.monotonic() < deadline:
-        gone = not lease.lives(launcher)
+        gone = not lease.is_alive(launcher)
         time.sleep(LOOK_SECONDS)
         with contextlib.suppress(RunbackError, MlflowException):
             info = questions.client.get_run(run_id).info

@@ -10,13 +10,13 @@ from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-from runback.durable.files import sha256_of
-from runback.durable.home import RunFolder
-from runback.durable.journal import Item, Journal
 from runback.errors import CheckpointError
+from runback.storage.atomic import sha256_of
+from runback.storage.journal import Item, Journal
+from runback.storage.paths import RunDir
 from runback.tracking import registry
+from runback.tracking.connection import client_of, first_line, is_permanent
 from runback.tracking.runs import end_run, now_ms
-from runback.tracking.store import client_of, first_line, is_permanent
 
 # MLflow's own limit for a call (mlflow.utils.validation.MAX_METRICS_PER_BATCH).
 BATCH_METRICS = 1000
@@ -38,7 +38,7 @@ class Delivery:
     """
 
     def __init__(
-        self, folder: RunFolder, journal: Journal, client: MlflowClient | None = None
+        self, folder: RunDir, journal: Journal, client: MlflowClient | None = None
     ) -> None:
         self.folder, self.journal, self.run_id = folder, journal, folder.run_id
         self.trouble, self.hopeless = "", False

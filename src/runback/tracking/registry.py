@@ -21,17 +21,17 @@ from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatch
 
 import runback
 from runback.errors import ModelError, RunNotFoundError, TrackingError, UsageError
-from runback.models.requirements import pin, requirements
+from runback.model.requirements import pin, requirements
+from runback.tracking.connection import asked, first_line
 from runback.tracking.runs import RunInfo
-from runback.tracking.store import asked, first_line
 
 MODEL_NAME = "model"
-LOADER = "runback.models.serving"
+LOADER = "runback.model.serving"
 TAG_DIGEST = "runback.model_sha256"
 # What rebuilding and running a model imports; mlflow adds itself.
 REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow")
 # Serving needs no more of runback than this; the rest would drag in what a server has not.
-CODE = ("__init__.py", "config.py", "errors.py", "data", "models")
+CODE = ("__init__.py", "errors.py", "config.py", "user_code.py", "columns", "data", "model")
 
 
 def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any]) -> str:
@@ -40,7 +40,7 @@ def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any
     Args:
         client: of the tracking server.
         run_id: the run that trained the model.
-        folder: a model folder (`runback.models.spec`) with `example.json` beside the weights.
+        folder: a model folder (`runback.model.spec`) with `example.json` beside the weights.
         note: `register` (a name, or "none"), `epoch`, `description`, `sha256` of the weights,
             `tags`, and `metrics`: lists of [key, value, timestamp, step] to attach.
 

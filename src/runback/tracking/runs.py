@@ -21,9 +21,9 @@ from mlflow.exceptions import MlflowException
 
 from runback import __version__
 from runback.config import FIELDS, TrainConfig, parse
-from runback.durable import lease
 from runback.errors import ConfigError, RunNotFoundError, TrackingError, UsageError
-from runback.tracking.store import asked, first_line, is_permanent, without_secrets
+from runback.storage import lease
+from runback.tracking.connection import asked, first_line, is_permanent, without_secrets
 
 TAG_CONFIG = "runback.config"
 TAG_FINGERPRINT = "runback.data_fingerprint"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
+from runback.seeding import seed_generators
 from runback.training.compiling import CompiledSteps, missing_compiler
 from runback.training.optimizers import learning_rate
-from runback.training.randomness import seed_generators
 from runback.training.state import TrainState
 from runback.training.steps import EagerSteps, Steps
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn, optim
 
 from runback.config import TrainConfig
 from runback.errors import ModelError
+from runback.seeding import generator_states, restore_generators
 from runback.training.optimizers import Schedule, make_optimizer, make_schedule
-from runback.training.randomness import generator_states, restore_generators
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,219 @@
+"""`runback export`: a run's model as a file that other programs read, checked after writing."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from runback.commands.load import Loaded, loading
+from runback.errors import CheckpointError, ModelError, UsageError, first_line
+from runback.model.spec import load_tensors, load_weights
+from runback.storage.atomic import sha256_of, write_bytes
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
+
+
+def export(run: str, format: str, output: str) -> dict[str, Any]:
+    """Writes a run's model to a file, and checks the file by running it against the module.
+
+    Args:
+        run: in any form that names a run.
+        format: "state_dict" (the weights alone), "torch" (the whole module, as `torch.save(model)`
+            writes it: a pickle, which runback itself never loads), "pt2" (an exported program with
+            any number of rows) or "onnx" (the same for ONNX Runtime).
+        output: a file that does not exist yet.
+
+    Returns:
+        `run_id`, `epoch` of the weights, `format`, `output`, `bytes` and `sha256` of the file.
+
+    Raises:
+        UsageError: an unknown format, a file that exists, a folder that does not, or onnx without
+            its packages.
+        ModelError: the module cannot be exported to that format.
+        CheckpointError: the file cannot be written, or does not compute what the module does.
+        RunNotFoundError, TrackingError: as in `reading.load_model`.
+    """
+    write, check = _exporter(format)
+    target = _new_file(output)
+    with loading(run) as loaded:
+        x = _example(loaded)
+        importable = loaded.own.importable() if loaded.own else nullcontext()
+        with importable:
+            write_bytes(target, _written(write, loaded.module, x, format))
+            try:
+                _checked(check, target, loaded.module, x)
+            except BaseException:
+                target.unlink()
+                raise
+    return {
+        "run_id": loaded.info.run_id,
+        "epoch": loaded.epoch,
+        "format": format,
+        "output": str(target),
+        "bytes": target.stat().st_size,
+        "sha256": sha256_of(target),
+    }
+
+
+Write = Callable[[nn.Module, Tensor], bytes]
+Check = Callable[[Path, nn.Module, Sequence[Tensor]], None]
+
+
+def _exporter(name: str) -> tuple[Write, Check]:
+    if name not in EXPORTERS:
+        raise UsageError(f"--format {name}: not one of {', '.join(EXPORTERS)}")
+    if name == "onnx":
+        missing = [p for p in ONNX_PACKAGES if importlib.util.find_spec(p) is None]
+        if missing:
+            raise UsageError(
+                f"--format onnx: needs {', '.join(missing)}; install them with: "
+                "pip install 'runback[onnx]'"
+            )
+    return EXPORTERS[name]
+
+
+def _new_file(output: str) -> Path:
+    target = Path(output).expanduser()
+    if target.exists():
+        raise UsageError(f"--output {output}: exists already; give the name of a new file")
+    if not target.parent.is_dir():
+        raise UsageError(f"--output {output}: no such folder {target.parent}")
+    return target
+
+
+def _example(loaded: Loaded) -> Tensor:
+    """A few of the run's training rows: at least two, as one row would be taken for a constant."""
+    text = (loaded.folder / "example.json").read_text(encoding="utf-8")
+    rows = torch.tensor(json.loads(text)["data"], dtype=loaded.spec.torch_dtype)
+    return rows if len(rows) > 1 else rows.repeat(2, 1)
+
+
+def _written(write: Write, module: nn.Module, x: Tensor, name: str) -> bytes:
+    try:
+        with torch.no_grad(), _quiet():
+            return write(module, x)
+    except Exception as error:  # an exporter can raise anything about a user's forward
+        line = first_line(error)
+        raise ModelError(f"--format {name}: the module cannot be exported: {line}") from error
+
+
+def _checked(check: Check, file: Path, module: nn.Module, x: Tensor) -> None:
+    """Runs the file on one row, on the example's, and on more rows than the exporter saw."""
+    try:
+        with torch.no_grad(), _quiet():
+            check(file, module, (x[:1], x, x.repeat(7, 1)))
+    except Exception as error:  # whatever is wrong with it, the file is not to be used
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{file}: the written file fails its check: {line}") from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters talk of their own deprecations, and of packages that nobody asked for."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _same(found: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def _state_dict(module: nn.Module, x: Tensor) -> bytes:
+    return _saved(module.state_dict())
+
+
+def _check_state_dict(file: Path, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Loads the file into the module, whose answers must not change by it."""
+    before = [module(x) for x in inputs]
+    load_weights(module, load_tensors(file))
+    for x, expected in zip(inputs, before, strict=True):
+        _same(module(x), expected)
+
+
+def _torch(module: nn.Module, x: Tensor) -> bytes:
+    return _saved(module)
+
+
+def _check_torch(file: Path, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    """Rebuilds the module from the file with the restricted unpickler, which executes nothing.
+
+    It is allowed those classes that the file names and that are imported here already, as the
+    module is made of them.
+    """
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    known = [getattr(sys.modules[n.rpartition(".")[0]], n.rpartition(".")[2]) for n in names]
+    with torch.serialization.safe_globals(known):
+        copy = torch.load(file, weights_only=True)
+    for x in inputs:
+        _same(copy(x), module(x))
+
+
+def _pt2(module: nn.Module, x: Tensor) -> bytes:
+    rows = torch.export.Dim("rows")
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: rows},))
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    return file.getvalue()
+
+
+def _check_pt2(file: Path, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    program = torch.export.load(file).module()
+    for x in inputs:
+        _same(program(x), module(x))
+
+
+def _onnx(module: nn.Module, x: Tensor) -> bytes:
+    program = torch.onnx.export(
+        module,
+        (x,),
+        input_names=["features"],
+        output_names=["predictions"],
+        dynamic_shapes=({0: torch.export.Dim("rows")},),
+        dynamo=True,
+        verbose=False,
+    )
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def _check_onnx(file: Path, module: nn.Module, inputs: Sequence[Tensor]) -> None:
+    import onnxruntime
+
+    # Its kernels are its own: their sums run in another order than those of torch.
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    for x in inputs:
+        (found,) = session.run(None, {"features": x.numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), module(x), rtol=1e-4, atol=1e-5)
+
+
+def _saved(value: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(value, file)
+    return file.getvalue()
+
+
+EXPORTERS: dict[str, tuple[Write, Check]] = {
+    "state_dict": (_state_dict, _check_state_dict),
+    "torch": (_torch, _check_torch),
+    "pt2": (_pt2, _check_pt2),
+    "onnx": (_onnx, _check_onnx),
+}

@@ -1,0 +1,145 @@
+"""Users' own datasets: a `torch.utils.data.Dataset` class where a table file would stand.
+
+All samples are read once, for the fingerprint, the held-out parts and the scaling; training then
+reads them again and again through a `DataLoader`, so a `__getitem__` may be random (an augmentation
+draws from the global generators, which are seeded for each epoch).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from runback.errors import DataError, ModelError
+from runback.user_code import import_class, locate
+
+_FORM = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:\w+")
+
+
+def is_dataset(data: str | Path) -> bool:
+    """Whether a data option names a class, `file.py:Class` or `package.module:Class`."""
+    return _FORM.fullmatch(str(data)) is not None
+
+
+class UserDataset(Dataset[tuple[Tensor, Tensor]]):
+    """A user's dataset with every sample checked and in the run's dtype.
+
+    The class is called without arguments; sample `i` is `(x, y)`, each a number, a sequence of
+    numbers or a 1-D tensor. Its attributes `feature_names` and `target_names`, where it has them,
+    name the columns.
+
+    Args:
+        data: `file.py:Class` or `package.module:Class`.
+        dtype: of the samples.
+
+    Raises:
+        DataError: the class cannot be imported or called, or has no samples.
+    """
+
+    def __init__(self, data: str, dtype: torch.dtype) -> None:
+        self.data, self.dtype = data, dtype
+        try:
+            code = locate(data, "data")
+            self.samples: Any = import_class(code, Dataset, "data").cls()
+            self.n_rows = len(self.samples)
+        except ModelError as error:
+            raise DataError(str(error)) from error
+        except Exception as error:  # a user's class can raise anything
+            raise DataError(f"{data}: cannot be used as a dataset: {error}") from error
+        self.path = code.root / f"{code.module.replace('.', '/')}.py:{code.name}"
+        if self.n_rows == 0:
+            raise DataError(f"{data}: the dataset is empty")
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        try:
+            x, y = self.samples[index]
+            return self._vector(x), self._vector(y)
+        except Exception as error:  # as above
+            raise DataError(f"{self.data}: sample {index}: {error}") from error
+
+    def materialise(self) -> tuple[Tensor, Tensor]:
+        """All samples as `[n, n_features]` and `[n, n_targets]`, drawn from fixed seeds.
+
+        Raises:
+            DataError: samples of different lengths, or a value that is not finite.
+        """
+        with _fixed_seeds():
+            rows = [self[index] for index in range(self.n_rows)]
+        for index, (x, y) in enumerate(rows):
+            if x.shape != rows[0][0].shape or y.shape != rows[0][1].shape:
+                raise DataError(f"{self.data}: sample {index} has another length than sample 0")
+            if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
+                raise DataError(f"{self.data}: sample {index} holds a value that is not finite")
+        return torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
+
+    def names(self, kind: str, count: int) -> tuple[str, ...]:
+        """The column names: `feature_names` or `target_names`, or x0, x1, ... and y0, y1, ...
+
+        Raises:
+            DataError: there are names, but not one for each column, or one twice.
+        """
+        given = getattr(self.samples, f"{kind}_names", None)
+        if given is None:
+            return tuple(f"{'x' if kind == 'feature' else 'y'}{index}" for index in range(count))
+        names = tuple(str(name) for name in given)
+        if len(set(names)) != count:
+            raise DataError(f"{self.data}: {kind}_names {list(names)} do not name {count} columns")
+        return names
+
+    def _vector(self, value: Any) -> Tensor:
+        vector = torch.as_tensor(value, dtype=self.dtype).reshape(-1)
+        if vector.numel() == 0:
+            raise ValueError("a feature or target vector is empty")
+        return vector
+
+
+class DatasetRows(Dataset[tuple[Tensor, Tensor]]):
+    """Some rows of a dataset, fetched a batch at a time: `([n, n_features], [n, n_targets])`."""
+
+    def __init__(self, dataset: UserDataset, rows: Tensor) -> None:
+        self.dataset, self.rows = dataset, rows.tolist()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.dataset[self.rows[index]]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        batch = [self[index] for index in indices]
+        return torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
+
+
+def content_fingerprint(*parts: Tensor) -> str:
+    """SHA-256 over the shapes and values of tensors, in hexadecimal."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(repr((tuple(part.shape), str(part.dtype))).encode())
+        digest.update(part.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def _fixed_seeds() -> Iterator[None]:
+    """Global generators seeded with 0 for a while, then as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]):
+        random.seed(0)
+        np.random.seed(0)
+        torch.default_generator.manual_seed(0)
+        yield
+    random.setstate(python)
+    np.random.set_state(numpy)

@@ -1,0 +1,330 @@
+"""ModelSpec: the JSON from which a module is rebuilt, and the folder it travels in.
+
+A model folder holds `model.json` (this spec), `model_state_dict.pt` (weights, loaded with
+`weights_only=True`) and, for a user's own module, `source/` with the code that trained it.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import inspect
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from runback.config import TrainConfig
+from runback.errors import CheckpointError, ModelError, first_line
+from runback.model.builtin import BUILTIN
+from runback.model.scaling import Scaled
+from runback.user_code import (
+    UserClass,
+    copy_sources,
+    import_class,
+    is_user_defined,
+    locate,
+    stored_code,
+)
+
+FORMAT = 1
+STATE_FILE = "model_state_dict.pt"
+SPEC_FILE = "model.json"
+SOURCE_FOLDER = "source"
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What is needed, beside the weights, to rebuild a module.
+
+    Attributes:
+        model: a built-in name, `package.module:Class` or `file.py:Class`.
+        model_args: keyword arguments of the class.
+        features: the input columns, in order.
+        targets: the output columns, in order.
+        normalize: none, standard or minmax.
+        dtype: "float32" or "float64", of weights and input.
+        own_module: for a user's class, its importable name below `source/`; otherwise empty.
+    """
+
+    model: str
+    model_args: dict[str, Any]
+    features: tuple[str, ...]
+    targets: tuple[str, ...]
+    normalize: str
+    dtype: str
+    own_module: str = ""
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch names it."""
+        return torch.float64 if self.dtype == "float64" else torch.float32
+
+    def as_json(self) -> dict[str, Any]:
+        """The spec as JSON values, with the format's number."""
+        return {"format": FORMAT, **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_json(cls, stored: dict[str, Any]) -> ModelSpec:
+        """Reads what `as_json` wrote.
+
+        Raises:
+            ModelError: another format, or an entry is missing or of another kind.
+        """
+        if not isinstance(stored, dict) or stored.get("format") != FORMAT:
+            raise ModelError(f"{SPEC_FILE}: not a model of format {FORMAT}")
+        for name, wanted in _ENTRIES.items():
+            if name not in stored:
+                raise ModelError(f"{SPEC_FILE}: the entry {name!r} is missing")
+            if not wanted(stored[name]):
+                raise ModelError(f"{SPEC_FILE}: the entry {name!r} is {stored[name]!r}")
+        values = {name: stored[name] for name in _ENTRIES}
+        lists = {name: tuple(values[name]) for name in ("features", "targets")}
+        return cls(**{**values, **lists})
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_names(value: Any) -> bool:
+    return isinstance(value, list | tuple) and bool(value) and all(map(_is_text, value))
+
+
+_ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "model": _is_text,
+    "model_args": lambda value: isinstance(value, dict),
+    "features": _is_names,
+    "targets": _is_names,
+    "normalize": lambda value: value in ("none", "standard", "minmax"),
+    "dtype": lambda value: value in ("float32", "float64"),
+    "own_module": _is_text,
+}
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A module in train mode on the CPU, its spec, and the user's code it came from, if any."""
+
+    module: nn.Module
+    spec: ModelSpec
+    own: UserClass | None
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of weights and data; bf16 is autocast over float32 weights."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def build_model(
+    config: TrainConfig,
+    features: tuple[str, ...],
+    targets: tuple[str, ...],
+    source: Path | None = None,
+) -> BuiltModel:
+    """Builds the untrained module that a configuration asks for.
+
+    Args:
+        config: names the model and its arguments.
+        features: the input columns.
+        targets: the output columns.
+        source: a folder with a user's code that must be used instead of what is importable now.
+
+    Raises:
+        ModelError: unknown name, code that does not import, arguments that do not fit, or a
+            module without parameters.
+    """
+    own = _own_class(config.model, source)
+    spec = ModelSpec(
+        model=config.model,
+        model_args=config.model_args,
+        features=features,
+        targets=targets,
+        normalize=config.normalize,
+        dtype="float64" if config.precision == "float64" else "float32",
+        own_module=own.code.module if own else "",
+    )
+    module = _assemble(spec, own.cls if own else _builtin_class(config.model))
+    if not any(p.requires_grad for p in module.parameters()):
+        raise ModelError(f"option model: {config.model} has no parameter to train")
+    return BuiltModel(module, spec, own)
+
+
+def check_output(module: nn.Module, features: Tensor, n_targets: int) -> None:
+    """Runs the module once in each mode on real rows, changing neither it nor any generator.
+
+    Raises:
+        ModelError: it fails on `[n, n_features]`, does not return `[n, n_targets]` in the dtype of
+            its input, or returns what no parameter can be trained by.
+    """
+    module.eval()
+    with torch.no_grad():
+        _check_forward(module, features, n_targets)
+    before = copy.deepcopy(module.state_dict())  # after the first call, which fills lazy parameters
+    module.train()
+    output = _check_forward(module, features, n_targets)
+    module.load_state_dict(before)
+    if not output.requires_grad:
+        raise ModelError("option model: what forward returns depends on no parameter")
+
+
+def _check_forward(module: nn.Module, features: Tensor, n_targets: int) -> Tensor:
+    try:
+        with torch.random.fork_rng(devices=[]):
+            output = module(features)
+    except Exception as error:  # a user's forward can raise anything
+        mode = " in train mode" if module.training else ""
+        raise ModelError(
+            f"option model: forward fails{mode} on input {list(features.shape)}: {first_line(error)}"
+        ) from error
+    expected = (features.shape[0], n_targets)
+    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(output, Tensor) or shape != expected:
+        raise ModelError(f"option model: forward returns {shape}, not {expected} (rows, targets)")
+    if output.dtype != features.dtype:
+        raise ModelError(f"option model: forward returns {output.dtype} for {features.dtype}")
+    return output
+
+
+def save_model(folder: Path, built: BuiltModel, state_dict: dict[str, Tensor]) -> None:
+    """Writes a model folder: spec, weights, and the user's code."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(state_dict, folder / STATE_FILE)
+    text = json.dumps(built.spec.as_json(), indent=2, sort_keys=True)
+    (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
+    if built.own is not None:
+        copy_sources(built.own, folder / SOURCE_FOLDER)
+
+
+def load_spec(folder: Path) -> ModelSpec:
+    """Reads the spec of a model folder.
+
+    Raises:
+        ModelError: no spec, or one that cannot be read.
+    """
+    try:
+        stored = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / SPEC_FILE}: cannot be read ({error})") from None
+    return ModelSpec.from_json(stored)
+
+
+def load_module(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The module of a model folder, in eval mode, with its weights on `device`.
+
+    Raises:
+        ModelError, CheckpointError: as in `load_built`.
+    """
+    return load_built(folder, device).module
+
+
+def load_built(folder: Path, device: str | torch.device = "cpu") -> BuiltModel:
+    """Rebuilds what `save_model` wrote: the module in eval mode, its spec, and the user's code.
+
+    A user's class is imported from the folder's own `source/`, whatever else is importable.
+
+    Raises:
+        ModelError: the spec or the code cannot be read, or the weights do not fit the module.
+        CheckpointError: the weights cannot be read, or would run code.
+    """
+    spec = load_spec(folder)
+    weights = load_tensors(folder / STATE_FILE)
+    own = None
+    if spec.own_module:
+        own = import_class(stored_code(folder / SOURCE_FOLDER, spec.own_module, spec.model))
+    module = _assemble(spec, own.cls if own else _builtin_class(spec.model))
+    load_weights(module, weights)
+    return BuiltModel(module.to(device).eval(), spec, own)
+
+
+def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
+    """`torch.load(weights_only=True)`: tensors and plain values only, nothing is executed.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds anything else.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except Exception as error:  # a damaged or hostile file can make torch raise anything
+        raise CheckpointError(
+            f"{path}: refused as damaged or unsafe ({first_line(error)})"
+        ) from None
+
+
+def load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
+    """Copies weights into a module after checking every leaf against it.
+
+    Raises:
+        ModelError: a leaf is missing, unexpected, or has another shape or dtype; it is named.
+    """
+    if not isinstance(state_dict, dict):
+        raise ModelError(f"weights do not fit: a {type(state_dict).__name__} is no state_dict")
+    own = module.state_dict()
+    for name in sorted(own.keys() ^ state_dict.keys(), key=str):
+        side = "the module has no" if name not in own else "the stored weights have no"
+        raise ModelError(f"weights do not fit: {side} {name!r}")
+    for name, tensor in state_dict.items():
+        if is_lazy(own[name]):  # takes its shape from what is loaded
+            continue
+        have, want = _kind(tensor), _kind(own[name])
+        if have != want:
+            raise ModelError(
+                f"weights do not fit: {name!r} is stored as {have}, the module has {want}"
+            )
+    module.load_state_dict(state_dict)
+
+
+def _kind(value: Any) -> str:
+    return (
+        f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    )
+
+
+def _own_class(model: str, source: Path | None) -> UserClass | None:
+    if not is_user_defined(model):
+        return None
+    if source is None:
+        return import_class(locate(model))
+    place = model.rpartition(":")[0]
+    module = Path(place).stem if place.endswith(".py") else place
+    return import_class(stored_code(source, module, model))
+
+
+def _builtin_class(model: str) -> type[nn.Module]:
+    if model not in BUILTIN:
+        known = ", ".join(BUILTIN)
+        raise ModelError(
+            f"option model: {model!r} is not one of {known}, file.py:Class or package.module:Class"
+        )
+    return BUILTIN[model]
+
+
+def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
+    n_features, n_targets = len(spec.features), len(spec.targets)
+    _check_arguments(cls, spec, n_features, n_targets)
+    try:
+        module = cls(n_features, n_targets, **spec.model_args)
+    except Exception as error:  # a user's __init__ can raise anything
+        raise ModelError(
+            f"option model_args: {spec.model} refuses {spec.model_args}: {first_line(error)}"
+        ) from error
+    if spec.normalize != "none":
+        module = Scaled(n_features, module)
+    return module.to(spec.torch_dtype)
+
+
+def _check_arguments(cls: type[nn.Module], spec: ModelSpec, *sizes: int) -> None:
+    try:
+        inspect.signature(cls).bind(*sizes, **spec.model_args)
+    except TypeError as error:
+        raise ModelError(
+            f"option model_args: {spec.model} is called as "
+            f"{cls.__name__}(n_features, n_targets, **model_args): {error}"
+        ) from None

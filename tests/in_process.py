@@ -1,0 +1,170 @@
+"""A training in this process, through the parts that the commands use, stopped wherever a test likes.
+
+Only the courier is missing: nothing is delivered, the journal and the checkpoints are the result.
+"""
+
+from __future__ import annotations
+
+import random
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runback.commands import train as jobs
+from runback.config import TrainConfig
+from runback.run.restore import restore
+from runback.run.run import Run
+from runback.storage.checkpoints import (
+    Manifest,
+    checkpoint_name,
+    load_checkpoint,
+    local_positions,
+    manifest_name,
+)
+from runback.storage.journal import Journal
+from runback.storage.paths import RunDir
+from runback.training.setup import prepare
+
+Position = tuple[int, int]
+
+NOISY = '''
+import random
+import numpy as np
+import torch
+from torch import nn
+
+
+class Noisy(nn.Module):
+    """Draws from all three generators in forward, and reassigns a buffer instead of changing it."""
+
+    def __init__(self, n_features, n_targets):
+        super().__init__()
+        self.hidden = nn.Linear(n_features, 6)
+        self.norm = nn.BatchNorm1d(6)
+        self.dropout = nn.Dropout(0.3)
+        self.out = nn.Linear(6, n_targets)
+        self.register_buffer("seen", torch.zeros(()))
+        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
+
+    def forward(self, x):
+        noise = random.gauss(0, 0.01) + np.random.normal() * 0.01
+        if self.training:
+            x = x + 0.01 * torch.randn_like(x)
+            self.seen = self.seen * 0.9 + x.detach().mean()
+        return self.out(self.dropout(self.norm(self.hidden(x)))) + noise + 0.01 * self.seen
+'''
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing after it is written."""
+
+
+class NoCourier:
+    """A desk without a courier behind it; the run has no artifacts."""
+
+    def ask(self, op: str, **_: Any) -> Any:
+        return [] if op == "checkpoints" else None
+
+    def deliver(self, run_id: str) -> None:
+        pass
+
+    def watch(self) -> None:
+        pass
+
+    def interrupted(self) -> None:
+        pass
+
+    def finish(self, *_: Any, **__: Any) -> bool:
+        return True
+
+
+class StopAt:
+    """A watch that stops a training at a workspace, by SIGTERM or, with `kill`, without a word."""
+
+    def __init__(self, state: Any, workspace: Position | None, kill: bool) -> None:
+        self.state, self.workspace, self.kill, self.signal = state, workspace, kill, 0
+
+    def due(self) -> bool:
+        if (self.state.epoch, self.state.batch) != self.workspace:
+            return False
+        if self.kill:
+            raise Killed
+        self.signal = 15
+        return True
+
+    def saved(self) -> None:
+        pass
+
+
+def scramble() -> None:
+    """What a new process finds in the generators is not what the old one left."""
+    random.seed(99)
+    np.random.seed(99)
+    torch.manual_seed(99)
+
+
+def train_until(
+    folder: Path, config: TrainConfig, stop: Position | None = None, *, kill: bool = False
+) -> None:
+    """Trains, from the newest checkpoint in `folder` on, to `stop` or to the end."""
+    run = RunDir(folder)
+    scramble()
+    work = prepare(config)
+    desk: Any = NoCourier()
+    recorder = Run(run, config, desk, restore(work, run, desk))
+    watch: Any = StopAt(work.state, stop, kill)
+    try:
+        jobs._loop(recorder, work, watch)
+        recorder.end("KILLED" if watch.signal else "FINISHED")
+    except Killed:
+        recorder._writer.close()
+        recorder.journal._db.close()  # what is in memory is lost
+
+
+def history(folder: Path) -> dict[tuple[str, int], float]:
+    """All recorded points."""
+    journal = Journal(RunDir(folder).journal)
+    found = {
+        (p.key, p.step): p.value for key in ("cost", "val_cost", "lr") for p in journal.points(key)
+    }
+    journal.close()
+    return found
+
+
+def last_checkpoint(folder: Path) -> dict[str, Any]:
+    """The newest checkpoint, whole."""
+    checkpoints = RunDir(folder).checkpoints
+    file = checkpoint_name(*local_positions(checkpoints)[-1])
+    return load_checkpoint(checkpoints, Manifest.read(checkpoints / manifest_name(file)))
+
+
+def difference(a: Any, b: Any, where: str = "") -> str:
+    """Where two nested values differ in as much as a bit; empty where they do not. NaN equals NaN."""
+    if type(a) is not type(b):
+        return f"{where}: {type(a)} and {type(b)}"
+    if isinstance(a, Tensor):
+        same = a.dtype == b.dtype and a.shape == b.shape
+        return "" if same and bits(a) == bits(b) else f"{where}: {a} and {b}"
+    if isinstance(a, dict):
+        if a.keys() != b.keys():
+            return f"{where}: keys {sorted(map(str, a.keys() ^ b.keys()))}"
+        return next(filter(None, (difference(a[k], b[k], f"{where}.{k}") for k in a)), "")
+    if isinstance(a, list | tuple):
+        if len(a) != len(b):
+            return f"{where}: {len(a)} and {len(b)} items"
+        pairs = enumerate(zip(a, b, strict=True))
+        return next(filter(None, (difference(x, y, f"{where}[{i}]") for i, (x, y) in pairs)), "")
+    if isinstance(a, float):
+        return "" if struct.pack("d", a) == struct.pack("d", b) else f"{where}: {a!r} and {b!r}"
+    return "" if a == b else f"{where}: {a!r} and {b!r}"
+
+
+def bits(tensor: Tensor) -> bytes:
+    """A tensor's content, byte by byte."""
+    return (
+        tensor.contiguous().flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b""
+    )

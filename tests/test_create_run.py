@@ -1,0 +1,197 @@
+"""A run is made once, also where the server makes it and its answer is lost on the wire."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import os
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from conftest import Server, Workspace
+from tracking_parts import check_delivered, ended, first_line, start_trainer, status_of
+
+CREATE = "/api/2.0/mlflow/runs/create"
+
+
+class Wire(ThreadingHTTPServer):
+    """A loopback proxy in front of a real server that spoils the answers to `runs/create`.
+
+    Attributes:
+        faults: what happens to the next answers, one each: "lost" (the connection is closed without
+            a byte), "cut" (closed in the middle), "page" (a gateway's 502), "late" (lost, and the
+            server gets the question only after that), "away" (lost, and all further ones too).
+        away: whether the server cannot be reached.
+        questions: how often a run has been asked for.
+    """
+
+    daemon_threads = True
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.behind, self.faults, self.away, self.questions = server, [], False, 0
+
+    @property
+    def uri(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Wire
+    protocol_version = "HTTP/1.1"
+
+    def pass_on(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        fault = ""
+        if self.path == CREATE:
+            self.server.questions += 1
+            fault = self.server.faults.pop(0) if self.server.faults else ""
+        if fault == "late":
+            threading.Timer(0.7, self.answer_of_server, (body,)).start()
+        elif not self.server.away:
+            status, kind, answer = self.answer_of_server(body)
+        self.server.away = self.server.away or fault == "away"
+        if self.server.away or fault in ("lost", "late"):
+            return self.hang_up()
+        if fault == "page":
+            status, kind, answer = 502, "text/html", b"<html>bad gateway</html>"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer[:20] if fault == "cut" else answer)
+        if fault == "cut":
+            self.hang_up()
+        return None
+
+    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = pass_on
+
+    def hang_up(self) -> None:
+        self.close_connection = True
+
+    def answer_of_server(self, body: bytes) -> tuple[int, str, bytes]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.behind.port, timeout=60)
+        with contextlib.closing(connection):
+            headers = {k: v for k, v in self.headers.items() if k.lower() != "connection"}
+            connection.request(self.command, self.path, body, headers)
+            reply = connection.getresponse()
+            return reply.status, reply.headers["Content-Type"], reply.read()
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+@pytest.fixture
+def wire(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Wire]:
+    proxy = Wire(server)
+    threading.Thread(target=proxy.serve_forever, daemon=True).start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", proxy.uri)
+    yield proxy
+    proxy.shutdown()
+    proxy.server_close()
+
+
+def runs_of(where: Workspace) -> dict[str, str]:
+    """The runs that are not deleted, with their status."""
+    return {run.info.run_id: run.info.status for run in where.client.search_runs(["0"])}
+
+
+def test_a_run_whose_answer_is_lost_is_found_and_taken(
+    workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No answer, half an answer, a gateway's page, a server slower than its wire; and retries."""
+    from mlflow import MlflowClient
+
+    from runback.tracking.create_run import new_run
+
+    behind = Workspace(workspace.folder, server.uri)
+    client, made = MlflowClient(wire.uri), []
+
+    def open_one() -> None:
+        with new_run(client) as run_id:
+            made.append(run_id)
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # as the courier has it
+    for fault in ("lost", "cut", "page", "late"):
+        wire.faults = [fault]
+        open_one()
+        assert runs_of(behind) == dict.fromkeys(made, "RUNNING"), fault
+    assert wire.questions == 4
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # as a user may have it
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
+    wire.faults = ["lost", "page"]
+    open_one()
+    assert wire.questions == 7
+    assert runs_of(behind) == dict.fromkeys(made, "RUNNING")
+    open_one()
+    assert wire.questions == 8 and runs_of(behind) == dict.fromkeys(made, "RUNNING")
+
+
+def test_a_training_through_a_lossy_wire_leaves_no_run_to_nobody(
+    workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The courier's own path; then a server that goes away with its answer, and sync afterwards."""
+    from runback.commands.sync import sync
+
+    behind = Workspace(workspace.folder, server.uri)
+    through = Workspace(
+        workspace.folder, wire.uri, {**workspace.env, "MLFLOW_TRACKING_URI": wire.uri}
+    )
+    home = workspace.folder / ".runback"
+    wire.faults = ["lost"]
+    trainer = start_trainer(through, 40, 0.0, "FINISHED")
+    run_id, _ = first_line(trainer)
+    assert ended(trainer)[0] == 0
+    assert runs_of(behind) == {run_id: "FINISHED"} and wire.questions == 1
+    assert check_delivered(behind, run_id) == 80
+    assert [file.name for file in home.iterdir()] == [run_id]
+
+    wire.faults = ["away"]
+    monkeypatch.setenv("RUNBACK_CONNECT_SECONDS", "1")
+    trainer = start_trainer(through, 40, 0.0, "FINISHED", RUNBACK_CONNECT_SECONDS="1")
+    code, errors = ended(trainer)
+    assert code == 1 and "runback sync deletes it" in errors, errors
+    assert sync()["waiting"] == 1
+    assert sorted(runs_of(behind).values()) == ["FINISHED", "RUNNING"]
+    wire.away = False
+    assert sync()["waiting"] == 0
+    assert runs_of(behind) == {run_id: "FINISHED"}
+    assert [file.name for file in home.iterdir()] == [run_id]
+
+
+def test_only_a_run_that_nobody_took_over_is_put_right(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A courier that dies between the run and its journal; one at work; a run in use."""
+    from runback.commands.sync import sync
+    from runback.tracking.create_run import TAG_OPENING, new_run
+    from runback.tracking.runs import TAG_CONFIG
+
+    class Killed(Exception): ...
+
+    home = workspace.folder / ".runback"
+    with pytest.raises(Killed), new_run(workspace.client) as lost:
+        assert sync()["waiting"] == 0  # the opening's lock is held
+        assert status_of(workspace, lost) == "RUNNING"
+        raise Killed
+    (note,) = home.glob("opening-*.json")
+    workspace.client.set_tag(lost, TAG_CONFIG, "{}")
+    text = note.read_bytes()
+    assert sync()["waiting"] == 0 and status_of(workspace, lost) == "RUNNING"
+    assert not list(home.iterdir())
+
+    note.write_bytes(text)
+    workspace.client.delete_tag(lost, TAG_CONFIG)
+    other = workspace.client.create_run("0", tags={TAG_OPENING: "another"}).info.run_id
+    assert sync()["waiting"] == 0
+    assert runs_of(workspace) == {other: "RUNNING"} and not list(home.iterdir())
+    assert workspace.client.get_run(lost).info.status == "FAILED"
+
+    note.write_bytes(text.replace(b'"0"', b'"77"'))  # the server knows of no run: it may come yet
+    assert sync()["waiting"] == 0 and note.exists()
+    os.utime(note, (0, 0))
+    assert sync()["waiting"] == 0 and not list(home.iterdir())

@@ -1,4 +1,4 @@
-"""A few finished runs in one store, made once for all tests that only read them."""
+"""Finished runs in one store, trained once for all tests that only read them."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class FinishedRuns:
     Attributes:
         workspace: their store; its folder holds `table.csv` and `diabetes.csv`.
         ids: run IDs by name.
-        answers: what each training process's module answered for its probe rows.
+        answers: predictions of the training process for its probe rows, by name.
     """
 
     workspace: Workspace
@@ -108,7 +108,7 @@ RUNS = {
 
 
 def make_runs(workspace: Workspace, runs: dict[str, dict[str, object]]) -> FinishedRuns:
-    """Trains runs in one process, in a workplace with the tables and the own module."""
+    """Trains runs in one process, in a workspace with the tables and the user's module."""
     for source, name in (
         ("non_linear", "table"),
         ("diabetes", "diabetes"),
@@ -127,12 +127,12 @@ def make_runs(workspace: Workspace, runs: dict[str, dict[str, object]]) -> Finis
 
 
 def make_finished_runs(folder: Path, database: Path) -> FinishedRuns:
-    """The finished_runs in a folder of its own; the user's files are gone or changed afterwards."""
+    """Trains `RUNS` in `folder`, then deletes or changes the files that they were trained from."""
     shutil.copyfile(database, folder / "mlflow.db")
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
     env |= {"RUNBACK_HOME": str(folder / ".runback"), "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "0"}
-    finished_runs = make_runs(Workspace(folder, env["MLFLOW_TRACKING_URI"], env), RUNS)
+    made = make_runs(Workspace(folder, env["MLFLOW_TRACKING_URI"], env), RUNS)
     (folder / "nets.py").write_text("class Renamed: pass\n")
     (folder / "layers.py").write_text("raise RuntimeError('another version of it')\n")
     (folder / "pair.csv").unlink()
-    return finished_runs
+    return made

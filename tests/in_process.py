@@ -1,6 +1,6 @@
-"""A training in this process, through the parts that the commands use, stopped wherever a test likes.
+"""Training in the test process with the parts that the commands use, stopped at any position.
 
-Only the courier is missing: nothing is delivered, the journal and the checkpoints are the result.
+There is no courier: nothing is delivered, the journal and the checkpoints are the result.
 """
 
 from __future__ import annotations
@@ -60,11 +60,11 @@ class Noisy(nn.Module):
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing after it is written."""
+    """Stands for SIGKILL: nothing is written afterwards."""
 
 
 class NoCourier:
-    """A desk without a courier behind it; the run has no artifacts."""
+    """Stands for `CourierClient`: no courier runs, and the run has no artifacts."""
 
     def ask(self, op: str, **_: Any) -> Any:
         return [] if op == "checkpoints" else None
@@ -83,13 +83,13 @@ class NoCourier:
 
 
 class StopAt:
-    """A watch that stops a training at a workspace, by SIGTERM or, with `kill`, without a word."""
+    """Stands for `StopSignals`: stops a training at a position, by SIGTERM or, with `kill`, SIGKILL."""
 
-    def __init__(self, state: Any, workspace: Position | None, kill: bool) -> None:
-        self.state, self.workspace, self.kill, self.signal = state, workspace, kill, 0
+    def __init__(self, state: Any, position: Position | None, kill: bool) -> None:
+        self.state, self.position, self.kill, self.signal = state, position, kill, 0
 
     def due(self) -> bool:
-        if (self.state.epoch, self.state.batch) != self.workspace:
+        if (self.state.epoch, self.state.batch) != self.position:
             return False
         if self.kill:
             raise Killed
@@ -101,7 +101,7 @@ class StopAt:
 
 
 def scramble() -> None:
-    """What a new process finds in the generators is not what the old one left."""
+    """Changes the state of all generators, as a new process would find them."""
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)
@@ -122,7 +122,7 @@ def train_until(
         recorder.end("KILLED" if watch.signal else "FINISHED")
     except Killed:
         recorder._writer.close()
-        recorder.journal._db.close()  # what is in memory is lost
+        recorder.journal._db.close()  # without a flush
 
 
 def history(folder: Path) -> dict[tuple[str, int], float]:
@@ -143,7 +143,7 @@ def last_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def difference(a: Any, b: Any, where: str = "") -> str:
-    """Where two nested values differ in as much as a bit; empty where they do not. NaN equals NaN."""
+    """The first bitwise difference of two nested values, or '' if there is none; NaN equals NaN."""
     if type(a) is not type(b):
         return f"{where}: {type(a)} and {type(b)}"
     if isinstance(a, Tensor):

@@ -77,9 +77,7 @@ def test_the_lower_rooms_do_not_know_tracking(room: str) -> None:
     for name, file in MODULES.items():
         if inside(name, f"runback.{room}"):
             upper = ("runback.tracking", "runback.commands")
-            assert not [
-                i for i in imports(file) if any(inside(i, workspace) for workspace in upper)
-            ], name
+            assert not [i for i in imports(file) if any(inside(i, room) for room in upper)], name
 
 
 def test_training_knows_nothing_of_files() -> None:

@@ -91,10 +91,10 @@ def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
         process = workspace.start("train", *words, "--register", "none")
         run_id = new_run(workspace, known)
         for _ in range(min(times - killed, rng.randrange(2, 5))):
-            place_before = local_positions(workspace.home(run_id) / "checkpoints")
+            before = local_positions(workspace.home(run_id) / "checkpoints")
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline:
-                if local_positions(workspace.home(run_id) / "checkpoints") != place_before:
+                if local_positions(workspace.home(run_id) / "checkpoints") != before:
                     break
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.0, 0.4))

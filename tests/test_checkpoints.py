@@ -64,7 +64,7 @@ def folder(trained: Path, tmp_path: Path) -> RunDir:
 
 
 class Artifacts(NoCourier):
-    """A desk whose run has the files of a folder as its checkpoints."""
+    """Stands for `CourierClient`: the run's checkpoint artifacts are the files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -76,9 +76,9 @@ class Artifacts(NoCourier):
         return shutil.copy(self.folder / Path(args["path"]).name, args["folder"])
 
 
-def restored_place(folder: RunDir, desk: Any = None, config: TrainConfig = CONFIG) -> Any:
+def restored_position(folder: RunDir, desk: Any = None, config: TrainConfig = CONFIG) -> Any:
     found = restore(prepare(config), folder, desk or NoCourier())
-    return found and found.manifest.workspace
+    return found and found.manifest.position
 
 
 def damage(rng: random.Random, file: Path, *, truncate: bool) -> None:
@@ -102,10 +102,10 @@ def test_no_damaged_checkpoint_is_loaded(
         found = restore(work, folder, NoCourier())  # type: ignore[arg-type]
         file.write_bytes(whole)
         assert found is not None
-        assert found.manifest.workspace == (4, 0)
+        assert found.manifest.position == (4, 0)
         assert work.state.epoch == 4
         assert f"warning: skipped {newest.with_suffix('')}" in capsys.readouterr().err
-    assert restored_place(folder) == (6, 0)
+    assert restored_position(folder) == (6, 0)
 
 
 def test_the_remote_copy_counts_before_the_previous_one(folder: RunDir, tmp_path: Path) -> None:
@@ -113,16 +113,16 @@ def test_the_remote_copy_counts_before_the_previous_one(folder: RunDir, tmp_path
     shutil.copytree(folder.checkpoints, remote)
     newest = folder.checkpoints / checkpoint_name(6)
     damage(random.Random(1), newest, truncate=False)
-    assert restored_place(folder, Artifacts(remote)) == (6, 0)
+    assert restored_position(folder, Artifacts(remote)) == (6, 0)
     assert newest.read_bytes() == (remote / newest.name).read_bytes(), "the good copy comes back"
     for copy in (newest, remote / newest.name):
         damage(random.Random(2), copy, truncate=False)
-    assert restored_place(folder, Artifacts(remote)) == (4, 0)
+    assert restored_position(folder, Artifacts(remote)) == (4, 0)
 
 
 def test_an_empty_folder_is_filled_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
-    here = RunDir(tmp_path / "clean_env" / "run")
-    assert restored_place(here, Artifacts(folder.checkpoints)) == (6, 0)
+    here = RunDir(tmp_path / "elsewhere" / "run")
+    assert restored_position(here, Artifacts(folder.checkpoints)) == (6, 0)
     assert local_positions(here.checkpoints) == [(6, 0)]
     assert not here.fetched.exists()
 
@@ -132,10 +132,10 @@ def test_checkpoints_of_others_are_refused(
 ) -> None:
     other = tmp_path / "other-run"
     shutil.copytree(folder.path, other)
-    assert restored_place(RunDir(other)) is None
+    assert restored_position(RunDir(other)) is None
     assert "belongs to run run" in capsys.readouterr().err
     changed = dataclasses.replace(CONFIG, seed=1)
-    assert restored_place(folder, config=changed) is None
+    assert restored_position(folder, config=changed) is None
     assert "another configuration" in capsys.readouterr().err
 
 
@@ -240,7 +240,7 @@ def test_half_a_training_state_is_skipped(
     for missing in ("optimizer_state_dict", "generators", "best"):
         state = {**{k: v for k, v in whole.items() if k != missing}, "epoch": 8}
         write_checkpoint(folder.checkpoints, state, owner, {})
-        assert restored_place(folder) == (6, 0)
+        assert restored_position(folder) == (6, 0)
         assert "skipped checkpoint-000008.pt: not a whole" in capsys.readouterr().err
 
 
@@ -325,14 +325,14 @@ def kills_while_writing(folder: Path, times: int) -> int:
         left += len(list(folder.glob(".*.tmp")))
         files.remove_leftovers(folder)
         assert not list(folder.glob(".*"))
-        for workspace in local_positions(folder):
-            manifest = Manifest.read(folder / manifest_name(checkpoint_name(*workspace)))
+        for position in local_positions(folder):
+            manifest = Manifest.read(folder / manifest_name(checkpoint_name(*position)))
             state = load_checkpoint(folder, manifest)
-            assert bool((state["model_state_dict"]["w"] == workspace[0]).all())
+            assert bool((state["model_state_dict"]["w"] == position[0]).all())
         assert local_positions(folder)[: len(known)] == known, "an older one has gone"
-        for workspace in known[:-2]:  # the disk is small
-            (folder / checkpoint_name(*workspace)).unlink()
-            (folder / manifest_name(checkpoint_name(*workspace))).unlink()
+        for position in known[:-2]:  # the disk is small
+            (folder / checkpoint_name(*position)).unlink()
+            (folder / manifest_name(checkpoint_name(*position))).unlink()
     return left
 
 
@@ -369,11 +369,11 @@ def test_a_failed_write_is_raised_at_the_next_chance() -> None:
 # Which ones stay
 
 
-def shelved(folder: Path, keep: int, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The places that are left after writing `places` in order."""
-    shelf = Retention(folder, OWNER, keep)
-    for epoch, batch in places:
-        shelf.add(write_checkpoint(folder, a_state(epoch, batch), OWNER, {}))
+def retained(folder: Path, keep: int, written: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The positions that are left after writing checkpoints at `written`, in order."""
+    retention = Retention(folder, OWNER, keep)
+    for epoch, batch in written:
+        retention.add(write_checkpoint(folder, a_state(epoch, batch), OWNER, {}))
     return local_positions(folder)
 
 
@@ -381,37 +381,37 @@ def shelved(folder: Path, keep: int, places: list[tuple[int, int]]) -> list[tupl
     ("keep", "left"), [(0, [1, 2, 3, 4, 5]), (1, [4, 5]), (2, [4, 5]), (3, [3, 4, 5])]
 )
 def test_how_many_are_kept(tmp_path: Path, keep: int, left: list[int]) -> None:
-    assert shelved(tmp_path, keep, [(e, 0) for e in range(1, 6)]) == [(e, 0) for e in left]
+    assert retained(tmp_path, keep, [(e, 0) for e in range(1, 6)]) == [(e, 0) for e in left]
     assert len(list(tmp_path.glob("*.pt"))) == len(left)
 
 
 def test_those_inside_epochs_go_when_two_newer_ones_are_good(tmp_path: Path) -> None:
-    places = [(1, 0), (1, 5), (1, 9), (2, 0), (2, 3)]
-    assert shelved(tmp_path, 0, places) == [(1, 0), (2, 0), (2, 3)]
+    written = [(1, 0), (1, 5), (1, 9), (2, 0), (2, 3)]
+    assert retained(tmp_path, 0, written) == [(1, 0), (2, 0), (2, 3)]
 
 
 def test_a_damaged_or_foreign_one_is_not_counted_as_good(tmp_path: Path) -> None:
-    assert shelved(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
+    assert retained(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
     damage(random.Random(0), tmp_path / checkpoint_name(2), truncate=False)
-    shelf = Retention(tmp_path, OWNER, 2)
-    assert shelf.add(write_checkpoint(tmp_path, a_state(3), OWNER, {})) == []
+    retention = Retention(tmp_path, OWNER, 2)
+    assert retention.add(write_checkpoint(tmp_path, a_state(3), OWNER, {})) == []
     assert local_positions(tmp_path) == [(1, 0), (2, 0), (3, 0)]
     write_checkpoint(tmp_path, a_state(9), CheckpointKey("another", "a-configuration"), {})
-    shelf = Retention(tmp_path, OWNER, 2)
-    shelf.add(write_checkpoint(tmp_path, a_state(4), OWNER, {}))
+    retention = Retention(tmp_path, OWNER, 2)
+    retention.add(write_checkpoint(tmp_path, a_state(4), OWNER, {}))
     assert {(3, 0), (4, 0)} <= set(local_positions(tmp_path))
 
 
-def test_the_shelf_reads_nothing_when_nothing_may_go(
+def test_the_retention_reads_nothing_when_nothing_may_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelved(tmp_path, 0, [(e, 0) for e in range(1, 6)])
-    shelf, manifest = (
+    retained(tmp_path, 0, [(e, 0) for e in range(1, 6)])
+    retention, manifest = (
         Retention(tmp_path, OWNER, 0),
         write_checkpoint(tmp_path, a_state(6), OWNER, {}),
     )
     monkeypatch.setattr(Manifest, "read", None)
-    assert shelf.add(manifest) == []
+    assert retention.add(manifest) == []
 
 
 def test_the_best_weights_are_in_every_checkpoint_once(tmp_path: Path) -> None:

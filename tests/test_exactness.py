@@ -13,7 +13,7 @@ from runback.config import TrainConfig
 from runback.storage.checkpoints import local_positions
 
 EPOCHS, BATCHES = 5, 3
-PLACES = [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES)][1:]
+POSITIONS = [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES)][1:]
 
 VARIANTS = {
     "momentum, steps": {"momentum": 0.9, "scheduler": "step", "scheduler_args": '{"step_size": 2}'},
@@ -60,7 +60,7 @@ def test_every_place_of_interruption(data: Path, tmp_path: Path, variant: str) -
     config = configured(data, **VARIANTS[variant])
     train_until(tmp_path / "whole", config)
     assert len(history(tmp_path / "whole")) >= 3, "nothing was trained"
-    for epoch, batch in PLACES:
+    for epoch, batch in POSITIONS:
         part = tmp_path / f"{epoch}-{batch}"
         train_until(part, config, (epoch, batch))
         train_until(part, config)
@@ -71,7 +71,7 @@ def test_every_place_of_a_kill(data: Path, tmp_path: Path) -> None:
     """Without a checkpoint at the end the last one is far back: epochs are trained again."""
     config = configured(data, momentum=0.9, scheduler="cosine")
     train_until(tmp_path / "whole", config)
-    for epoch, batch in PLACES:
+    for epoch, batch in POSITIONS:
         part = tmp_path / f"{epoch}-{batch}"
         train_until(part, config, (epoch, batch), kill=True)
         train_until(part, config)
@@ -80,7 +80,7 @@ def test_every_place_of_a_kill(data: Path, tmp_path: Path) -> None:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    stops=st.lists(st.tuples(st.sampled_from(PLACES), st.booleans()), min_size=2, max_size=4),
+    stops=st.lists(st.tuples(st.sampled_from(POSITIONS), st.booleans()), min_size=2, max_size=4),
     options=st.fixed_dictionaries(
         {
             "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
@@ -98,8 +98,8 @@ def test_any_sequence_of_interruptions_and_kills(
 ) -> None:
     folder, config = tmp_path_factory.mktemp("any"), configured(data, **options)
     train_until(folder / "whole", config)
-    for workspace, kill in sorted(stops):
-        train_until(folder / "part", config, workspace, kill=kill)
+    for position, kill in sorted(stops):
+        train_until(folder / "part", config, position, kill=kill)
     train_until(folder / "part", config)
     assert_same_end(folder / "part", folder / "whole")
 
@@ -111,7 +111,7 @@ def test_checkpoints_inside_epochs_change_nothing(
     config = configured(data, momentum=0.9)
     train_until(tmp_path / "whole", config)
     saved: list[tuple[int, int]] = []
-    monkeypatch.setattr(StopAt, "due", lambda self: not saved.append(self.workspace))
+    monkeypatch.setattr(StopAt, "due", lambda self: not saved.append(self.position))
     train_until(tmp_path / "often", config)
     assert len(saved) > EPOCHS * BATCHES, "the loop did not ask after each batch"
     assert_same_end(tmp_path / "often", tmp_path / "whole")

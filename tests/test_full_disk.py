@@ -70,9 +70,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_good(run: Path) -> int:
     """Every checkpoint with a manifest loads; returns how many there are."""
     checkpoints = run / "checkpoints"
-    for workspace in local_positions(checkpoints):
-        manifest = Manifest.read(checkpoints / manifest_name(checkpoint_name(*workspace)))
-        assert load_checkpoint(checkpoints, manifest)["epoch"] == workspace[0]
+    for position in local_positions(checkpoints):
+        manifest = Manifest.read(checkpoints / manifest_name(checkpoint_name(*position)))
+        assert load_checkpoint(checkpoints, manifest)["epoch"] == position[0]
     return len(local_positions(checkpoints))
 
 
@@ -91,16 +91,16 @@ def leave_free(disk: Path, kilobytes: int) -> Path:
 def test_a_full_disk_at_every_write(disk: Path, whole: Path) -> None:
     """The same training with a little room more each time: ever another write finds none."""
     run = disk / "run"
-    places, errors = [0], []
+    counts, errors = [0], []
     for room in range(4, 64, 4):
         ballast = leave_free(disk, room)
         with pytest.raises((CheckpointError, JournalError)) as caught:
             train_until(run, CONFIG)
         errors.append(str(caught.value))
         ballast.unlink()
-        places.append(assert_good(run) if run.exists() else 0)
-    assert places == sorted(places), "a checkpoint has gone"
-    assert places[-1] > 3, "the disk was always full"
+        counts.append(assert_good(run) if run.exists() else 0)
+    assert counts == sorted(counts), "a checkpoint has gone"
+    assert counts[-1] > 3, "the disk was always full"
     assert any("no space left on the disk that holds" in text for text in errors)
     assert any("journal" in text for text in errors)
     assert all(str(disk) in text for text in errors)

@@ -1,4 +1,4 @@
-"""Models come back: by every name of a run, clean_env, later, as the training process left them."""
+"""Loading models: by every name of a run, in another environment, bit-identical to the training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 
-from clean_env import SecondEnvironment
+from clean_env import CleanEnvironment
 from finished_runs import FinishedRuns
 from runback import load_model
 from runback.commands.load import evaluate, predict
@@ -71,9 +71,9 @@ print(model.predict(pd.DataFrame({frame!r})).tolist())
 
 
 def test_a_users_module_comes_back_without_its_file_and_without_runback(
-    finished_runs: FinishedRuns, clean_env: SecondEnvironment
+    finished_runs: FinishedRuns, clean_env: CleanEnvironment
 ) -> None:
-    """The finished_runs has renamed the class and broken the sibling that it imports."""
+    """Its class was renamed, and the sibling that it imports was broken, after the training."""
     run_id, expected = finished_runs.ids["own"], [row[0] for row in finished_runs.answers["own"]]
     rows = torch.arange(30.0).reshape(3, 10) / 7
     with torch.no_grad():

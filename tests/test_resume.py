@@ -254,7 +254,7 @@ def test_a_run_whose_patience_ended_can_be_trained_on(
     resumed, whole = (values(points(workspace, name)) for name in (run_id, patient))
     scored = {(key, step) for key, step in resumed if key.startswith("test_") and step < 40}
     assert scored, "the first end was scored, and stays so"
-    assert {workspace: resumed[workspace] for workspace in resumed.keys() - scored} == whole
+    assert {point: resumed[point] for point in resumed.keys() - scored} == whole
     ends = [last_checkpoint(workspace.home(name)) for name in (run_id, patient)]
     assert not difference(ends[0]["model_state_dict"], ends[1]["model_state_dict"])
     assert not difference(ends[0]["optimizer_state_dict"], ends[1]["optimizer_state_dict"])
@@ -288,11 +288,11 @@ def test_a_run_that_another_machine_holds(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = json.dumps(
-        {"host": "clean_env", "home": "/x", "pid": 7, "until": int((time.time() + 99) * 1000)}
+        {"host": "other-host", "home": "/x", "pid": 7, "until": int((time.time() + 99) * 1000)}
     )
     workspace.client.set_tag(finished, lease.TAG, held)
     with pytest.raises(
-        RunHeldError, match=r"held by process 7 on clean_env \(/x\) until 20"
+        RunHeldError, match=r"held by process 7 on other-host \(/x\) until 20"
     ) as got:
         jobs.resume(finished, epochs=30)
     assert got.value.exit_code == 3
@@ -379,18 +379,18 @@ def tag(**fields: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "nonsense", "[]", "{}", '{"host": 1}', tag(), tag(until=0), tag(host="clean_env", until=0),
-        tag(home="/clean_env", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
+        "", "nonsense", "[]", "{}", '{"host": 1}', tag(), tag(until=0), tag(host="other-host", until=0),
+        tag(home="/other-home", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
     ],
 )  # fmt: skip
 def test_a_lease_that_holds_nobody_off(text: str) -> None:
     lease.require_free(text, "run x")
 
 
-@pytest.mark.parametrize("clean_env", ["host", "home"])
-def test_a_lease_that_holds(clean_env: str) -> None:
+@pytest.mark.parametrize("field", ["host", "home"])
+def test_a_lease_that_holds(field: str) -> None:
     with pytest.raises(RunHeldError, match="run x is held by process"):
-        lease.require_free(tag(**{clean_env: "/clean_env"}), "run x")
+        lease.require_free(tag(**{field: "/other"}), "run x")
 
 
 def contend(path: Path, times: int) -> None:

@@ -1,4 +1,4 @@
-"""No file that we read can run code: every hostile pickle is refused, and does not run."""
+"""No file that runback reads can run code: every hostile pickle is refused and not executed."""
 
 from __future__ import annotations
 
@@ -67,16 +67,16 @@ def test_tensors_are_loaded_without_running_anything(tmp_path: Path) -> None:
 
 @pytest.fixture
 def victim(finished_runs: FinishedRuns, tmp_path: Path) -> Iterator[str]:
-    """A run of the finished_runs that a test may damage; its files are put back afterwards."""
+    """A finished run that a test may damage; its files are restored afterwards."""
     run_id = finished_runs.ids["victim"]
-    places = [
+    folders = [
         model_folder(finished_runs.workspace, run_id),
         *checkpoint_folders(finished_runs.workspace, run_id),
     ]
-    for number, folder in enumerate(places):
+    for number, folder in enumerate(folders):
         shutil.copytree(folder, tmp_path / "kept" / str(number))
     yield run_id
-    for number, folder in enumerate(places):
+    for number, folder in enumerate(folders):
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "kept" / str(number), folder)
 
@@ -138,7 +138,7 @@ MLMODELS: list[dict[str, Any] | str] = [
 
 
 def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> None:
-    """Puts another MLmodel in workspace; the first call keeps the good one."""
+    """Replaces the MLmodel file; the first call keeps a copy of the good one."""
     kept = folder / "MLmodel.good"
     if not kept.exists():
         shutil.copyfile(folder / "MLmodel", kept)

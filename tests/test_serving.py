@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clean_env import SecondEnvironment
+from clean_env import CleanEnvironment
 from conftest import wait_until
 from finished_runs import FinishedRuns
 from runback.commands.predict import predict_file
@@ -23,7 +23,7 @@ from runback.commands.predict import predict_file
 
 @pytest.fixture
 def served(
-    finished_runs: FinishedRuns, tmp_path: Path, clean_env: SecondEnvironment
+    finished_runs: FinishedRuns, tmp_path: Path, clean_env: CleanEnvironment
 ) -> Iterator[str]:
     """The address of a server of the own module's champion, in an environment without runback."""
     finished_runs.workspace.client.set_registered_model_alias("diabetes", "champion", "1")

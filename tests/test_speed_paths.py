@@ -176,7 +176,7 @@ def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupte
 
 
 def interrupted(work: TrainingSetup, at: MidEpoch) -> tuple[dict[str, object], list[EpochResult]]:
-    """Trains until a workspace inside an epoch; the state there, and the epochs before."""
+    """Trains until a position inside an epoch; returns the state there and the epochs before."""
     done: list[EpochResult] = []
     for event in run_epochs(
         work.state, work.batches, work.validation, work.config, pause=lambda: True

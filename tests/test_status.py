@@ -1,4 +1,4 @@
-"""What is shown is true: statuses and exit codes after signals, failures and the launcher's death."""
+"""Statuses and exit codes after signals, failures and the end of the launching process."""
 
 from __future__ import annotations
 

@@ -36,16 +36,18 @@ class CleanEnvironment:
         path = f"{self.bin}{os.pathsep}{other['PATH']}"
         return {k: v for k, v in other.items() if k != "PYTHONPATH"} | {"PATH": path}
 
-    def run(self, script: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """Runs a script in its Python, to the end."""
+    def run(
+        self, *arguments: str, cwd: Path, env: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs its Python with arguments, to the end."""
         return subprocess.run(
-            [self.python, "-c", script], cwd=cwd, env=self.env(env), text=True, capture_output=True,
+            [self.python, *arguments], cwd=cwd, env=self.env(env), text=True, capture_output=True,
             timeout=180,
         )  # fmt: skip
 
     def require_no_runback(self) -> None:
         """Skips the test if runback is installed as a copy, which the `.pth` file makes importable."""
-        done = self.run("import runback", self.bin, dict(os.environ))
+        done = self.run("-c", "import runback", cwd=self.bin, env=dict(os.environ))
         if done.returncode == 0:
             pytest.skip(
                 "runback is installed and not editable: it is importable from every environment"

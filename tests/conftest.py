@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
+PROGRAMS = ROOT / "tests" / "programs"
 SECONDS = 180.0
 
 # An example can be slow because the machine is busy or because a library is first imported.

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conftest import PROGRAMS
 from runback.commands import train as jobs
 from runback.config import TrainConfig
 from runback.run.restore import restore
@@ -29,34 +30,8 @@ from runback.storage.journal import Journal
 from runback.storage.paths import RunDir
 from runback.training.setup import prepare
 
+NOISY = f"{PROGRAMS}/noisy.py:Noisy"
 Position = tuple[int, int]
-
-NOISY = '''
-import random
-import numpy as np
-import torch
-from torch import nn
-
-
-class Noisy(nn.Module):
-    """Draws from all three generators in forward, and reassigns a buffer instead of changing it."""
-
-    def __init__(self, n_features, n_targets):
-        super().__init__()
-        self.hidden = nn.Linear(n_features, 6)
-        self.norm = nn.BatchNorm1d(6)
-        self.dropout = nn.Dropout(0.3)
-        self.out = nn.Linear(6, n_targets)
-        self.register_buffer("seen", torch.zeros(()))
-        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
-
-    def forward(self, x):
-        noise = random.gauss(0, 0.01) + np.random.normal() * 0.01
-        if self.training:
-            x = x + 0.01 * torch.randn_like(x)
-            self.seen = self.seen * 0.9 + x.detach().mean()
-        return self.out(self.dropout(self.norm(self.hidden(x)))) + noise + 0.01 * self.seen
-'''
 
 
 class Killed(BaseException):

@@ -1,4 +1,4 @@
-"""The walls of the house: who imports whom, and what a quick answer must not wait for."""
+"""Which package imports which, and what help and usage errors must not import."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import PROGRAMS, ROOT
 
 SOURCE = ROOT / "src"
 FILES = sorted((SOURCE / "runback").rglob("*.py"))
@@ -25,7 +25,7 @@ MODULES = {module_of(file): file for file in FILES}
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Everything in a file but what only type checkers see."""
+    """Every node of a tree except blocks under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             yield node
@@ -33,7 +33,7 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The absolute names of all that a file imports, wherever in it; `from a import b` gives both."""
+    """The absolute names of all imports in a file; `from a import b` gives `a` and `a.b`."""
     for node in nodes(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,7 +53,7 @@ def importers(package: str) -> set[str]:
     }  # fmt: skip
 
 
-def test_the_walls_are_looked_for_where_the_house_is() -> None:
+def test_the_import_checks_find_known_imports() -> None:
     assert len(MODULES) > 30
     assert "runback.training.steps" in importers("torch")
     assert "runback.tracking.runs" in importers("mlflow")
@@ -66,31 +66,31 @@ def test_only_tracking_imports_mlflow() -> None:
 
 
 def test_the_training_process_does_not_import_mlflow() -> None:
-    """Not even through what it imports: mlflow is the courier's, in a process of its own."""
+    """Not even indirectly: only the courier process imports mlflow."""
     code = "import sys, runback.commands.train; assert 'mlflow' not in sys.modules, 'mlflow'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("room", ["model", "data", "training", "storage"])
-def test_the_lower_rooms_do_not_know_tracking(room: str) -> None:
+def test_lower_packages_do_not_import_upper_ones(room: str) -> None:
     for name, file in MODULES.items():
         if inside(name, f"runback.{room}"):
             upper = ("runback.tracking", "runback.commands")
             assert not [i for i in imports(file) if any(inside(i, room) for room in upper)], name
 
 
-def test_training_knows_nothing_of_files() -> None:
+def test_training_imports_no_storage() -> None:
     for name, file in MODULES.items():
         if inside(name, "runback.training"):
             assert not [i for i in imports(file) if inside(i, "runback.storage")], name
 
 
-def test_cli_is_imported_by_nobody() -> None:
+def test_only_main_imports_the_cli() -> None:
     assert importers("runback.cli") == {"runback.__main__"}
 
 
-def test_no_module_imports_the_pickle_flavour_or_loads_without_weights_only() -> None:
+def test_no_module_loads_pickles() -> None:
     for name, file in MODULES.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
@@ -99,42 +99,24 @@ def test_no_module_imports_the_pickle_flavour_or_loads_without_weights_only() ->
         assert not [i for i in imports(file) if i in ("mlflow.pytorch", "cloudpickle", "joblib")]
 
 
-def test_help_and_mistakes_answer_without_torch_and_mlflow(tmp_path: Path) -> None:
-    """All in one process: what one of them imports, none of the others may have imported."""
-    code = """
-import contextlib, io, sys
-from runback.cli import main
-
-def run(*argv):
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        with contextlib.redirect_stderr(io.StringIO()) as err:
-            try:
-                code = main(argv)
-            except SystemExit as end:
-                code = end.code
-    heavy = {"torch", "mlflow", "pandas", "numpy", "pyarrow", "sklearn", "matplotlib"}
-    assert not heavy & set(sys.modules), (argv, heavy & set(sys.modules))
-    return code, out.getvalue(), err.getvalue()
-
-import runback
-for argv in (["--help"], ["train", "--help"], ["resume", "--help"], ["--version"]):
-    code, out, err = run(*argv)
-    assert code == 0 and out and not err, (argv, code, err)
-for argv in ([], ["bogus"], ["train", "--lrr", "3"], ["train", "-x", "3"], ["train", "one"],
-             ["train", "--lr", "abc"], ["train", "--lr"], ["train", "--device", "tpu"],
-             ["train", "--config", "missing.toml"], ["train", "--ep", "3"], ["resume"],
-             ["predict", "latest"], ["evaluate", "latest", "--dta", "x.csv"]):
-    code, out, err = run(*argv)
-    assert code == 2, (argv, code)
-    assert not out and err.startswith("runback: ") and err.count("\\n") == 1, (argv, out, err)
-"""
+def test_help_and_usage_errors_import_no_torch(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, PROGRAMS / "answer_without_torch.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_runback_costs_nothing() -> None:
+def test_importing_runback_imports_no_torch() -> None:
     code = "import sys, runback; runback.TrainConfig; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_test_names_have_at_most_60_characters() -> None:
+    for file in (ROOT / "tests").glob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                assert len(node.name) <= 60, f"{file.name}: {node.name}"

@@ -20,7 +20,7 @@ from runback.storage.checkpoints import local_positions
 OPTIONS = {
     "data": str(DATA / "non_linear.csv"), "batch_size": "16", "epochs": "60", "optimizer": "adam",
     "checkpoint_every": "3", "checkpoint_minutes": "0.002", "keep_checkpoints": "3",
-    "scheduler": "plateau", "lr": "0.01",
+    "scheduler": "plateau", "lr": "0.01", "model": NOISY,
 }  # fmt: skip
 
 
@@ -32,13 +32,8 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def options(folder: Path) -> dict[str, str]:
-    (folder / "noisy.py").write_text(NOISY)
-    return {**OPTIONS, "model": f"{folder}/noisy.py:Noisy"}
-
-
-def arguments(folder: Path) -> list[str]:
-    pairs = options(folder).items()
+def arguments() -> list[str]:
+    pairs = OPTIONS.items()
     return [word for name, value in pairs for word in (f"--{name.replace('_', '-')}", value)]
 
 
@@ -58,9 +53,9 @@ def killed_child(folder: Path, config: TrainConfig, seconds: float) -> bool:
 @pytest.mark.parametrize(
     "times", [20, pytest.param(200, marks=pytest.mark.chaos)], ids=["20 kills", "200 kills"]
 )
-def test_kills_of_the_training_and_its_writer(tmp_path: Path, times: int) -> None:
+def test_killed_trainings_resume_to_equal_results(tmp_path: Path, times: int) -> None:
     """Without the courier: many kills in little time, most of them near a checkpoint's write."""
-    rng, config = random.Random(times), TrainConfig.from_mapping(options(tmp_path))
+    rng, config = random.Random(times), TrainConfig.from_mapping(OPTIONS)
     whole = tmp_path / "whole"
     began = time.monotonic()
     train_until(whole, config)
@@ -81,7 +76,7 @@ def test_kills_of_the_training_and_its_writer(tmp_path: Path, times: int) -> Non
 
 def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
     """The commands themselves, on one run after another, until they have been killed often enough."""
-    rng, words = random.Random(seed), arguments(workspace.folder)
+    rng, words = random.Random(seed), arguments()
     whole = workspace.runback("train", *words, "--register", "none")
     assert whole.returncode == 0, whole.stderr
     expected = workspace.home(whole.stdout.strip())
@@ -130,12 +125,12 @@ def assert_each_point_once(workspace: Workspace, run_id: str) -> None:
     assert len(steps) == len(set(steps))
 
 
-def test_kills_of_the_command(workspace: Workspace) -> None:
+def test_killed_commands_resume_to_equal_results(workspace: Workspace) -> None:
     kill_and_resume(workspace, 2, seed=1)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(10))
-def test_many_kills_of_the_command(workspace: Workspace, seed: int) -> None:
+def test_many_killed_commands_resume_to_equal_results(workspace: Workspace, seed: int) -> None:
     """200 kills in all."""
     kill_and_resume(workspace, 20, seed)

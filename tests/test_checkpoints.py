@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import DATA
+from conftest import DATA, PROGRAMS
 from in_process import NoCourier, difference, last_checkpoint, train_until
 from runback.config import TrainConfig
 from runback.errors import CheckpointError, ModelError
@@ -108,7 +108,7 @@ def test_no_damaged_checkpoint_is_loaded(
     assert restored_position(folder) == (6, 0)
 
 
-def test_the_remote_copy_counts_before_the_previous_one(folder: RunDir, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_comes_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
     remote = tmp_path / "artifacts"
     shutil.copytree(folder.checkpoints, remote)
     newest = folder.checkpoints / checkpoint_name(6)
@@ -120,14 +120,14 @@ def test_the_remote_copy_counts_before_the_previous_one(folder: RunDir, tmp_path
     assert restored_position(folder, Artifacts(remote)) == (4, 0)
 
 
-def test_an_empty_folder_is_filled_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
+def test_missing_checkpoints_come_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
     here = RunDir(tmp_path / "elsewhere" / "run")
     assert restored_position(here, Artifacts(folder.checkpoints)) == (6, 0)
     assert local_positions(here.checkpoints) == [(6, 0)]
     assert not here.fetched.exists()
 
 
-def test_checkpoints_of_others_are_refused(
+def test_checkpoints_of_another_run_are_refused(
     folder: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other-run"
@@ -139,7 +139,7 @@ def test_checkpoints_of_others_are_refused(
     assert "another configuration" in capsys.readouterr().err
 
 
-def test_weights_that_do_not_fit_are_refused_by_leaf(folder: RunDir) -> None:
+def test_weights_of_another_shape_or_dtype_are_refused(folder: RunDir) -> None:
     work = prepare(CONFIG)
     wider = prepare(dataclasses.replace(CONFIG, model_args={"degree": 3}))
     odd = dataclasses.replace(wider, config=CONFIG)
@@ -177,7 +177,7 @@ def sealed(folder: Path, **fields: Any) -> Path:
         {"size": -1},
     ],
 )
-def test_a_lying_manifest_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_a_manifest_with_wrong_fields_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
     path = sealed(tmp_path, **fields)
     with pytest.raises(CheckpointError, match=r"checkpoint-000007\.json"):
         Manifest.read(path)
@@ -187,14 +187,14 @@ def test_a_lying_manifest_is_refused(tmp_path: Path, fields: dict[str, Any]) -> 
     "content",
     [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 50_000, b"1" * 10_000, b'{"file": 1}' * 9_000],
 )
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_manifest_that_does_not_parse_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoint-000007.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"checkpoint-000007\.json"):
         Manifest.read(path)
 
 
-def test_wrong_size_and_digest_types_are_damage(tmp_path: Path) -> None:
+def test_a_wrong_size_or_digest_is_damage(tmp_path: Path) -> None:
     for fields in ({"size": 10**30}, {"sha256": 5}, {"sha256": None}):
         manifest = Manifest.read(sealed(tmp_path, **fields))
         with pytest.raises(CheckpointError, match="damaged"):
@@ -214,7 +214,9 @@ def disguised(folder: Path, content: bytes) -> Manifest:
     return dataclasses.replace(manifest, size=len(content), sha256=digest)
 
 
-def test_a_hostile_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_checkpoint_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({**a_state(7), "extra": Bomb()}, tmp_path / "bomb")
     for content in ((tmp_path / "bomb").read_bytes(), pickle.dumps(Bomb()), b"", b"PK\x03\x04"):
@@ -225,14 +227,14 @@ def test_a_hostile_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("state", [a_state(8), [1, 2], {"epoch": 7, "batch": 0}])
-def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, state: Any) -> None:
+def test_a_checkpoint_without_its_entries_is_refused(tmp_path: Path, state: Any) -> None:
     torch.save(state, tmp_path / "odd")
     manifest = disguised(tmp_path, (tmp_path / "odd").read_bytes())
     with pytest.raises(CheckpointError, match=r"checkpoint-000007.pt"):
         load_checkpoint(tmp_path, manifest)
 
 
-def test_half_a_training_state_is_skipped(
+def test_an_incomplete_training_state_is_skipped(
     folder: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     owner = CheckpointKey("run", CONFIG.identity())
@@ -244,14 +246,8 @@ def test_half_a_training_state_is_skipped(
         assert "skipped checkpoint-000008.pt: not a whole" in capsys.readouterr().err
 
 
-def test_extra_state_that_cannot_come_back_is_refused_before_training(tmp_path: Path) -> None:
-    (tmp_path / "odd.py").write_text(
-        "from pathlib import PurePath\nfrom torch import nn\n"
-        "class Odd(nn.Linear):\n"
-        "    def get_extra_state(self): return PurePath('x')\n"
-        "    def set_extra_state(self, state): pass\n"
-    )
-    config = dataclasses.replace(CONFIG, model=f"{tmp_path}/odd.py:Odd")
+def test_unloadable_extra_state_is_refused() -> None:
+    config = dataclasses.replace(CONFIG, model=f"{PROGRAMS}/odd_state.py:Odd")
     with pytest.raises(ModelError, match=r"'_extra_state' .* no checkpoint can give back"):
         prepare(config)
 
@@ -259,7 +255,9 @@ def test_extra_state_that_cannot_come_back_is_refused_before_training(tmp_path: 
 # Writing
 
 
-def test_the_order_of_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_syncs_file_and_folder_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """File, fsync, rename, fsync of the folder; the manifest the same way, and after it."""
     seen: list[str] = []
     fsync, replace = os.fsync, Path.replace
@@ -291,7 +289,7 @@ def test_new_folders_are_synced_into_their_parents(
     assert set(synced) == {tmp_path, tmp_path / "a"}
 
 
-def test_a_file_that_reads_back_differently_gets_no_manifest(
+def test_a_wrongly_written_file_gets_no_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runback.storage.checkpoints.sha256_of", lambda _: "0" * 64)
@@ -345,14 +343,14 @@ def test_many_kills_while_writing_leave_only_whole_checkpoints(tmp_path: Path) -
     assert kills_while_writing(tmp_path / "c", 300) > 0
 
 
-def test_leftovers_are_gone_at_the_next_start(folder: RunDir) -> None:
+def test_temporary_files_are_removed_at_the_next_start(folder: RunDir) -> None:
     for name in (".checkpoint-000007.pt.123.tmp", ".checkpoint-000007.json.123.tmp"):
         (folder.checkpoints / name).write_bytes(b"half")
     train_until(folder.path, dataclasses.replace(CONFIG, epochs=7))
     assert not list(folder.checkpoints.glob(".*"))
 
 
-def test_a_failed_write_is_raised_at_the_next_chance() -> None:
+def test_a_failed_write_is_raised_by_the_next_call() -> None:
     def fail(_: dict[str, Any]) -> None:
         raise CheckpointError("no room")
 
@@ -380,17 +378,17 @@ def retained(folder: Path, keep: int, written: list[tuple[int, int]]) -> list[tu
 @pytest.mark.parametrize(
     ("keep", "left"), [(0, [1, 2, 3, 4, 5]), (1, [4, 5]), (2, [4, 5]), (3, [3, 4, 5])]
 )
-def test_how_many_are_kept(tmp_path: Path, keep: int, left: list[int]) -> None:
+def test_keep_checkpoints_keeps_the_newest(tmp_path: Path, keep: int, left: list[int]) -> None:
     assert retained(tmp_path, keep, [(e, 0) for e in range(1, 6)]) == [(e, 0) for e in left]
     assert len(list(tmp_path.glob("*.pt"))) == len(left)
 
 
-def test_those_inside_epochs_go_when_two_newer_ones_are_good(tmp_path: Path) -> None:
+def test_checkpoints_inside_epochs_are_pruned(tmp_path: Path) -> None:
     written = [(1, 0), (1, 5), (1, 9), (2, 0), (2, 3)]
     assert retained(tmp_path, 0, written) == [(1, 0), (2, 0), (2, 3)]
 
 
-def test_a_damaged_or_foreign_one_is_not_counted_as_good(tmp_path: Path) -> None:
+def test_damaged_and_foreign_checkpoints_do_not_count(tmp_path: Path) -> None:
     assert retained(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
     damage(random.Random(0), tmp_path / checkpoint_name(2), truncate=False)
     retention = Retention(tmp_path, OWNER, 2)
@@ -402,7 +400,7 @@ def test_a_damaged_or_foreign_one_is_not_counted_as_good(tmp_path: Path) -> None
     assert {(3, 0), (4, 0)} <= set(local_positions(tmp_path))
 
 
-def test_the_retention_reads_nothing_when_nothing_may_go(
+def test_retention_without_pruning_reads_no_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retained(tmp_path, 0, [(e, 0) for e in range(1, 6)])
@@ -414,7 +412,7 @@ def test_the_retention_reads_nothing_when_nothing_may_go(
     assert retention.add(manifest) == []
 
 
-def test_the_best_weights_are_in_every_checkpoint_once(tmp_path: Path) -> None:
+def test_every_checkpoint_holds_the_best_weights_once(tmp_path: Path) -> None:
     """Shared storage where they are the current ones; never forgotten by a resume or by pruning."""
     diverging = dataclasses.replace(
         CONFIG, model="linear", lr=0.02, momentum=0.999, checkpoint_every=1, keep_checkpoints=2

@@ -34,7 +34,7 @@ def refused(**values: Any) -> str:
     return message
 
 
-def test_the_defaults_are_the_seeds_non_linear_regression() -> None:
+def test_the_defaults_train_the_non_linear_regression() -> None:
     assert DEFAULT.data == "data/non_linear.csv"
     assert (DEFAULT.model, DEFAULT.loss, DEFAULT.optimizer) == ("polynomial", "mse", "sgd")
     assert (DEFAULT.lr, DEFAULT.epochs, DEFAULT.batch_size) == (1e-4, 10_000, 128)
@@ -69,7 +69,7 @@ def test_a_number_that_is_not_finite_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_value_outside_the_choices_is_refused_and_they_are_listed(name: str) -> None:
+def test_a_value_outside_the_choices_is_refused(name: str) -> None:
     message = refused(**{name: "other"})
     assert message.startswith(f"option {name}: 'other' is not one of ")
     assert all(choice in message for choice in FIELDS[name].metadata["choices"])
@@ -103,7 +103,7 @@ def test_a_value_outside_the_choices_is_refused_and_they_are_listed(name: str) -
         ("threads", "5000", "5000 is more than 1024"),
     ],
 )
-def test_text_that_does_not_fit_is_refused_by_name(name: str, text: str, problem: str) -> None:
+def test_unparsable_text_is_refused_by_name(name: str, text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_mapping({name: text})
     assert str(caught.value).startswith(f"option {name}: ")
@@ -137,7 +137,7 @@ def test_columns_are_given_with_commas_or_as_json() -> None:
     assert TrainConfig.from_mapping({"target": '["a, b"]'}).target == ("a, b",)
 
 
-def test_a_configuration_does_not_follow_its_callers_later_changes() -> None:
+def test_a_configuration_copies_its_arguments() -> None:
     args: dict[str, Any] = {"hidden": [8]}
     config = TrainConfig(model="mlp", model_args=args)
     args["hidden"].append(9)
@@ -187,7 +187,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
 
 
 @given(configs())
-def test_every_configuration_survives_its_way_through_text(config: TrainConfig) -> None:
+def test_every_configuration_round_trips_through_text(config: TrainConfig) -> None:
     params = config.as_params()
     again = TrainConfig.from_mapping(params)
     assert again == config
@@ -204,9 +204,7 @@ def test_every_configuration_survives_its_way_through_text(config: TrainConfig) 
     st.sampled_from(OPTION_NAMES),
     st.text('01289.-+eE:,{}[]"\\ \n\tnaiftruecdps٣é\x00', max_size=12),
 )
-def test_any_text_is_a_value_or_refused_by_the_options_name_in_one_line(
-    name: str, text: str
-) -> None:
+def test_any_text_is_parsed_or_refused_by_name(name: str, text: str) -> None:
     try:
         config = TrainConfig.from_mapping({name: text})
     except ConfigError as error:
@@ -216,7 +214,7 @@ def test_any_text_is_a_value_or_refused_by_the_options_name_in_one_line(
         assert TrainConfig.from_mapping(config.as_params()) == config
 
 
-def test_the_identity_follows_the_options_that_decide_the_numbers_only() -> None:
+def test_the_identity_ignores_options_without_effect() -> None:
     changed: dict[str, Any] = {
         "data": "x.csv", "epochs": 5, "device": "cpu", "register": "m", "checkpoint_every": 2,
         "checkpoint_minutes": 1.0, "keep_checkpoints": 3,
@@ -248,7 +246,7 @@ def toml(folder: Path, content: str | bytes) -> str:
     return str(file)
 
 
-def test_default_gives_way_to_file_and_file_to_command_line(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = toml(
         tmp_path,
         'lr = 0.5\nepochs = 7\ntarget = ["y"]\nmodel = "mlp"\nshuffle = false\n'
@@ -263,9 +261,7 @@ def test_default_gives_way_to_file_and_file_to_command_line(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "content", [b"\xef\xbb\xbflr = 0.5\r\n", b'lr = "0.5"\n', b"lr = 5e-1\n# a comment\n"]
 )
-def test_byte_order_mark_line_ends_and_text_values_are_understood(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_toml_with_bom_or_crlf_is_read(tmp_path: Path, content: bytes) -> None:
     assert read_config(toml(tmp_path, content), {}).lr == 0.5
 
 
@@ -287,7 +283,7 @@ def test_byte_order_mark_line_ends_and_text_values_are_understood(
         (b"a = " + b"[" * 100_000, "not TOML: "),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_an_invalid_toml_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     file = toml(tmp_path, content)
     with pytest.raises(ConfigError) as caught:
         read_config(file, {})
@@ -297,20 +293,20 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, content: bytes, pro
     assert len(str(caught.value)) < 300
 
 
-def test_a_mistake_in_the_file_is_told_even_where_the_command_line_overrides_it(
+def test_an_overridden_mistake_in_the_file_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ConfigError, match="option lr: 'abc' is not a number"):
         read_config(toml(tmp_path, 'lr = "abc"\n'), {"lr": "0.5"})
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
     for path, problem in ((tmp_path / "no.toml", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError, match=f"{path}: {problem}"):
             read_config(str(path), {})
 
 
-def test_a_file_that_could_change_nothing_is_refused(
+def test_a_config_file_without_effect_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = toml(tmp_path, "lr = 0.5\n")
@@ -321,7 +317,7 @@ def test_a_file_that_could_change_nothing_is_refused(
     )
 
 
-def test_options_that_one_tag_cannot_hold_are_refused() -> None:
+def test_options_longer_than_one_tag_are_refused() -> None:
     half = [f"column_{index}" for index in range(480)]
     with pytest.raises(ConfigError, match="in all, and MLflow stores 8000"):
         TrainConfig(features=half, model_args={"note": "x" * 4000})

@@ -21,8 +21,8 @@ from tracking_parts import (
     check_delivered,
     dump,
     ended,
-    first_line,
     journal_points,
+    run_and_courier,
     start_trainer,
     status_of,
 )
@@ -95,7 +95,7 @@ def test_a_journal_sent_five_times_changes_no_row(workspace: Workspace, server: 
         delivery.journal.close()
 
 
-def test_checkpoints_do_not_wait_for_endless_metrics(workspace: Workspace, delivery) -> None:
+def test_checkpoints_are_sent_between_metric_batches(workspace: Workspace, delivery) -> None:
     for step in range(1, 5001):
         delivery.journal.record([("cost", 1.0)], step)
     add_file(delivery, "checkpoints/checkpoint-000001.pt")
@@ -104,7 +104,7 @@ def test_checkpoints_do_not_wait_for_endless_metrics(workspace: Workspace, deliv
     delivery.journal.close()
 
 
-def test_a_checkpoint_pruned_before_it_was_sent_is_no_alarm(workspace: Workspace, delivery) -> None:
+def test_a_checkpoint_pruned_before_sending_is_skipped(workspace: Workspace, delivery) -> None:
     pruned = add_file(delivery, "checkpoints/checkpoint-000001.pt")
     add_file(delivery, "checkpoints/checkpoint-000002.pt")
     delivery.journal.post("delete", path="checkpoints/checkpoint-000001.pt")
@@ -115,7 +115,7 @@ def test_a_checkpoint_pruned_before_it_was_sent_is_no_alarm(workspace: Workspace
     delivery.journal.close()
 
 
-def test_a_file_that_vanished_or_changed_is_refused_by_name(workspace: Workspace, delivery) -> None:
+def test_a_missing_or_changed_file_is_refused_by_name(workspace: Workspace, delivery) -> None:
     add_file(delivery, "checkpoints/checkpoint-000001.pt").unlink()
     add_file(delivery, "checkpoints/checkpoint-000002.pt").write_bytes(b"another")
     replaced = add_file(delivery, "plots/cost.png", b"first")
@@ -130,7 +130,7 @@ def test_a_file_that_vanished_or_changed_is_refused_by_name(workspace: Workspace
     delivery.journal.close()
 
 
-def test_a_deleted_run_ends_the_wait_at_once_and_drops_nothing(
+def test_a_deleted_run_ends_the_wait_and_loses_nothing(
     workspace: Workspace, delivery, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from runback.tracking import courier
@@ -152,7 +152,7 @@ def test_a_deleted_run_ends_the_wait_at_once_and_drops_nothing(
     delivery.journal.close()
 
 
-def test_a_refused_file_is_told_at_the_end_and_the_status_is_true(
+def test_a_refused_file_is_reported_at_the_end(
     workspace: Workspace, delivery, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from runback.tracking import courier
@@ -165,7 +165,7 @@ def test_a_refused_file_is_told_at_the_end_and_the_status_is_true(
     delivery.journal.close()
 
 
-def test_a_resumed_run_takes_the_delivery_over(workspace: Workspace, delivery) -> None:
+def test_a_courier_stops_when_its_run_is_resumed(workspace: Workspace, delivery) -> None:
     """An old courier that still drains steps aside when a new training has begun."""
     from runback.tracking import courier
 
@@ -176,18 +176,18 @@ def test_a_resumed_run_takes_the_delivery_over(workspace: Workspace, delivery) -
     delivery.journal.close()
 
 
-def test_kill_9_at_any_moment_leaves_a_failed_run_with_all_that_the_journal_holds(
+def test_sigkill_leaves_a_failed_run_with_all_points(
     workspace: Workspace,
 ) -> None:
     """Before the training begins, in the middle, and with loader workers' copies of the pipe."""
     early = start_trainer(workspace, 0, 0.0, "before")
-    run_id, _ = first_line(early)
+    run_id, _ = run_and_courier(early)
     early.kill()
     assert ended(early)[0] == -signal.SIGKILL
     assert status_of(workspace, run_id) == "FAILED"
 
     late = start_trainer(workspace, 400, 0.001, "die")
-    run_id, _ = first_line(late)
+    run_id, _ = run_and_courier(late)
     assert ended(late)[0] == -signal.SIGKILL
     assert status_of(workspace, run_id) == "FAILED"
     assert check_delivered(workspace, run_id) == 800
@@ -195,9 +195,9 @@ def test_kill_9_at_any_moment_leaves_a_failed_run_with_all_that_the_journal_hold
     assert tags["runback.error"] == "the training process died without a word"
 
 
-def test_a_killed_courier_is_replaced_and_nothing_is_doubled(workspace: Workspace) -> None:
+def test_a_killed_courier_is_replaced_without_duplicates(workspace: Workspace) -> None:
     trainer = start_trainer(workspace, 4000, 0.001, "FINISHED")
-    run_id, courier = first_line(trainer)
+    run_id, courier = run_and_courier(trainer)
     wait_until(lambda: len(workspace.client.get_metric_history(run_id, "cost")) > 0)
     os.kill(courier, signal.SIGKILL)
     assert ended(trainer)[0] == 0
@@ -205,9 +205,9 @@ def test_a_killed_courier_is_replaced_and_nothing_is_doubled(workspace: Workspac
     assert check_delivered(workspace, run_id) == 8000
 
 
-def test_a_courier_killed_after_the_training_is_replaced_as_well(workspace: Workspace) -> None:
+def test_a_courier_killed_at_the_end_is_replaced(workspace: Workspace) -> None:
     trainer = start_trainer(workspace, 40, 0.0, "wait")
-    run_id, courier = first_line(trainer)
+    run_id, courier = run_and_courier(trainer)
     assert trainer.stdout is not None and trainer.stdout.readline() == "trained\n"
     os.kill(courier, signal.SIGKILL)
     _, errors = trainer.communicate("\n", timeout=120)
@@ -216,16 +216,16 @@ def test_a_courier_killed_after_the_training_is_replaced_as_well(workspace: Work
     assert status_of(workspace, run_id) == "FINISHED"
 
 
-def test_the_end_is_known_where_the_journal_cannot_say_it(workspace: Workspace) -> None:
+def test_the_status_arrives_without_a_writable_journal(workspace: Workspace) -> None:
     """On a full disk the training process tells its courier alone."""
     trainer = start_trainer(workspace, 40, 0.0, "unwritten")
-    run_id, _ = first_line(trainer)
+    run_id, _ = run_and_courier(trainer)
     assert ended(trainer)[0] == 0
     assert status_of(workspace, run_id) == "FAILED"
     assert workspace.client.get_run(run_id).data.tags["runback.error"] == "no space"
 
 
-def test_who_does_not_want_to_wait_leaves_the_courier_to_itself(workspace: Workspace) -> None:
+def test_finish_returns_early_when_told_to_leave(workspace: Workspace) -> None:
     from runback.tracking.client import CourierClient
 
     with CourierClient() as desk:
@@ -238,9 +238,9 @@ def test_who_does_not_want_to_wait_leaves_the_courier_to_itself(workspace: Works
     assert courier.wait(60) == 0
 
 
-def test_a_damaged_journal_still_gets_a_true_status_and_a_sentence(workspace: Workspace) -> None:
+def test_a_damaged_journal_still_ends_the_run_failed(workspace: Workspace) -> None:
     trainer = start_trainer(workspace, 40, 0.0, "before", RUNBACK_DRAIN_SECONDS="20")
-    run_id, _ = first_line(trainer)
+    run_id, _ = run_and_courier(trainer)
     journal = workspace.home(run_id) / "journal.db"
     for name in ("journal.db-wal", "journal.db-shm"):
         (journal.with_name(name)).unlink(missing_ok=True)
@@ -252,7 +252,7 @@ def test_a_damaged_journal_still_gets_a_true_status_and_a_sentence(workspace: Wo
     assert status_of(workspace, run_id) == "FAILED"
 
 
-def test_a_server_without_its_artifact_store_still_gets_the_status(
+def test_the_status_arrives_without_an_artifact_store(
     workspace: Workspace, delivery, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runback.tracking import courier
@@ -289,7 +289,7 @@ class Answer(BaseHTTPRequestHandler):
     ("status", "says", "within"),
     [(500, "gives no good answer within 1 s", 4), (401, "refuses", 1), (403, "refuses", 1)],
 )
-def test_a_server_that_will_not_is_told_in_time(
+def test_a_failing_server_is_reported_in_time(
     monkeypatch: pytest.MonkeyPatch, status: int, says: str, within: float
 ) -> None:
     from runback.errors import TrackingError
@@ -309,7 +309,7 @@ def test_a_server_that_will_not_is_told_in_time(
     server.server_close()
 
 
-def test_an_address_that_swallows_everything_is_told_in_time(
+def test_a_silent_server_is_reported_in_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     import socket
@@ -330,7 +330,7 @@ def test_an_address_that_swallows_everything_is_told_in_time(
 @pytest.mark.parametrize(
     ("uri", "says"), [("ftp://somewhere", "MLFLOW_TRACKING_URI"), ("gopher://x:pw@y", "gopher://y")]
 )
-def test_a_wrong_scheme_is_the_users_mistake(uri: str, says: str) -> None:
+def test_an_unknown_uri_scheme_is_refused(uri: str, says: str) -> None:
     from runback.errors import UsageError
     from runback.tracking.connection import connect
 
@@ -339,7 +339,7 @@ def test_a_wrong_scheme_is_the_users_mistake(uri: str, says: str) -> None:
     assert "pw" not in str(error.value)
 
 
-def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_database_is_refused(tmp_path: Path) -> None:
     from runback.errors import TrackingError
     from runback.tracking.connection import connect
 
@@ -348,7 +348,7 @@ def test_a_file_that_is_no_database_is_told_at_once(tmp_path: Path) -> None:
         connect(f"sqlite:///{tmp_path}/mlflow.db")
 
 
-def test_places_are_absolute_and_keep_no_secrets(
+def test_uris_are_absolute_and_keep_no_secrets(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     import mlflow
@@ -373,10 +373,10 @@ def test_places_are_absolute_and_keep_no_secrets(
     )
 
 
-def test_four_processes_that_start_at_once_make_one_store(workspace: Workspace) -> None:
+def test_four_simultaneous_starts_make_one_store(workspace: Workspace) -> None:
     (workspace.folder / "mlflow.db").unlink()
     trainers = [start_trainer(workspace, 20, 0.0, "FINISHED") for _ in range(4)]
-    ids = [first_line(trainer)[0] for trainer in trainers]
+    ids = [run_and_courier(trainer)[0] for trainer in trainers]
     assert [ended(trainer)[0] for trainer in trainers] == [0, 0, 0, 0]
     assert [status_of(workspace, run_id) for run_id in ids] == ["FINISHED"] * 4
     assert all(journal_points(workspace, run_id) for run_id in ids)

@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from conftest import Server, Workspace
-from tracking_parts import check_delivered, ended, first_line, start_trainer, status_of
+from tracking_parts import check_delivered, ended, run_and_courier, start_trainer, status_of
 
 CREATE = "/api/2.0/mlflow/runs/create"
 
@@ -99,7 +99,7 @@ def runs_of(where: Workspace) -> dict[str, str]:
     return {run.info.run_id: run.info.status for run in where.client.search_runs(["0"])}
 
 
-def test_a_run_whose_answer_is_lost_is_found_and_taken(
+def test_a_lost_create_response_makes_one_run(
     workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No answer, half an answer, a gateway's page, a server slower than its wire; and retries."""
@@ -131,7 +131,7 @@ def test_a_run_whose_answer_is_lost_is_found_and_taken(
     assert wire.questions == 8 and runs_of(behind) == dict.fromkeys(made, "RUNNING")
 
 
-def test_a_training_through_a_lossy_wire_leaves_no_run_to_nobody(
+def test_training_after_a_lost_response_makes_one_run(
     workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The courier's own path; then a server that goes away with its answer, and sync afterwards."""
@@ -144,7 +144,7 @@ def test_a_training_through_a_lossy_wire_leaves_no_run_to_nobody(
     home = workspace.folder / ".runback"
     wire.faults = ["lost"]
     trainer = start_trainer(through, 40, 0.0, "FINISHED")
-    run_id, _ = first_line(trainer)
+    run_id, _ = run_and_courier(trainer)
     assert ended(trainer)[0] == 0
     assert runs_of(behind) == {run_id: "FINISHED"} and wire.questions == 1
     assert check_delivered(behind, run_id) == 80
@@ -163,7 +163,7 @@ def test_a_training_through_a_lossy_wire_leaves_no_run_to_nobody(
     assert [file.name for file in home.iterdir()] == [run_id]
 
 
-def test_only_a_run_that_nobody_took_over_is_put_right(
+def test_sync_fails_only_abandoned_new_runs(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A courier that dies between the run and its journal; one at work; a run in use."""

@@ -35,7 +35,7 @@ def command_of(entry: str) -> str:
     return "train" if entry == "main" else entry
 
 
-def test_the_command_line_has_every_field_and_no_other_option() -> None:
+def test_the_command_line_has_exactly_the_options() -> None:
     assert [a.dest for a in arguments("train")] == ["config", *OPTION_NAMES]
     for action in arguments("train")[1:]:
         assert action.option_strings[0] == f"--{action.dest.replace('_', '-')}"
@@ -43,7 +43,7 @@ def test_the_command_line_has_every_field_and_no_other_option() -> None:
         assert FIELDS[action.dest].metadata["help"] in str(action.help).replace("%%", "%")
 
 
-def test_mlproject_has_every_field_with_the_same_default() -> None:
+def test_mlproject_has_every_option_and_default() -> None:
     defaults = {name: spec["default"] for name, spec in MAIN["parameters"].items()}
     assert defaults == TrainConfig().as_params()
     assert list(defaults) == list(OPTION_NAMES)
@@ -61,7 +61,7 @@ def test_every_command_is_an_entry_point() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
-def test_no_command_forgets_a_parameter(entry: str) -> None:
+def test_every_parameter_is_used_by_its_command(entry: str) -> None:
     spec = ENTRY_POINTS[entry]
     used = re.findall(r"{(\w+)}", spec["command"])
     assert sorted(used) == sorted(spec["parameters"])
@@ -81,7 +81,7 @@ def test_every_parameter_reaches_the_option_of_its_name(entry: str) -> None:
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRY_POINTS if e != "main"])
-def test_an_entry_point_has_every_argument_of_its_command_that_it_can_use(entry: str) -> None:
+def test_an_entry_point_has_every_usable_argument(entry: str) -> None:
     """`resume` lists all options to refuse most of them by name; MLproject passes RUN on."""
     wanted = {"run_id" if a.dest == "run" else a.dest for a in arguments(entry)}
     if entry == "resume":
@@ -90,7 +90,7 @@ def test_an_entry_point_has_every_argument_of_its_command_that_it_can_use(entry:
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
-def test_an_option_of_the_command_line_is_obeyed(name: str) -> None:
+def test_every_command_line_option_is_read(name: str) -> None:
     other: dict[str, str] = {
         "data": "x.csv", "target": "a,b", "features": "c", "model": "mlp",
         "model_args": '{"degree": 3}', "scheduler_args": '{"gamma": 0.5}', "split": "7:2:1",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import DATA, ROOT, SECONDS, Workspace
+from conftest import DATA, PROGRAMS, ROOT, SECONDS, Workspace
 from runback.cli import main
 from runback.errors import UsageError
 from runback.tracking.create_run import new_run
@@ -55,9 +55,7 @@ def launch(folder: Path, database: Path, parameter: str) -> Launch:
     return Launch(done, MlflowClient(uri))
 
 
-def test_a_mistake_under_mlflow_run_is_one_sentence_and_one_failed_run(
-    tmp_path: Path, empty_database: Path
-) -> None:
+def test_an_invalid_mlflow_run_is_one_failed_run(tmp_path: Path, empty_database: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         futures = [
             pool.submit(launch, tmp_path / str(index), empty_database, parameter)
@@ -99,7 +97,7 @@ def test_a_mistake_under_mlflow_run_is_one_sentence_and_one_failed_run(
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_a_mistake_that_only_the_job_can_see(
+def test_an_invalid_option_leaves_no_run(
     workspace: Workspace, options: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """In this process, to save time; the courier is a real one."""
@@ -114,7 +112,7 @@ def test_a_mistake_that_only_the_job_can_see(
     assert not (workspace.folder / ".runback").exists()
 
 
-def test_refused_arguments_end_the_run_that_was_made_for_them_and_no_other(
+def test_refused_arguments_fail_their_run_only(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Without `mlflow run`, which would see the exit code, nobody else says why it got nothing."""
@@ -138,28 +136,17 @@ def test_refused_arguments_end_the_run_that_was_made_for_them_and_no_other(
     assert client.get_run(os.environ["MLFLOW_RUN_ID"]).info.status == "FINISHED"
 
 
-def test_the_command_line_itself_ends_with_two(workspace: Workspace) -> None:
+def test_an_invalid_option_exits_with_two(workspace: Workspace) -> None:
     done = workspace.runback("train", "--lr", "abc")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "runback: option lr: 'abc' is not a number\n"
 
 
-HUNGRY = """
-import torch
-class Hungry(torch.nn.Linear):
-    def forward(self, x):
-        if len(x) > 100:
-            torch.empty(2**60, dtype=torch.uint8)
-        return super().forward(x)
-"""
-
-
-def test_a_training_without_memory_fails_in_one_sentence(
+def test_a_training_out_of_memory_fails_in_one_sentence(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (workspace.folder / "hungry.py").write_text(HUNGRY)
-    data = str(DATA / "non_linear.csv")
-    assert main(["train", "--data", data, "--model", "hungry.py:Hungry", "--epochs", "2"]) == 1
+    data, model = str(DATA / "non_linear.csv"), f"{PROGRAMS}/hungry.py:Hungry"
+    assert main(["train", "--data", data, "--model", model, "--epochs", "2"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
     assert "runback: no memory left on cpu; try a smaller batch_size or a smaller model (" in err
@@ -168,7 +155,7 @@ def test_a_training_without_memory_fails_in_one_sentence(
     assert run.info.status == "FAILED"
 
 
-def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(
+def test_training_with_closed_streams_finishes(
     workspace: Workspace,
 ) -> None:
     """With all streams closed, the next files opened would be taken for them."""
@@ -188,7 +175,7 @@ def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(
     assert (done.returncode, done.stderr) == (1, sentence)
 
 
-def test_an_experiment_that_is_not_there_is_the_users_mistake(
+def test_a_missing_experiment_is_refused(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deleted = workspace.client.create_experiment("deleted")
@@ -205,7 +192,7 @@ def test_an_experiment_that_is_not_there_is_the_users_mistake(
         assert workspace.client.get_experiment(experiment).name == "new / one"
 
 
-def test_a_run_that_has_ended_is_nobodys_launch(
+def test_an_ended_mlflow_run_id_is_refused_unchanged(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Neither a mistake nor a training changes the run that a forgotten MLFLOW_RUN_ID names."""

@@ -21,7 +21,7 @@ VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4)
 
 
 @given(st.lists(VALUES, min_size=2, max_size=9))
-def test_scores_are_their_definitions(rows: list[list[float]]) -> None:
+def test_scores_match_their_definitions(rows: list[list[float]]) -> None:
     table = torch.tensor(rows)
     predicted, actual = table[:, :2], table[:, 2:]
     found = scores(predicted, actual, "mse")
@@ -35,13 +35,13 @@ def test_scores_are_their_definitions(rows: list[list[float]]) -> None:
         assert found["r2"] == pytest.approx(r2.mean(), rel=1e-6, abs=1e-6)
 
 
-def test_the_cost_is_the_runs_own() -> None:
+def test_the_cost_score_uses_the_loss_of_the_run() -> None:
     predicted, actual = torch.tensor([[0.0], [4.0]]), torch.tensor([[0.5], [1.0]])
     costs = {loss: scores(predicted, actual, loss)["cost"] for loss in ("mse", "l1", "huber")}
     assert costs == {"mse": 4.625, "l1": 1.75, "huber": 1.3125}
 
 
-def test_one_row_has_no_r2_and_infinite_predictions_have_a_cost_only() -> None:
+def test_one_row_has_no_r2() -> None:
     one = torch.ones(1, 1)
     assert set(scores(one, one, "mse")) == {"cost", "rmse", "mae"}
     wrong = torch.tensor([[math.nan], [1.0]])
@@ -56,7 +56,7 @@ def test_a_target_that_never_changes_has_no_r2() -> None:
     assert scores(actual[:, :1], actual[:, :1], "mse")["r2"] == 1
 
 
-def test_json_on_standard_output_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_json_has_null_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) -> None:
     cli._print_json({"scores": {"cost": math.nan, "rmse": math.inf, "mae": 0.5}})
     out = capsys.readouterr().out
     assert json.loads(out, parse_constant=pytest.fail)["scores"] == {
@@ -64,7 +64,7 @@ def test_json_on_standard_output_is_strict(capsys: pytest.CaptureFixture[str]) -
     }  # fmt: skip
 
 
-def test_predictions_are_made_in_eval_mode_which_is_put_back() -> None:
+def test_predictions_use_eval_mode_and_restore_it() -> None:
     module = Mlp(2, 1, hidden=[4], dropout=0.5)
     x = torch.randn(50, 2)
     for training in (True, False):
@@ -74,7 +74,7 @@ def test_predictions_are_made_in_eval_mode_which_is_put_back() -> None:
     assert not predict_rows(module, x).requires_grad
 
 
-def test_better_goes_by_the_metrics_own_direction() -> None:
+def test_better_depends_on_the_metric() -> None:
     assert is_better("rmse", 1.0, 2.0)
     assert not is_better("rmse", 2.0, 2.0)
     assert is_better("r2", 0.9, 0.5)
@@ -90,7 +90,7 @@ def drawn(file: Path) -> bool:
     "values", [[2.0], [2.0, 2.0], [0.0, 0.0], [1.0, math.nan], [math.nan] * 2, [math.inf, 1.0],
                [1e308, 1.7e308], [1e300, 1e-300], [3.0, 2.0, 1.0] * 50, [-1.0, 2.0]],
 )  # fmt: skip
-def test_any_costs_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+def test_any_costs_are_plotted(tmp_path: Path, values: list[float]) -> None:
     file = tmp_path / "plots" / "cost.png"
     steps = range(1, len(values) + 1)
     plot_costs(file, {"cost": (steps, values), "val_cost": (steps, values[::-1])})
@@ -100,7 +100,7 @@ def test_any_costs_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
 @pytest.mark.parametrize(
     "name", ["y", "$x_$", "price in $", "$$", "_y", "温度", "a\nb", "y" * 500, "\\frac{", "%", "^"]
 )
-def test_columns_of_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
+def test_columns_of_any_name_are_plotted(tmp_path: Path, name: str) -> None:
     file = tmp_path / "predictions.png"
     plot_predictions(file, np.ones((3, 1)), np.zeros((3, 1)), [name])
     assert drawn(file)
@@ -108,7 +108,7 @@ def test_columns_of_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1.7e308, math.nan, math.inf])
 @pytest.mark.parametrize("width", [1, 200])
-def test_any_predictions_can_be_drawn(tmp_path: Path, value: float, width: int) -> None:
+def test_any_predictions_are_plotted(tmp_path: Path, value: float, width: int) -> None:
     file = tmp_path / "predictions.png"
     actual = np.linspace(-value if math.isfinite(value) else -1, 1, 5 * width).reshape(5, width)
     names = [f"target number {index}" for index in range(width)]

@@ -32,17 +32,16 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 30 rows and the module that draws from every generator."""
+    """The folder of a table of 30 rows."""
     folder = tmp_path_factory.mktemp("data")
     rows = "".join(f"{x / 7},{(x * 13 % 30) / 11},{(x * 7 % 30) / 10}\n" for x in range(30))
     (folder / "table.csv").write_text("a,b,y\n" + rows)
-    (folder / "noisy.py").write_text(NOISY)
     return folder
 
 
 def configured(data: Path, **options: object) -> TrainConfig:
     usual = {
-        "data": str(data / "table.csv"), "model": f"{data}/noisy.py:Noisy", "epochs": EPOCHS,
+        "data": str(data / "table.csv"), "model": NOISY, "epochs": EPOCHS,
         "batch_size": 10, "split": "8:2:0", "drop_last": "false", "lr": 0.01,
         "checkpoint_every": 2, "checkpoint_minutes": 0,
     }  # fmt: skip
@@ -56,7 +55,9 @@ def assert_same_end(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_place_of_interruption(data: Path, tmp_path: Path, variant: str) -> None:
+def test_stopped_at_any_batch_resumes_bit_identical(
+    data: Path, tmp_path: Path, variant: str
+) -> None:
     config = configured(data, **VARIANTS[variant])
     train_until(tmp_path / "whole", config)
     assert len(history(tmp_path / "whole")) >= 3, "nothing was trained"
@@ -67,7 +68,7 @@ def test_every_place_of_interruption(data: Path, tmp_path: Path, variant: str) -
         assert_same_end(part, tmp_path / "whole")
 
 
-def test_every_place_of_a_kill(data: Path, tmp_path: Path) -> None:
+def test_killed_at_any_batch_resumes_bit_identical(data: Path, tmp_path: Path) -> None:
     """Without a checkpoint at the end the last one is far back: epochs are trained again."""
     config = configured(data, momentum=0.9, scheduler="cosine")
     train_until(tmp_path / "whole", config)
@@ -93,7 +94,7 @@ def test_every_place_of_a_kill(data: Path, tmp_path: Path) -> None:
         }
     ),
 )
-def test_any_sequence_of_interruptions_and_kills(
+def test_any_sequence_of_stops_and_kills_is_bit_identical(
     data: Path, tmp_path_factory: pytest.TempPathFactory, stops, options
 ) -> None:
     folder, config = tmp_path_factory.mktemp("any"), configured(data, **options)
@@ -130,7 +131,7 @@ def test_loader_workers_resume_inside_an_epoch(data: Path, tmp_path: Path) -> No
     assert difference(history(tmp_path / "plain"), history(tmp_path / "whole")) == ""
 
 
-def test_more_epochs_keep_the_shape_of_the_schedule(data: Path, tmp_path: Path) -> None:
+def test_more_epochs_keep_the_schedule_of_the_run(data: Path, tmp_path: Path) -> None:
     """Trained on past the end: as if the schedule's shape had been given in full from the start."""
     for name, shape in (("cosine", '{"T_max": 3}'), ("step", '{"step_size": 1}')):
         short = configured(data, epochs=3, scheduler=name)
@@ -142,7 +143,7 @@ def test_more_epochs_keep_the_shape_of_the_schedule(data: Path, tmp_path: Path) 
         assert difference(history(tmp_path / name), history(tmp_path / f"{name}-given")) == ""
 
 
-def test_the_comparison_itself_can_fail(data: Path, tmp_path: Path) -> None:
+def test_one_flipped_bit_is_a_difference(data: Path, tmp_path: Path) -> None:
     """One flipped bit in one generator's state is a difference."""
     config = configured(data)
     train_until(tmp_path / "a", config)

@@ -52,7 +52,7 @@ def run(file: Path, format: str, module: torch.nn.Module, x: torch.Tensor) -> to
     return torch.from_numpy(session.run(["predictions"], {"features": x.numpy()})[0])
 
 
-def test_wrong_wishes_are_refused_before_anything_is_loaded(
+def test_invalid_export_options_are_refused_first(
     finished_runs: FinishedRuns,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -95,7 +95,7 @@ def test_a_file_that_fails_its_check_is_not_left_behind(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_prints_json(
+def test_export_prints_json(
     finished_runs: FinishedRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "weights.pt"

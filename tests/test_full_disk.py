@@ -88,7 +88,7 @@ def leave_free(disk: Path, kilobytes: int) -> Path:
     return ballast
 
 
-def test_a_full_disk_at_every_write(disk: Path, whole: Path) -> None:
+def test_a_full_disk_at_any_write_keeps_old_checkpoints(disk: Path, whole: Path) -> None:
     """The same training with a little room more each time: ever another write finds none."""
     run = disk / "run"
     counts, errors = [0], []
@@ -109,7 +109,9 @@ def test_a_full_disk_at_every_write(disk: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("kilobytes", [1, 4, 12, 17, 24, 48, 90])
-def test_a_file_size_limit(tmp_path: Path, whole: Path, kilobytes: int) -> None:
+def test_a_file_size_limit_keeps_old_checkpoints(
+    tmp_path: Path, whole: Path, kilobytes: int
+) -> None:
     """Limits below the size of a manifest, of a checkpoint, of the journal, of its log."""
     run = tmp_path / "run"
     train_until(run, TrainConfig(**{**vars(CONFIG), "epochs": 4}))
@@ -124,7 +126,7 @@ def test_a_file_size_limit(tmp_path: Path, whole: Path, kilobytes: int) -> None:
     assert_ends_like(run, whole)
 
 
-def test_what_is_full_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_error_names_the_folder(tmp_path: Path) -> None:
     with (
         file_size_limit(100),
         pytest.raises(StorageError, match=f"file size limit .* on the disk that holds {tmp_path}"),
@@ -135,7 +137,7 @@ def test_what_is_full_is_named(tmp_path: Path) -> None:
         (tmp_path / "absent" / "plot.png").write_bytes(b"")
 
 
-def test_a_full_disk_under_the_command(workspace: Workspace, disk: Path) -> None:
+def test_a_full_disk_fails_the_run_and_it_resumes(workspace: Workspace, disk: Path) -> None:
     """FAILED and not RUNNING, one sentence, and resumable when there is room."""
     options = ("--data", CONFIG.data, "--epochs", "300", "--checkpoint-every", "10")
     home = {"RUNBACK_HOME": str(disk / "home"), "RUNBACK_DRAIN_SECONDS": "3"}

@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import PROGRAMS
 from runback.errors import JournalError
 from runback.storage.journal import Journal, Point
 
@@ -46,7 +47,7 @@ def everything(journal: Journal) -> dict[tuple[str, int], bytes]:
 
 @given(recordings, st.integers(1, 7))
 @settings(max_examples=60, deadline=None)
-def test_the_first_value_of_each_point_is_kept_bit_equal(
+def test_the_first_value_of_each_point_is_kept(
     tmp_path_factory: pytest.TempPathFactory, recorded: list[tuple[int, str, float]], every: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.db"
@@ -69,7 +70,7 @@ def test_the_first_value_of_each_point_is_kept_bit_equal(
 
 @given(st.lists(values, min_size=1, max_size=10), st.lists(values, min_size=1, max_size=10))
 @settings(max_examples=40, deadline=None)
-def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
+def test_repeated_values_are_compared_not_replaced(
     tmp_path_factory: pytest.TempPathFactory, first: list[float], second: list[float]
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.db"
@@ -97,7 +98,7 @@ def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
     st.integers(0, 12),
 )
 @settings(max_examples=60, deadline=None)
-def test_adopted_points_count_as_published_and_others_go_on_waiting(
+def test_adopted_points_count_as_delivered(
     tmp_path_factory: pytest.TempPathFactory,
     here: dict[int, float],
     there: dict[int, float],
@@ -130,7 +131,7 @@ def test_a_point_keeps_the_timestamp_of_its_first_recording(journal: Journal) ->
     assert journal.points("cost") == [first]
 
 
-def test_a_full_disk_loses_nothing_and_is_told_in_one_sentence(journal: Journal) -> None:
+def test_a_full_journal_disk_loses_nothing(journal: Journal) -> None:
     (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
     journal._db.execute(f"PRAGMA max_page_count = {pages}")
     for step in range(1, 2001):
@@ -145,7 +146,7 @@ def test_a_full_disk_loses_nothing_and_is_told_in_one_sentence(journal: Journal)
     assert [p.value for p in journal.points("cost")] == [float(n) for n in range(1, 2002)]
 
 
-def test_an_exception_in_the_middle_of_a_flush_loses_nothing(
+def test_an_exception_during_a_flush_loses_nothing(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Signal(BaseException):
@@ -184,18 +185,9 @@ def test_recording_and_flushing_on_two_threads_loses_nothing(journal: Journal) -
     assert len(journal.points("cost")) == 20_000
 
 
-def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
-    script = (
-        "import sys, pathlib; from runback.storage.journal import Journal\n"
-        "journal = Journal(pathlib.Path(sys.argv[1]), tidy=False)\n"
-        "for step in range(1, 1000001):\n"
-        "    journal.record([('cost', step / 3)], step)\n"
-        "    if journal.flush_if_due(): print(step, flush=True)\n"
-    )
-    path = tmp_path / "journal.db"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
-    )
+def test_flushed_points_survive_sigkill(tmp_path: Path) -> None:
+    program, path = PROGRAMS / "record_until_killed.py", tmp_path / "journal.db"
+    process = subprocess.Popen([sys.executable, program, path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     flushed = [int(process.stdout.readline()) for _ in range(3)][-1]
     os.kill(process.pid, signal.SIGKILL)
@@ -208,14 +200,14 @@ def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be read" * 50])
-def test_a_damaged_file_is_told_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_journal_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(content)
     with pytest.raises(JournalError, match=f"{path} cannot be opened as a journal"):
         Journal(path)
 
 
-def test_the_outbox_keeps_its_order_and_refusals_can_be_retried(journal: Journal) -> None:
+def test_the_outbox_keeps_order_and_retries_refusals(journal: Journal) -> None:
     for name in ("a", "b", "c"):
         journal.post("artifact", file=name, artifact_path="plots", sha256="")
     first = journal.next_item()
@@ -250,7 +242,7 @@ def test_facts_are_stored_together_or_not_at_all(journal: Journal) -> None:
     assert journal.fact("nothing", 7) == 7
 
 
-def test_the_loop_never_waits_for_another_threads_flush(journal: Journal) -> None:
+def test_flush_if_due_never_waits_for_another_flush(journal: Journal) -> None:
     journal._flushed = 0.0
     with journal._lock:
         assert journal.flush_if_due() is False

@@ -28,7 +28,7 @@ def results(work: TrainingSetup) -> Iterator[EpochResult]:
         yield event
 
 
-def test_the_polynomial_finds_the_least_squares_solution() -> None:
+def test_the_polynomial_converges_to_least_squares() -> None:
     work = prepare(TrainConfig(data=str(DATA / "non_linear.csv")))
     rows = work.split.train
     x = work.table.features[rows, 0].double().numpy()
@@ -51,7 +51,7 @@ def test_the_polynomial_finds_the_least_squares_solution() -> None:
     assert abs(costs[-1] - noise) < 0.1 * noise
 
 
-def test_the_multiple_regression_is_learned_to_the_end() -> None:
+def test_multiple_regression_converges() -> None:
     work = prepare(
         TrainConfig(
             data=str(DATA / "multiple_linear.csv"), target=("y1", "y2"), model="linear",

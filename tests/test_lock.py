@@ -12,19 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from conftest import PROGRAMS
 from runback.errors import RunHeldError, UsageError
 from runback.storage.lock import FileLock
 
-HOLD = (
-    "import sys, time, pathlib; from runback.storage.lock import FileLock\n"
-    "FileLock(pathlib.Path(sys.argv[1])).acquire('it'); print('held', flush=True)\n"
-    "{then}\ntime.sleep(60)"
-)
 
-
-def holder(path: Path, then: str = "") -> subprocess.Popen[str]:
+def holder(path: Path, *then: str) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", HOLD.format(then=then), str(path)], stdout=subprocess.PIPE, text=True
+        [sys.executable, PROGRAMS / "hold_lock.py", path, *then], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline() == "held\n"
     return process
@@ -37,7 +32,7 @@ def end(process: subprocess.Popen[str]) -> None:
     process.stdout.close()
 
 
-def test_a_second_comer_is_told_who_holds_it_and_gets_it_after_kill_9(tmp_path: Path) -> None:
+def test_a_held_lock_names_its_holder_until_sigkill(tmp_path: Path) -> None:
     process = holder(tmp_path / "lock")
     with pytest.raises(RunHeldError, match=f"run x is held by process {process.pid} on ") as error:
         FileLock(tmp_path / "lock").acquire("run x")
@@ -46,9 +41,8 @@ def test_a_second_comer_is_told_who_holds_it_and_gets_it_after_kill_9(tmp_path: 
     assert FileLock(tmp_path / "lock").try_acquire()
 
 
-def test_a_worker_that_outlives_its_parent_does_not_hold_the_lock(tmp_path: Path) -> None:
-    then = "import os\nif os.fork() == 0:\n    print(os.getpid(), flush=True); time.sleep(60)"
-    process = holder(tmp_path / "lock", then)
+def test_a_forked_worker_does_not_hold_the_lock(tmp_path: Path) -> None:
+    process = holder(tmp_path / "lock", "fork")
     assert process.stdout is not None
     worker = int(process.stdout.readline())
     os.kill(process.pid, signal.SIGKILL)
@@ -66,7 +60,7 @@ def test_two_holders_in_one_process_exclude_each_other(tmp_path: Path) -> None:
     assert FileLock(tmp_path / "lock").try_acquire()
 
 
-def test_acquire_waits_for_one_who_only_looks(tmp_path: Path) -> None:
+def test_acquire_waits_for_a_brief_holder(tmp_path: Path) -> None:
     looker = FileLock(tmp_path / "lock")
     assert looker.try_acquire()
     threading.Timer(0.2, looker.release).start()
@@ -75,7 +69,7 @@ def test_acquire_waits_for_one_who_only_looks(tmp_path: Path) -> None:
     assert time.monotonic() - started < 0.9
 
 
-def test_a_place_that_cannot_be_written_is_a_usage_error(tmp_path: Path) -> None:
+def test_a_lock_in_an_unusable_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be made"):
         FileLock(tmp_path / "file" / "lock").try_acquire()

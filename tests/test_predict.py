@@ -34,7 +34,7 @@ def expected(finished_runs: FinishedRuns, name: str, frame: pd.DataFrame) -> lis
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
 @pytest.mark.parametrize("target", ["out.csv", "out.parquet"])
-def test_every_row_is_the_modules_own_answer(
+def test_predict_equals_the_module_bit_for_bit(
     finished_runs: FinishedRuns, tmp_path: Path, source: str, target: str
 ) -> None:
     frame = table(1000)
@@ -55,7 +55,7 @@ def test_every_row_is_the_modules_own_answer(
     assert found["y"].tolist() == expected(finished_runs, "strong", frame)
 
 
-def test_the_table_itself_is_never_written_over(
+def test_predict_refuses_to_overwrite_its_table(
     finished_runs: FinishedRuns, tmp_path: Path
 ) -> None:
     file = tmp_path / "in.csv"
@@ -71,7 +71,7 @@ def test_the_table_itself_is_never_written_over(
 
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
-def test_blocks_join_without_a_seam(
+def test_predictions_in_blocks_equal_those_of_one_block(
     finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     frame, file = table(101), tmp_path / source
@@ -96,7 +96,7 @@ def test_blocks_join_without_a_seam(
     np.testing.assert_allclose(found["y"], expected(finished_runs, "strong", frame), rtol=1e-6)
 
 
-def test_the_command_prints_csv_and_says_how_many_rows(
+def test_predict_prints_csv_and_the_row_count(
     finished_runs: FinishedRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame = pd.DataFrame({"z": ["a", "b", "c"], "x": [1, 5, 11]})
@@ -112,7 +112,7 @@ def test_the_command_prints_csv_and_says_how_many_rows(
     assert "predicted 3 rows" in printed.err
 
 
-def test_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None:
+def test_predict_takes_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None:
     for rows in (1, 0):
         for suffix in ("csv", "parquet"):
             file, out = tmp_path / f"in{rows}.{suffix}", tmp_path / f"out{rows}.{suffix}"
@@ -137,7 +137,7 @@ def test_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None
         ("", [], "the file is empty"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_and_nothing_is_left(
+def test_a_predict_error_names_it_and_leaves_no_file(
     finished_runs: FinishedRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -155,7 +155,7 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
 
 
-def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+def test_predict_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
     """What Arrow holds at most does not grow with the table."""
 
     def most_held(rows: int) -> int:
@@ -172,7 +172,7 @@ def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     assert many < 1.5 * few, (few, many)
 
 
-def test_pyfunc_and_predict_agree_on_more_rows_than_a_block(
+def test_pyfunc_equals_predict_beyond_one_block(
     finished_runs: FinishedRuns, tmp_path: Path
 ) -> None:
     numbers = np.random.default_rng(1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import DATA, Workspace
+from conftest import DATA, PROGRAMS, Workspace
 from finished_runs import FinishedRuns, make_runs
 from runback.cli import main
 from runback.commands.load import evaluate
@@ -42,7 +42,7 @@ def holder(finished_runs: FinishedRuns, name: str, alias: str = "champion") -> s
     return None if found is None else str(found)
 
 
-def test_the_alias_goes_to_the_better_and_back(finished_runs: FinishedRuns) -> None:
+def test_promote_moves_the_alias_and_rollback_returns_it(finished_runs: FinishedRuns) -> None:
     weak, strong = register_apart(finished_runs, "ladder", "weak", "strong")
     first = promote(weak)
     assert (first["moved"], first["holder"], first["version"]) == (True, None, "1")
@@ -63,7 +63,7 @@ def test_the_alias_goes_to_the_better_and_back(finished_runs: FinishedRuns) -> N
         rollback(weak)
 
 
-def test_directions_of_the_metrics_are_known(finished_runs: FinishedRuns) -> None:
+def test_promote_follows_the_direction_of_each_metric(finished_runs: FinishedRuns) -> None:
     weak, strong = register_apart(finished_runs, "directions", "weak", "strong")
     for metric in ("cost", "rmse", "mae", "r2"):
         promote(weak, alias=metric, metric=metric)
@@ -73,7 +73,7 @@ def test_directions_of_the_metrics_are_known(finished_runs: FinishedRuns) -> Non
         promote(weak, metric="auc")
 
 
-def test_other_test_rows_are_refused_unless_a_table_is_given(
+def test_other_test_rows_need_a_common_table(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs: dict[str, dict[str, Any]] = {
@@ -109,23 +109,13 @@ def test_other_test_rows_are_refused_unless_a_table_is_given(
     assert "option force: 'maybe' is neither true nor false" in capsys.readouterr().err
 
 
-# Promotes a version to a new alias each time that it is told one.
-PROMOTER = """
-import json, sys
-from runback.commands.promote import promote
-
-for alias in sys.stdin:
-    found = promote(sys.argv[1], alias.strip()) if alias.strip() else {}
-    print(json.dumps(found), flush=True)
-"""
-
-
-def test_two_that_promote_at_once_take_turns(finished_runs: FinishedRuns) -> None:
+def test_concurrent_promotions_are_serialized(finished_runs: FinishedRuns) -> None:
     """Each is judged against the holder that it replaces, so the better one has the alias."""
     versions = register_apart(finished_runs, "race", "strong", "weak")
+    program = PROGRAMS / "promote_on_request.py"
     two = [
         subprocess.Popen(
-            [sys.executable, "-c", PROMOTER, version], env=dict(os.environ), text=True,
+            [sys.executable, program, version], env=dict(os.environ), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )
         for version in versions
@@ -151,7 +141,9 @@ def test_two_that_promote_at_once_take_turns(finished_runs: FinishedRuns) -> Non
     assert [process.returncode for process in two] == [0, 0]
 
 
-def test_on_a_real_server(remote: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_promote_and_rollback_through_a_server(
+    remote: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     ids = make_runs(
         remote, {"a": {"data": "table.csv", "epochs": 3}, "b": {"data": "table.csv", "epochs": 40}}
     ).ids

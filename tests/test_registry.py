@@ -23,7 +23,7 @@ from runback.tracking import registry
 from runback.tracking.runs import find_run
 
 
-def test_the_logged_model_belongs_to_its_run_and_has_its_figures(
+def test_the_logged_model_has_its_run_and_metrics(
     finished_runs: FinishedRuns,
 ) -> None:
     client, run_id = finished_runs.workspace.client, finished_runs.ids["strong"]
@@ -47,7 +47,7 @@ def test_the_logged_model_belongs_to_its_run_and_has_its_figures(
     assert output.model_id in {found.model_id for found in ranked}
 
 
-def test_the_version_says_which_weights_it_holds(finished_runs: FinishedRuns) -> None:
+def test_the_version_describes_its_weights(finished_runs: FinishedRuns) -> None:
     client, run_id = finished_runs.workspace.client, finished_runs.ids["strong"]
     (version,) = client.search_model_versions(f"run_id = '{run_id}' AND name = 'table'")
     assert f"epoch {version.tags['runback.epoch']} of run {run_id}" in version.description
@@ -60,7 +60,7 @@ def test_the_version_says_which_weights_it_holds(finished_runs: FinishedRuns) ->
     )
 
 
-def test_a_copied_version_is_the_model_it_was_copied_from(finished_runs: FinishedRuns) -> None:
+def test_a_copied_version_loads_the_same_model(finished_runs: FinishedRuns) -> None:
     client = finished_runs.workspace.client
     (version,) = client.search_model_versions(
         f"run_id = '{finished_runs.ids['weak']}' AND name = 'table'"
@@ -73,7 +73,7 @@ def test_a_copied_version_is_the_model_it_was_copied_from(finished_runs: Finishe
     assert client.get_model_version_by_alias("copied", "champion").version in (1, "1")
 
 
-def test_a_name_may_hold_whatever_a_file_name_may(
+def test_a_registered_name_may_hold_quotes(
     workspace: Workspace,
 ) -> None:
     """A quotation mark once kept a finished model out of the registry for good."""
@@ -92,7 +92,7 @@ def test_a_name_may_hold_whatever_a_file_name_may(
         promote(run_id)
 
 
-def test_what_travels_with_the_model(finished_runs: FinishedRuns) -> None:
+def test_a_model_has_pins_signature_and_example(finished_runs: FinishedRuns) -> None:
     info = mlflow.models.get_model_info(f"runs:/{finished_runs.ids['own']}/model")
     folder = mlflow.artifacts.download_artifacts(f"runs:/{finished_runs.ids['own']}/model")
     pins = Path(folder, "requirements.txt").read_text().splitlines()
@@ -116,14 +116,14 @@ def test_what_travels_with_the_model(finished_runs: FinishedRuns) -> None:
         pd.array([1, 5, 11], dtype="Int64"),
     ],
 )
-def test_any_numbers_are_accepted(finished_runs: FinishedRuns, column: object) -> None:
+def test_pyfunc_accepts_numbers_of_any_dtype(finished_runs: FinishedRuns, column: object) -> None:
     model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['strong']}/model")
     found = model.predict(pd.DataFrame({"x": column}))
     assert found.shape == (3,)
     assert found.tolist() == [row[0] for row in finished_runs.answers["strong"]]
 
 
-def test_order_count_and_absence_of_columns_and_rows(finished_runs: FinishedRuns) -> None:
+def test_pyfunc_takes_columns_in_any_order(finished_runs: FinishedRuns) -> None:
     model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['own']}/model")
     names = model.metadata.get_input_schema().input_names()
     frame = pd.DataFrame(np.random.default_rng(0).normal(size=(4, 10)), columns=names)
@@ -141,7 +141,9 @@ def test_order_count_and_absence_of_columns_and_rows(finished_runs: FinishedRuns
         model.predict(frame.assign(**{names[0]: "red"}))  # pandas 2 lets mlflow convert "1.5"
 
 
-def test_other_models_keep_mlflows_own_rules(finished_runs: FinishedRuns, tmp_path: object) -> None:
+def test_models_of_others_keep_mlflows_type_checks(
+    finished_runs: FinishedRuns, tmp_path: object
+) -> None:
     """Integers are widened for the models of runback alone."""
     mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['strong']}/model")
 
@@ -158,7 +160,7 @@ def test_other_models_keep_mlflows_own_rules(finished_runs: FinishedRuns, tmp_pa
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mlflow_evaluates_it_as_a_regressor(finished_runs: FinishedRuns) -> None:
+def test_mlflow_evaluate_agrees_with_evaluate(finished_runs: FinishedRuns) -> None:
     frame = pd.read_csv(finished_runs.workspace.folder / "diabetes.csv")
     found = mlflow.models.evaluate(
         f"runs:/{finished_runs.ids['own']}/model", frame, targets=frame.columns[-1],
@@ -171,7 +173,7 @@ def test_mlflow_evaluates_it_as_a_regressor(finished_runs: FinishedRuns) -> None
     assert found.metrics["root_mean_squared_error"] == pytest.approx(own["rmse"], rel=1e-6)
 
 
-def test_a_resume_makes_a_second_model_which_wins(workspace: Workspace) -> None:
+def test_a_resume_registers_a_second_version(workspace: Workspace) -> None:
     run_id = make_runs(workspace, {"run": {"data": "table.csv", "epochs": 3}}).ids["run"]
     (first,) = workspace.client.search_model_versions(f"run_id = '{run_id}'")
     note = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 from clean_env import CleanEnvironment
+from conftest import PROGRAMS
 from finished_runs import FinishedRuns
 from runback import load_model
 from runback.commands.load import evaluate, predict
@@ -26,9 +28,7 @@ PROBE = torch.tensor([[1.0], [5.0], [11.0]])
 @pytest.mark.parametrize(
     "name", ["{id}", "{prefix}", "runs:/{id}", "models:/table/{version}", "models:/table@best"]
 )
-def test_every_name_of_a_run_brings_back_its_weights_bit_for_bit(
-    finished_runs: FinishedRuns, name: str
-) -> None:
+def test_every_name_of_a_run_loads_the_same_weights(finished_runs: FinishedRuns, name: str) -> None:
     run_id = finished_runs.ids["strong"]
     (version,) = finished_runs.workspace.client.search_model_versions(
         f"run_id = '{run_id}' AND name = 'table'"
@@ -41,7 +41,7 @@ def test_every_name_of_a_run_brings_back_its_weights_bit_for_bit(
         assert module(PROBE).tolist() == finished_runs.answers["strong"]
 
 
-def test_latest_is_the_run_made_last(finished_runs: FinishedRuns) -> None:
+def test_latest_is_the_newest_run(finished_runs: FinishedRuns) -> None:
     (last,) = finished_runs.workspace.client.search_runs(
         ["0"],
         filter_string="tags.`runback.version` != ''",  # other tests make runs that are not ours
@@ -60,17 +60,7 @@ def test_pyfunc_agrees_by_run_and_by_version(finished_runs: FinishedRuns) -> Non
         assert found.tolist() == [row[0] for row in finished_runs.answers["strong"]]
 
 
-SECOND = """
-import importlib.util, mlflow, pandas as pd
-assert importlib.util.find_spec("runback") is None
-model = mlflow.pyfunc.load_model({uri!r})
-import runback
-assert "/code/runback/" in runback.__file__, runback.__file__
-print(model.predict(pd.DataFrame({frame!r})).tolist())
-"""
-
-
-def test_a_users_module_comes_back_without_its_file_and_without_runback(
+def test_a_user_module_loads_without_file_and_runback(
     finished_runs: FinishedRuns, clean_env: CleanEnvironment
 ) -> None:
     """Its class was renamed, and the sibling that it imports was broken, after the training."""
@@ -81,13 +71,14 @@ def test_a_users_module_comes_back_without_its_file_and_without_runback(
     uri = f"runs:/{run_id}/model"
     columns = mlflow.models.get_model_info(uri).signature.inputs.input_names()
     frame = {name: rows[:, index].tolist() for index, name in enumerate(columns)}
-    script = SECOND.format(uri=uri, frame=frame)
-    done = clean_env.run(script, finished_runs.workspace.folder, finished_runs.workspace.env)
+    program = PROGRAMS / "load_model_without_runback.py"
+    folder, env = finished_runs.workspace.folder, finished_runs.workspace.env
+    done = clean_env.run(str(program), uri, json.dumps(frame), cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(expected)
 
 
-def test_the_code_that_trained_wins_over_what_is_imported_here(
+def test_the_stored_code_wins_over_imported_modules(
     finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("nets", "layers"):
@@ -103,7 +94,7 @@ def test_the_code_that_trained_wins_over_what_is_imported_here(
         del sys.modules[name]
 
 
-def test_two_targets_make_two_columns_in_the_frames_own_order_of_rows(
+def test_two_targets_give_two_columns_in_row_order(
     finished_runs: FinishedRuns,
 ) -> None:
     frame = pd.DataFrame({"x2": [2, 1], "x1": [1, 3]}, index=[7, 3])
@@ -148,7 +139,7 @@ def test_a_model_goes_from_cpu_to_gpu_and_back(finished_runs: FinishedRuns) -> N
     assert all(value.device.type == "cpu" for value in weights.values())
 
 
-def test_a_table_that_is_gone_is_named_with_its_place(finished_runs: FinishedRuns) -> None:
+def test_a_missing_table_is_named_with_its_path(finished_runs: FinishedRuns) -> None:
     gone = re.escape(str(finished_runs.workspace.folder / "pair.csv"))
     with pytest.raises(DataError, match=f"{gone}: the run's table is no longer there; put it back"):
         evaluate(finished_runs.ids["pair"])

@@ -36,7 +36,7 @@ def test_a_run_reproduces_to_the_last_bit(
     )
 
 
-def test_a_run_that_was_resumed_reproduces_too(workspace: Workspace) -> None:
+def test_a_resumed_run_reproduces(workspace: Workspace) -> None:
     """A schedule keeps the shape of the run's first epochs, and a patience that ended is known."""
     config = TrainConfig(
         data=str(DATA / "non_linear.csv"), epochs=3, scheduler="cosine", patience=9, lr=2e-4
@@ -48,7 +48,7 @@ def test_a_run_that_was_resumed_reproduces_too(workspace: Workspace) -> None:
     assert found["equal"], found["first_difference"]
 
 
-def test_a_difference_is_found_and_named(
+def test_a_differing_reproduction_is_reported(
     finished_runs: FinishedRuns, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = finished_runs.ids["weak"]
@@ -75,7 +75,7 @@ def test_changed_data_are_refused_before_training(
         shutil.copyfile(tmp_path / "kept.csv", table)
 
 
-def test_the_digest_sees_every_weight() -> None:
+def test_the_digest_covers_every_weight_and_buffer() -> None:
     module = torch.nn.BatchNorm1d(2)
     before = runback.commands.reproduce.weights_digest(module)
     module.num_batches_tracked.add_(1)

@@ -34,19 +34,12 @@ from runback.storage.checkpoints import local_positions
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir
 
-# A module that takes its time where a test has to catch it in the middle.
-SLOW = NOISY.replace("import random\n", "import os, random, time\n").replace(
-    "        noise =",
-    "        time.sleep(float(os.environ.get('SLEEP_SECONDS', '0')) * self.training)\n        noise =",
-)
-
 
 @pytest.fixture
-def slow(tmp_path: Path) -> tuple[str, ...]:
-    """Options of a training of 20 batches an epoch, each as long as SLEEP_SECONDS says."""
-    (tmp_path / "slow.py").write_text(SLOW)
+def slow() -> tuple[str, ...]:
+    """Arguments of a training of 20 batches an epoch; SLEEP_SECONDS sets the time of each."""
     return (
-        "train", "--data", str(DATA / "non_linear.csv"), "--model", f"{tmp_path}/slow.py:Noisy",
+        "train", "--data", str(DATA / "non_linear.csv"), "--model", NOISY,
         "--batch-size", "8", "--epochs", "12", "--checkpoint-every", "3", "--optimizer", "adam",
         "--scheduler", "cosine", "--lr", "0.01",
     )  # fmt: skip
@@ -130,7 +123,7 @@ def test_sigterm_inside_an_epoch_then_two_resumes_at_once(
     assert_like_uninterrupted(workspace, run_id, slow)
 
 
-def test_resume_on_another_machine_through_a_server(
+def test_resume_on_another_machine_is_bit_identical(
     remote: Workspace, slow: tuple[str, ...]
 ) -> None:
     """SIGKILL, then nothing local is left: the artifacts and the history are enough."""
@@ -158,9 +151,7 @@ def test_resume_on_another_machine_through_a_server(
     assert_like_uninterrupted(remote, run_id, slow)
 
 
-def test_the_courier_of_the_killed_training_is_still_there(
-    remote: Workspace, slow: tuple[str, ...]
-) -> None:
+def test_a_resume_waits_for_a_stopped_old_courier(remote: Workspace, slow: tuple[str, ...]) -> None:
     """It is made to hang, with the delivery's lock in its hand, until the resumed one has trained."""
     training = remote.start(*slow, SLEEP_SECONDS="0.03")
     run_id = run_of(remote)
@@ -187,7 +178,7 @@ def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield workspace.train("--data", "table.csv", "--scheduler", "cosine", "--keep-checkpoints", "0")
 
 
-def test_a_finished_run_can_be_trained_on(
+def test_a_finished_run_resumes_with_more_epochs(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """With `--epochs`; what else decides the numbers is refused by name, and nothing is changed."""
@@ -235,7 +226,7 @@ def test_a_finished_run_can_be_trained_on(
     assert len(workspace.client.search_model_versions("name = 'table'")) <= 2
 
 
-def test_a_run_whose_patience_ended_can_be_trained_on(
+def test_a_run_stopped_by_patience_can_be_resumed(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """To where a run of endless patience comes, bit for bit."""
@@ -260,7 +251,7 @@ def test_a_run_whose_patience_ended_can_be_trained_on(
     assert not difference(ends[0]["optimizer_state_dict"], ends[1]["optimizer_state_dict"])
 
 
-def test_a_value_that_differs_is_told_and_training_goes_on(
+def test_a_changed_value_is_reported_on_resume(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A published value is tampered with, and its epochs are trained again."""
@@ -284,7 +275,7 @@ def test_a_value_that_differs_is_told_and_training_goes_on(
     assert points(workspace, finished) == before
 
 
-def test_a_run_that_another_machine_holds(
+def test_a_run_that_another_machine_holds_is_refused(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     held = json.dumps(
@@ -352,7 +343,7 @@ def test_resume_through_mlflow_run(workspace: Workspace, slow: tuple[str, ...]) 
 # The parts by themselves
 
 
-def test_what_a_resume_may_change() -> None:
+def test_only_mutable_options_change_on_resume() -> None:
     config = TrainConfig(epochs=20)
     new, real = jobs.changed(config, {"epochs": "40", "seed": "0", "keep_checkpoints": 2})
     assert (new.epochs, new.keep_checkpoints) == (40, 2)
@@ -383,12 +374,12 @@ def tag(**fields: Any) -> str:
         tag(home="/other-home", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
     ],
 )  # fmt: skip
-def test_a_lease_that_holds_nobody_off(text: str) -> None:
+def test_an_expired_or_invalid_lease_is_ignored(text: str) -> None:
     lease.require_free(text, "run x")
 
 
 @pytest.mark.parametrize("field", ["host", "home"])
-def test_a_lease_that_holds(field: str) -> None:
+def test_a_lease_of_another_host_or_home_is_refused(field: str) -> None:
     with pytest.raises(RunHeldError, match="run x is held by process"):
         lease.require_free(tag(**{field: "/other"}), "run x")
 
@@ -418,20 +409,20 @@ def _forked(path: Path, start: float) -> int:
         os._exit(code)
 
 
-def test_two_at_the_same_moment(tmp_path: Path) -> None:
+def test_one_of_two_simultaneous_holders_gets_the_lock(tmp_path: Path) -> None:
     contend(tmp_path / "lock", 5)
 
 
 @pytest.mark.chaos
-def test_two_at_the_same_moment_often(tmp_path: Path) -> None:
+def test_one_of_two_holders_gets_the_lock_every_time(tmp_path: Path) -> None:
     contend(tmp_path / "lock", 50)
 
 
-def test_an_interruption_is_resumable_by_the_id_it_names() -> None:
+def test_an_interruption_names_the_resume_command() -> None:
     assert "runback resume abc" in str(Interrupted("abc", signal.SIGTERM))
 
 
-def test_the_run_folder_of_a_foreign_name_is_refused() -> None:
+def test_a_run_id_that_is_a_path_is_refused() -> None:
     from runback.storage.paths import run_dir
 
     for name in ("../x", "a/b", "", "a" * 200):

@@ -9,7 +9,7 @@ import torch
 from conftest import DATA, Workspace
 
 
-def test_a_run_comes_back_by_its_id(workspace: Workspace) -> None:
+def test_a_trained_run_loads_by_its_id(workspace: Workspace) -> None:
     run_id = workspace.train()
 
     from runback import load_model
@@ -30,7 +30,7 @@ def test_a_run_comes_back_by_its_id(workspace: Workspace) -> None:
     assert module(torch.tensor([[1.0], [5.0]])).shape == (2, 1)
 
 
-def test_evaluate_twice_gives_the_same_json_and_no_new_points(workspace: Workspace) -> None:
+def test_evaluate_twice_is_equal_and_adds_no_points(workspace: Workspace) -> None:
     run_id = workspace.train()
     first, second = workspace.runback("evaluate", run_id), workspace.runback("evaluate", run_id)
     assert first.returncode == 0, first.stderr

@@ -106,7 +106,7 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_loop_gives_what_a_plain_loop_gives(name: str) -> None:
+def test_the_fast_loop_equals_a_plain_loop(name: str) -> None:
     fast, fast_model = fast_training(config_of(name))
     plain, plain_model = plain_training(config_of(name))
     assert fast == plain
@@ -114,13 +114,13 @@ def test_the_loop_gives_what_a_plain_loop_gives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["seed", "adam, dropout, clipping, plateau"])
-def test_gathered_batches_and_the_dataloaders_train_alike(name: str) -> None:
+def test_gathered_and_loaded_batches_train_equally(name: str) -> None:
     gathered, _ = fast_training(config_of(name, epochs=2))
     loaded, _ = fast_training(config_of(name, epochs=2, num_workers=1))
     assert gathered == loaded
 
 
-def test_several_validation_pieces_count_by_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_pieces_are_weighted_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("float64")
     whole, _ = fast_training(config)
     monkeypatch.setattr("runback.training.steps.VALIDATION_ROWS", 7)
@@ -136,7 +136,7 @@ class Frozen(nn.Dropout):
 
 
 @pytest.mark.parametrize("part", [nn.Dropout(), Frozen(), nn.Sequential(Frozen())])
-def test_the_mode_switch_does_what_train_does(part: nn.Module) -> None:
+def test_the_mode_switch_equals_module_train(part: nn.Module) -> None:
     model = nn.Sequential(part, nn.Linear(2, 1))
     for mode in (False, True):
         model.train(mode)
@@ -153,7 +153,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupted() -> None:
+def test_compiled_and_stopped_inside_an_epoch_is_equal() -> None:
     """Interrupted before the shorter last group, whose shape the resumed process meets first."""
     config = config_of(
         "adam, dropout, clipping, plateau", compile="default", epochs=3, batch_size=48
@@ -201,7 +201,7 @@ COMPILED = {
 
 @needs_compiler
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiling_changes_the_speed_and_not_the_training(name: str) -> None:
+def test_compiled_training_equals_eager_training(name: str) -> None:
     other = {"model_args": {"hidden": [8]}, "lr": 0.01, **COMPILED[name]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -216,7 +216,7 @@ def test_compiling_changes_the_speed_and_not_the_training(name: str) -> None:
 
 
 @needs_compiler
-def test_each_training_of_a_process_is_compiled_and_once() -> None:
+def test_each_training_compiles_one_graph() -> None:
     """torch runs code uncompiled that it has compiled too often, and would for each new lr."""
     graphs = torch._dynamo.utils.counters["stats"]
     for hidden in ([3], [4], [5]):
@@ -244,7 +244,7 @@ class Unusual(nn.Module):
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile's own access
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_module_that_no_graph_can_hold_trains_all_the_same(optimizer: str) -> None:
+def test_a_module_with_graph_breaks_trains(optimizer: str) -> None:
     costs = []
     for mode in ("none", "default"):
         config = config_of("float64", compile=mode, batch_size=100, epochs=2, optimizer=optimizer)
@@ -279,9 +279,7 @@ def test_one_weight_decides_whether_a_state_is_finite(value: float, dtype: torch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_compiling_changes_the_speed_and_not_the_training_on_a_gpu(
-    mode: str, optimizer: str
-) -> None:
+def test_compiled_training_is_equal_on_a_gpu(mode: str, optimizer: str) -> None:
     other = {"device": "cuda", "optimizer": optimizer, "lr": 1e-5, "scheduler": "cosine"}
     compiled, _ = fast_training(config_of("float64", compile=mode, **other))
     eager, _ = fast_training(config_of("float64", **other))
@@ -292,7 +290,7 @@ def test_compiling_changes_the_speed_and_not_the_training_on_a_gpu(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["none", "default", "reduce-overhead"])
-def test_interrupted_inside_an_epoch_is_not_interrupted_on_a_gpu(mode: str) -> None:
+def test_stopped_inside_an_epoch_is_equal_on_a_gpu(mode: str) -> None:
     config = config_of(
         "adam, dropout, clipping, plateau", compile=mode, epochs=3, batch_size=48, device="cuda"
     )

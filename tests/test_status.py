@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import DATA, ROOT, Workspace, wait_until
+from conftest import DATA, PROGRAMS, ROOT, Workspace, wait_until
 from tracking_parts import FOREVER, alive, check_delivered, ended, quick, status_of, training_run
 
 
@@ -47,7 +47,7 @@ def test_a_signal_leaves_a_killed_run_that_can_be_resumed(
     check_delivered(workspace, run_id)
 
 
-def test_a_signal_while_scores_and_plots_are_made_is_not_ignored(
+def test_a_signal_during_evaluation_kills_the_run(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from runback import TrainConfig
@@ -82,7 +82,7 @@ def test_a_second_ctrl_c_ends_at_once(workspace: Workspace) -> None:
     assert status_of(workspace, run_id) == "KILLED"
 
 
-def test_kill_9_with_loader_workers_leaves_a_failed_run(workspace: Workspace) -> None:
+def test_sigkill_with_loader_workers_leaves_a_failed_run(workspace: Workspace) -> None:
     process, run_id = start_endless(workspace, "--num-workers", "2")
     process.kill()
     killed = time.monotonic()
@@ -92,7 +92,7 @@ def test_kill_9_with_loader_workers_leaves_a_failed_run(workspace: Workspace) ->
     check_delivered(workspace, run_id)
 
 
-def test_a_diverging_training_fails_with_its_epoch_and_keeps_its_checkpoints(
+def test_a_diverging_training_fails_with_its_epoch(
     workspace: Workspace,
 ) -> None:
     done = workspace.runback(*quick("--lr", "1", "--epochs", "400", "--checkpoint-every", "1"))
@@ -114,7 +114,7 @@ def test_a_diverging_training_fails_with_its_epoch_and_keeps_its_checkpoints(
     assert resumed.returncode == 1 and "determinism broke" not in resumed.stderr
 
 
-def test_a_start_without_a_server_says_so_in_time_and_leaves_nothing(workspace: Workspace) -> None:
+def test_a_start_without_a_server_leaves_nothing(workspace: Workspace) -> None:
     started = time.monotonic()
     done = workspace.runback(
         *quick("--epochs", "2"),
@@ -165,7 +165,7 @@ def trainer_of(workspace: Workspace, run_id: str) -> int:
     return int(json.loads((workspace.home(run_id) / "lock").read_text())["pid"])
 
 
-def test_the_death_of_mlflow_run_stops_the_training(workspace: Workspace) -> None:
+def test_sigterm_to_mlflow_run_stops_the_training(workspace: Workspace) -> None:
     """SIGTERM to `mlflow run`, which forwards nothing."""
     launcher = launch(workspace)
     run_id = training_run(workspace)
@@ -179,7 +179,7 @@ def test_the_death_of_mlflow_run_stops_the_training(workspace: Workspace) -> Non
     check_delivered(workspace, run_id)
 
 
-def test_ctrl_c_in_the_terminal_of_mlflow_run(workspace: Workspace) -> None:
+def test_ctrl_c_under_mlflow_run_leaves_a_killed_run(workspace: Workspace) -> None:
     """SIGINT to the group; mlflow sends a SIGTERM after it, and must not overwrite the status."""
     launcher = launch(workspace)
     run_id = training_run(workspace)
@@ -213,7 +213,7 @@ def terminal() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_signals_are_raised_or_noted_as_the_phase_asks() -> None:
+def test_signals_are_raised_or_deferred() -> None:
     from runback.errors import Interrupted
     from runback.run.signals import StopSignals
 
@@ -238,28 +238,22 @@ def test_signals_are_raised_or_noted_as_the_phase_asks() -> None:
         assert watch.signal == signal.SIGTERM
 
 
-def test_a_term_after_an_interrupt_is_no_second_ctrl_c_and_an_interrupt_after_a_term_is_no_second(
-    tmp_path: Path,
-) -> None:
-    script = (
-        "import os, signal, sys\n"
-        "from runback.run.signals import StopSignals\n"
-        "with StopSignals(lambda: None) as watch:\n"
-        "    watch.defer()\n"
-        "    for name in sys.argv[1:]: os.kill(os.getpid(), getattr(signal, name))\n"
-        "    sys.exit(7)\n"
-    )
-
-    def code(*names: str) -> int:
-        return subprocess.run([sys.executable, "-c", script, *names], cwd=tmp_path).returncode
-
-    assert code("SIGINT", "SIGTERM") == 7
-    assert code("SIGTERM", "SIGINT") == 7
-    assert code("SIGTERM", "SIGINT", "SIGINT") == 130
-    assert code("SIGINT", "SIGINT") == 130
+@pytest.mark.parametrize(
+    ("names", "code"),
+    [
+        (["SIGINT", "SIGTERM"], 7),  # as mlflow's cancel() sends them
+        (["SIGTERM", "SIGINT"], 7),
+        (["SIGTERM", "SIGINT", "SIGINT"], 130),
+        (["SIGINT", "SIGINT"], 130),
+    ],
+    ids=str,
+)
+def test_only_two_interrupts_end_at_once(tmp_path: Path, names: list[str], code: int) -> None:
+    done = subprocess.run([sys.executable, PROGRAMS / "signal_itself.py", *names], cwd=tmp_path)
+    assert done.returncode == code
 
 
-def test_a_terminal_that_is_gone_under_nohup_is_no_reason_to_stop() -> None:
+def test_sighup_under_nohup_is_ignored() -> None:
     from runback.run.signals import StopSignals
 
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -14,9 +14,9 @@ from tracking_parts import (
     check_delivered,
     dump,
     ended,
-    first_line,
     journal_points,
     quick,
+    run_and_courier,
     start_trainer,
     status_of,
     training_run,
@@ -28,7 +28,7 @@ def synced(workspace: Workspace, *arguments: str, **env: str) -> tuple[int, dict
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-def test_the_server_away_for_the_second_half(remote: Workspace, server: Server) -> None:
+def test_sync_delivers_after_an_outage(remote: Workspace, server: Server) -> None:
     """The training ends on time with 75; sync delivers; a second sync changes no row."""
     epochs = 15_000
     trainer = remote.start(
@@ -62,12 +62,12 @@ def test_the_server_away_for_the_second_half(remote: Workspace, server: Server) 
     assert dump(server.folder / "server.db") == before
 
 
-def test_a_power_cut_is_healed_and_a_live_training_is_left_alone(workspace: Workspace) -> None:
+def test_sync_ends_dead_runs_and_skips_live_ones(workspace: Workspace) -> None:
     """Both processes of one run killed; another run trains meanwhile. No command line: in here."""
     from runback.commands.sync import sync
 
     dead = start_trainer(workspace, 400, 0.001, "wait")
-    lost, courier = first_line(dead)
+    lost, courier = run_and_courier(dead)
     assert dead.stdout is not None and dead.stdout.readline() == "trained\n"
     os.kill(courier, signal.SIGKILL)
     dead.kill()
@@ -75,7 +75,7 @@ def test_a_power_cut_is_healed_and_a_live_training_is_left_alone(workspace: Work
     assert status_of(workspace, lost) == "RUNNING"
 
     live = start_trainer(workspace, 400, 0.0, "wait")
-    held, _ = first_line(live)
+    held, _ = run_and_courier(live)
     assert live.stdout is not None and live.stdout.readline() == "trained\n"
     assert sync() == {"runs": 2, "delivered": 1, "busy": 1, "waiting": 0}
     assert status_of(workspace, lost) == "FAILED"
@@ -98,7 +98,7 @@ def make_journal(workspace: Workspace, run_id: str, uri: str | None = None) -> J
     return journal
 
 
-def test_a_prefix_names_one_run(workspace: Workspace) -> None:
+def test_sync_takes_a_unique_prefix(workspace: Workspace) -> None:
     from runback.commands.sync import sync
     from runback.errors import RunNotFoundError
 
@@ -139,7 +139,7 @@ def test_one_damaged_journal_does_not_stop_the_others(
     assert status_of(workspace, run_id) == "FINISHED"
 
 
-def test_what_was_refused_is_tried_again(workspace: Workspace) -> None:
+def test_sync_retries_refused_files(workspace: Workspace) -> None:
     from runback.commands.sync import sync
     from runback.storage.atomic import sha256_of
 
@@ -158,7 +158,7 @@ def test_what_was_refused_is_tried_again(workspace: Workspace) -> None:
     journal.close()
 
 
-def test_a_run_that_went_on_elsewhere_is_not_told_its_old_end(workspace: Workspace) -> None:
+def test_sync_skips_a_run_resumed_elsewhere(workspace: Workspace) -> None:
     from runback.commands.sync import sync
 
     run_id = workspace.client.create_run("0").info.run_id
@@ -169,7 +169,7 @@ def test_a_run_that_went_on_elsewhere_is_not_told_its_old_end(workspace: Workspa
     assert workspace.client.get_metric_history(run_id, "cost") == []
 
 
-def test_a_journal_that_a_resume_had_only_begun_says_nothing_of_the_run(
+def test_sync_ignores_a_journal_without_points(
     workspace: Workspace,
 ) -> None:
     from runback.commands.sync import sync

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import PROGRAMS
 from runback import TrainConfig
 from runback.errors import ModelError
 from runback.model.requirements import requirements
@@ -16,15 +17,7 @@ from runback.model.spec import build_model, check_output, load_built, load_modul
 from runback.user_code import import_class, locate
 
 HEAD = "import torch\nfrom torch import nn\n"
-GOOD = HEAD + (
-    "class Net(nn.Module):\n"
-    "    def __init__(self, n_features, n_targets, hidden=4):\n"
-    "        super().__init__()\n"
-    "        self.inner = nn.Sequential(nn.Linear(n_features, hidden), nn.BatchNorm1d(hidden),\n"
-    "                                   nn.Dropout(0.5), nn.Linear(hidden, n_targets))\n"
-    "    def forward(self, x):\n"
-    "        return self.inner(x)\n"
-)
+GOOD = (PROGRAMS / "net.py").read_text(encoding="utf-8")
 
 
 def built(model: str, **model_args: object):
@@ -59,7 +52,7 @@ def wrong(body: str) -> str:
         (wrong("return self.inner(x.reshape(-1))"), "forward fails on input [2, 2]"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_before_the_first_epoch(
+def test_an_unusable_module_is_refused_before_training(
     tmp_path: Path, source: str, problem: str
 ) -> None:
     (tmp_path / "mine.py").write_text(source)
@@ -70,7 +63,7 @@ def test_what_is_wrong_is_said_before_the_first_epoch(
     assert "mine" not in sys.modules
 
 
-def test_a_good_module_passes_and_is_not_changed_by_the_check(tmp_path: Path) -> None:
+def test_the_check_leaves_a_good_module_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD)
     model = built(f"{tmp_path}/mine.py:Net", hidden=3)
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -96,7 +89,7 @@ def test_a_good_module_passes_and_is_not_changed_by_the_check(tmp_path: Path) ->
         ("a-b.py:Net", "the file's name is no Python module name"),
     ],
 )
-def test_what_names_no_module_is_refused(
+def test_a_model_option_without_a_module_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,7 +108,7 @@ def test_a_class_of_torch_itself_is_a_model(tmp_path: Path) -> None:
     assert load_module(tmp_path)(torch.ones(1, 2)).shape == (1, 1)
 
 
-def test_a_package_travels_whole_and_wins_over_its_successor(
+def test_a_package_is_saved_whole_and_loaded_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "mypkg"

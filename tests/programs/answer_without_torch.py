@@ -1,0 +1,41 @@
+"""Runs help and usage errors of the command line; fails if one imports a heavy library.
+
+All run in one process: after an import by one of them the others could not be checked.
+"""
+
+import contextlib
+import io
+import sys
+
+import runback  # noqa: F401
+from runback.cli import main
+
+HEAVY = {"torch", "mlflow", "pandas", "numpy", "pyarrow", "sklearn", "matplotlib"}
+ANSWERED = (["--help"], ["train", "--help"], ["resume", "--help"], ["--version"])
+REFUSED = (
+    [], ["bogus"], ["train", "--lrr", "3"], ["train", "-x", "3"], ["train", "one"],
+    ["train", "--lr", "abc"], ["train", "--lr"], ["train", "--device", "tpu"],
+    ["train", "--config", "missing.toml"], ["train", "--ep", "3"], ["resume"],
+    ["predict", "latest"], ["evaluate", "latest", "--dta", "x.csv"],
+)  # fmt: skip
+
+
+def run(*argv):
+    """Runs one command; returns its exit code, standard output and standard error."""
+    with contextlib.redirect_stdout(io.StringIO()) as out:  # noqa: SIM117
+        with contextlib.redirect_stderr(io.StringIO()) as err:
+            try:
+                code = main(argv)
+            except SystemExit as end:
+                code = end.code
+    assert not HEAVY & set(sys.modules), (argv, HEAVY & set(sys.modules))
+    return code, out.getvalue(), err.getvalue()
+
+
+for argv in ANSWERED:
+    code, out, err = run(*argv)
+    assert code == 0 and out and not err, (argv, code, err)
+for argv in REFUSED:
+    code, out, err = run(*argv)
+    assert code == 2, (argv, code)
+    assert not out and err.startswith("runback: ") and err.count("\n") == 1, (argv, out, err)

@@ -123,10 +123,13 @@ def kill_at_random(workspace: Workspace, generator: random.Random, begun: bool) 
 
 
 def test_a_training_killed_at_random_is_delivered(workspace: Workspace) -> None:
-    """A real training, and some without torch, which begin and die faster."""
-    generator = random.Random()
-    status, points = kill_at_random(workspace, generator, begun=True)
+    status, points = kill_at_random(workspace, random.Random(), begun=True)
     assert status == "FAILED" and points > 0
+
+
+def test_processes_killed_at_random_are_delivered(workspace: Workspace) -> None:
+    """Without torch, so that they start and are killed faster."""
+    generator = random.Random()
     for _ in range(3):
         trainer = start_trainer(workspace, 100_000, 0.0002, "FINISHED")
         run_id, _ = run_and_courier(trainer)

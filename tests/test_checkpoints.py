@@ -134,20 +134,27 @@ def test_checkpoints_of_another_run_are_refused(
     shutil.copytree(folder.path, other)
     assert restored_position(RunDir(other)) is None
     assert "belongs to run run" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_configuration_are_refused(
+    folder: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed = dataclasses.replace(CONFIG, seed=1)
     assert restored_position(folder, config=changed) is None
     assert "another configuration" in capsys.readouterr().err
 
 
-def test_weights_of_another_shape_or_dtype_are_refused(folder: RunDir) -> None:
-    work = prepare(CONFIG)
+def test_weights_of_another_shape_are_refused(folder: RunDir) -> None:
     wider = prepare(dataclasses.replace(CONFIG, model_args={"degree": 3}))
     odd = dataclasses.replace(wider, config=CONFIG)
     with pytest.raises(
         ModelError, match=r"weight.* is stored as torch.float32 \[1, 2\].* \[1, 3\]"
     ):
         restore(odd, folder, NoCourier())  # type: ignore[arg-type]
-    double = dataclasses.replace(work, state=work.state)
+
+
+def test_weights_of_another_dtype_are_refused(folder: RunDir) -> None:
+    double = prepare(CONFIG)
     double.state.model.double()
     with pytest.raises(ModelError, match=r"torch.float32 .*torch.float64"):
         restore(double, folder, NoCourier())  # type: ignore[arg-type]
@@ -388,12 +395,16 @@ def test_checkpoints_inside_epochs_are_pruned(tmp_path: Path) -> None:
     assert retained(tmp_path, 0, written) == [(1, 0), (2, 0), (2, 3)]
 
 
-def test_damaged_and_foreign_checkpoints_do_not_count(tmp_path: Path) -> None:
+def test_damaged_checkpoints_do_not_count(tmp_path: Path) -> None:
     assert retained(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
     damage(random.Random(0), tmp_path / checkpoint_name(2), truncate=False)
     retention = Retention(tmp_path, OWNER, 2)
     assert retention.add(write_checkpoint(tmp_path, a_state(3), OWNER, {})) == []
     assert local_positions(tmp_path) == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_checkpoints_of_another_run_do_not_count(tmp_path: Path) -> None:
+    retained(tmp_path, 2, [(2, 0), (3, 0)])
     write_checkpoint(tmp_path, a_state(9), CheckpointKey("another", "a-configuration"), {})
     retention = Retention(tmp_path, OWNER, 2)
     retention.add(write_checkpoint(tmp_path, a_state(4), OWNER, {}))

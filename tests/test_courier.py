@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import Server, Workspace, wait_until
+from conftest import Workspace, wait_until
 from runback.storage.atomic import sha256_of
 from runback.storage.journal import Journal
 from runback.storage.paths import RunDir
@@ -63,36 +63,41 @@ def names(workspace: Workspace, run_id: str, folder: str) -> list[str]:
     return sorted(Path(f.path).name for f in workspace.client.list_artifacts(run_id, folder))
 
 
-def test_a_journal_sent_five_times_changes_no_row(workspace: Workspace, server: Server) -> None:
-    """On a SQLite store and through a real server, with values of every kind."""
-    remote = Workspace(workspace.folder, server.uri)
-    for where, database in (
-        (workspace, workspace.folder / "mlflow.db"),
-        (remote, server.folder / "server.db"),
-    ):
-        delivery = new_delivery(where)
-        for step in range(1, 1501):
-            delivery.journal.record([("cost", 1 / step), ("val_cost", float("nan"))], step)
-        delivery.journal.record([("lr", float("inf")), ("low", float("-inf"))], 1)
-        add_file(delivery, "checkpoints/checkpoint-000001.pt")
+@pytest.fixture(params=["sqlite", "server"])
+def store(request: pytest.FixtureRequest, workspace: Workspace) -> tuple[Workspace, Path]:
+    """A workspace, and the database file of its store."""
+    if request.param == "sqlite":
+        return workspace, workspace.folder / "mlflow.db"
+    server = request.getfixturevalue("server")
+    return Workspace(workspace.folder, server.uri), server.folder / "server.db"
+
+
+def test_a_journal_sent_five_times_changes_no_row(store: tuple[Workspace, Path]) -> None:
+    """With values of every kind."""
+    where, database = store
+    delivery = new_delivery(where)
+    for step in range(1, 1501):
+        delivery.journal.record([("cost", 1 / step), ("val_cost", float("nan"))], step)
+    delivery.journal.record([("lr", float("inf")), ("low", float("-inf"))], 1)
+    add_file(delivery, "checkpoints/checkpoint-000001.pt")
+    send_all(delivery)
+    delivery.journal.set_fact("ended_ms", 1_000_000)
+    assert delivery.set_status("FINISHED")
+    before = dump(database)
+    for _ in range(5):
+        delivery.journal.set_facts({"acknowledged": 0, "status_delivered": None})
+        delivery.journal._db.execute("UPDATE outbox SET state = 'waiting'")
         send_all(delivery)
-        delivery.journal.set_fact("ended_ms", 1_000_000)
         assert delivery.set_status("FINISHED")
-        before = dump(database)
-        for _ in range(5):
-            delivery.journal.set_facts({"acknowledged": 0, "status_delivered": None})
-            delivery.journal._db.execute("UPDATE outbox SET state = 'waiting'")
-            send_all(delivery)
-            assert delivery.set_status("FINISHED")
-        assert dump(database) == before
-        history = where.client.get_metric_history(delivery.run_id, "cost")
-        assert sorted((p.step, p.value) for p in history) == [(n, 1 / n) for n in range(1, 1501)]
-        nan = where.client.get_metric_history(delivery.run_id, "val_cost")
-        assert len(nan) == 1500 and all(p.value != p.value for p in nan)
-        (most,) = where.client.get_metric_history(delivery.run_id, "lr")
-        (least,) = where.client.get_metric_history(delivery.run_id, "low")
-        assert (most.value, least.value) == (1.7976931348623157e308, -1.7976931348623157e308)
-        delivery.journal.close()
+    assert dump(database) == before
+    history = where.client.get_metric_history(delivery.run_id, "cost")
+    assert sorted((p.step, p.value) for p in history) == [(n, 1 / n) for n in range(1, 1501)]
+    nan = where.client.get_metric_history(delivery.run_id, "val_cost")
+    assert len(nan) == 1500 and all(p.value != p.value for p in nan)
+    (most,) = where.client.get_metric_history(delivery.run_id, "lr")
+    (least,) = where.client.get_metric_history(delivery.run_id, "low")
+    assert (most.value, least.value) == (1.7976931348623157e308, -1.7976931348623157e308)
+    delivery.journal.close()
 
 
 def test_checkpoints_are_sent_between_metric_batches(workspace: Workspace, delivery) -> None:
@@ -176,19 +181,18 @@ def test_a_courier_stops_when_its_run_is_resumed(workspace: Workspace, delivery)
     delivery.journal.close()
 
 
-def test_sigkill_leaves_a_failed_run_with_all_points(
-    workspace: Workspace,
-) -> None:
-    """Before the training begins, in the middle, and with loader workers' copies of the pipe."""
-    early = start_trainer(workspace, 0, 0.0, "before")
-    run_id, _ = run_and_courier(early)
-    early.kill()
-    assert ended(early)[0] == -signal.SIGKILL
+def test_sigkill_before_the_first_point_fails_the_run(workspace: Workspace) -> None:
+    trainer = start_trainer(workspace, 0, 0.0, "before")
+    run_id, _ = run_and_courier(trainer)
+    trainer.kill()
+    assert ended(trainer)[0] == -signal.SIGKILL
     assert status_of(workspace, run_id) == "FAILED"
 
-    late = start_trainer(workspace, 400, 0.001, "die")
-    run_id, _ = run_and_courier(late)
-    assert ended(late)[0] == -signal.SIGKILL
+
+def test_sigkill_leaves_a_failed_run_with_all_points(workspace: Workspace) -> None:
+    trainer = start_trainer(workspace, 400, 0.001, "die")
+    run_id, _ = run_and_courier(trainer)
+    assert ended(trainer)[0] == -signal.SIGKILL
     assert status_of(workspace, run_id) == "FAILED"
     assert check_delivered(workspace, run_id) == 800
     tags = workspace.client.get_run(run_id).data.tags

@@ -166,6 +166,9 @@ def test_training_with_closed_streams_finishes(
     assert closed.returncode == 0
     (run,) = workspace.client.search_runs(["0"])
     assert run.info.status == "FINISHED"
+
+
+def test_a_full_standard_output_is_one_sentence(workspace: Workspace) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "runback", "sync"], stdout=full, stderr=subprocess.PIPE,
@@ -185,6 +188,11 @@ def test_a_missing_experiment_is_refused(
             patch.setenv(f"MLFLOW_EXPERIMENT_{what}", value)
             with pytest.raises(UsageError, match=f"^MLFLOW_EXPERIMENT_{what} '{value}': "):
                 new_run(workspace.client).__enter__()
+
+
+def test_a_new_experiment_name_is_created_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new / one")
     for _ in range(2):
         with new_run(workspace.client) as run_id:

@@ -44,6 +44,9 @@ def test_the_cost_score_uses_the_loss_of_the_run() -> None:
 def test_one_row_has_no_r2() -> None:
     one = torch.ones(1, 1)
     assert set(scores(one, one, "mse")) == {"cost", "rmse", "mae"}
+
+
+def test_predictions_that_are_not_finite_have_few_scores() -> None:
     wrong = torch.tensor([[math.nan], [1.0]])
     assert set(scores(wrong, torch.ones(2, 1), "mse")) == {"cost"}
     huge = torch.tensor([[1e200], [-1e200]], dtype=torch.float64)

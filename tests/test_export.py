@@ -53,10 +53,7 @@ def run(file: Path, format: str, module: torch.nn.Module, x: torch.Tensor) -> to
 
 
 def test_invalid_export_options_are_refused_first(
-    finished_runs: FinishedRuns,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taken = tmp_path / "taken.pt"
     taken.write_text("mine")
@@ -68,6 +65,11 @@ def test_invalid_export_options_are_refused_first(
         assert main(["export", "no such run", *options]) == 2
         assert problem in capsys.readouterr().err
     assert taken.read_text() == "mine"
+
+
+def test_onnx_without_its_packages_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runback.commands.export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(
         UsageError, match=r"needs no_such_package; .* pip install 'runback\[onnx\]'"

@@ -421,5 +421,8 @@ def test_out_of_memory_is_one_sentence() -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(MemoryShortError), short_of_memory(CPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 ...")
+
+
+def test_errors_other_than_out_of_memory_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shapes"), short_of_memory(CPU):
         torch.zeros(2, 3) @ torch.zeros(2, 3)

@@ -66,6 +66,11 @@ def test_predict_refuses_to_overwrite_its_table(
         with pytest.raises(UsageError, match="is the table itself, which would be lost"):
             predict_file(finished_runs.ids["strong"], str(file), str(output))
     assert file.read_bytes() == before
+
+
+def test_a_kept_column_named_twice_is_refused(finished_runs: FinishedRuns, tmp_path: Path) -> None:
+    file = tmp_path / "in.csv"
+    table(3).to_csv(file, index=False)
     with pytest.raises(UsageError, match="--keep id,id: names a column twice"):
         predict_file(finished_runs.ids["strong"], str(file), "", ["id", "id"])
 

@@ -135,6 +135,12 @@ def test_pyfunc_takes_columns_in_any_order(finished_runs: FinishedRuns) -> None:
         )
     assert model.predict(frame[:1]).tolist() == one[:, 0].tolist()
     assert model.predict(frame[:0]).shape == (0,)
+
+
+def test_pyfunc_refuses_missing_columns_and_text(finished_runs: FinishedRuns) -> None:
+    model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['own']}/model")
+    names = model.metadata.get_input_schema().input_names()
+    frame = pd.DataFrame(np.random.default_rng(0).normal(size=(4, 10)), columns=names)
     with pytest.raises(MlflowException, match=rf"missing inputs \['{names[3]}'\]"):
         model.predict(frame.drop(columns=names[3]))
     with pytest.raises(MlflowException, match="convert"):

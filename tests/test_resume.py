@@ -11,13 +11,14 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import DATA, ROOT, SECONDS, Workspace, wait_until
+from finished_runs import FinishedRuns
 from in_process import NOISY, difference, last_checkpoint
 from runback.commands import train as jobs
 from runback.config import MUTABLE_ON_RESUME, TrainConfig
@@ -178,28 +179,52 @@ def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[
     yield workspace.train("--data", "table.csv", "--scheduler", "cosine", "--keep-checkpoints", "0")
 
 
+@pytest.fixture
+def refused(finished_runs: FinishedRuns) -> Callable[..., None]:
+    """Resumes the finished run "weak" of 5 epochs; asserts that this fails and changes nothing."""
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["weak"]
+
+    def resume(kind: type[Exception], match: str, **changes: Any) -> None:
+        before = client.get_run(run_id).to_dictionary()
+        with pytest.raises(kind, match=match):
+            jobs.resume(run_id, **changes)
+        assert client.get_run(run_id).to_dictionary() == before
+
+    return resume
+
+
+def test_a_resume_of_a_deleted_run_is_refused(
+    finished_runs: FinishedRuns, refused: Callable[..., None]
+) -> None:
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["weak"]
+    client.delete_run(run_id)
+    try:
+        refused(RunNotFoundError, f"run {run_id} has been deleted; bring it back", epochs=30)
+    finally:
+        client.restore_run(run_id)
+
+
+def test_a_resume_with_other_options_is_refused(refused: Callable[..., None]) -> None:
+    refused(ConfigError, "option seed: the run has 0, and a resume cannot change it", seed=1)
+    refused(ConfigError, "option epochs: 4 is less than the 5 epochs", epochs="4")
+
+
+def test_a_resume_with_changed_data_is_refused(
+    finished_runs: FinishedRuns, refused: Callable[..., None]
+) -> None:
+    table = finished_runs.workspace.folder / "table.csv"
+    rows = table.read_text()
+    table.write_text(rows.replace("1", "2", 1))
+    try:
+        refused(DataError, "not the data of the run", epochs=30)
+    finally:
+        table.write_text(rows)
+
+
 def test_a_finished_run_resumes_with_more_epochs(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With `--epochs`; what else decides the numbers is refused by name, and nothing is changed."""
     untouched = workspace.client.get_run(finished)
-
-    def refused(kind: type[Exception], match: str, **changes: Any) -> None:
-        with pytest.raises(kind, match=match):
-            jobs.resume(finished, **changes)
-        assert workspace.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
-
-    workspace.client.delete_run(finished)
-    with pytest.raises(RunNotFoundError, match=f"run {finished} has been deleted; bring it back"):
-        jobs.resume(finished, epochs=30)
-    workspace.client.restore_run(finished)
-    refused(ConfigError, "option seed: the run has 0, and a resume cannot change it", seed=1)
-    refused(ConfigError, "option epochs: 19 is less than the 20 epochs", epochs="19")
-    table = workspace.folder / "table.csv"
-    rows = table.read_text()
-    table.write_text(rows.replace("1", "2", 1))
-    refused(DataError, "not the data of the run", epochs=30)
-    table.write_text(rows)
     assert jobs.resume(finished) == finished
     assert "has finished; train on with" in capsys.readouterr().err
     assert workspace.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
@@ -275,21 +300,30 @@ def test_a_changed_value_is_reported_on_resume(
     assert points(workspace, finished) == before
 
 
-def test_a_run_that_another_machine_holds_is_refused(
+def lease_of_another_machine(until: float) -> str:
+    """A lease that ends at `until`, in seconds since the epoch."""
+    return json.dumps({"host": "other-host", "home": "/x", "pid": 7, "until": int(until * 1000)})
+
+
+def test_a_run_that_another_machine_holds_is_refused(finished_runs: FinishedRuns) -> None:
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["weak"]
+    client.set_tag(run_id, lease.TAG, lease_of_another_machine(time.time() + 99))
+    try:
+        with pytest.raises(
+            RunHeldError, match=r"held by process 7 on other-host \(/x\) until 20"
+        ) as got:
+            jobs.resume(run_id, epochs=30)
+        assert got.value.exit_code == 3
+        assert client.get_run(run_id).info.status == "FINISHED"
+    finally:
+        client.set_tag(run_id, lease.TAG, "")
+
+
+def test_a_run_without_checkpoints_is_trained_anew(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = json.dumps(
-        {"host": "other-host", "home": "/x", "pid": 7, "until": int((time.time() + 99) * 1000)}
-    )
-    workspace.client.set_tag(finished, lease.TAG, held)
-    with pytest.raises(
-        RunHeldError, match=r"held by process 7 on other-host \(/x\) until 20"
-    ) as got:
-        jobs.resume(finished, epochs=30)
-    assert got.value.exit_code == 3
-    assert workspace.client.get_run(finished).info.status == "FINISHED"
-    # No checkpoint anywhere, and no journal: the same run from the start, each point once.
-    workspace.client.set_tag(finished, lease.TAG, held.replace(held[-14:-1], "1000000000000"))
+    """Neither a checkpoint nor a journal is left, and the lease of another machine has expired."""
+    workspace.client.set_tag(finished, lease.TAG, lease_of_another_machine(1e9))
     before = points(workspace, finished)
     shutil.rmtree(workspace.folder / ".runback")
     for file in artifacts(workspace, finished).iterdir():

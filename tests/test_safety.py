@@ -94,29 +94,37 @@ def model_folder(workspace: Workspace, run_id: str) -> Path:
     return Path(model.artifact_location.removeprefix("file://"))
 
 
-def test_hostile_files_in_a_stored_model_are_refused(
+def test_hostile_weights_of_a_stored_model_are_refused(
     finished_runs: FinishedRuns, victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    run_id = victim
-    folder = model_folder(finished_runs.workspace, run_id)
+    folder = model_folder(finished_runs.workspace, victim)
     with torch.no_grad():
-        found = load_model(run_id)(torch.tensor([[1.0], [5.0], [11.0]]))
+        found = load_model(victim)(torch.tensor([[1.0], [5.0], [11.0]]))
     assert found.tolist() == finished_runs.answers["victim"]
     evil = tmp_path / "evil"
     evil.mkdir()
     files, trace = hostile(evil)
     weights = folder / "data" / "model" / "model_state_dict.pt"
-    good = weights.read_bytes()
     for content in files:
         weights.write_bytes(content)
         with pytest.raises(CheckpointError, match="refused as damaged or unsafe"):
-            load_model(run_id)
-    weights.write_bytes(good)
+            load_model(victim)
+    assert not trace.exists()
+
+
+def test_a_hostile_mlmodel_is_refused(
+    finished_runs: FinishedRuns, victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    folder = model_folder(finished_runs.workspace, victim)
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    files, trace = hostile(evil)
     for change in MLMODELS:
         _change_mlmodel(folder, change, files[0])
         with pytest.raises(RunbackError) as caught:
-            load_model(run_id)
+            load_model(victim)
         assert "not a model that runback wrote" in str(caught.value) or "MLmodel" in str(
             caught.value
         )

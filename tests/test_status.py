@@ -128,6 +128,8 @@ def test_a_start_without_a_server_leaves_nothing(workspace: Workspace) -> None:
     assert "secret" not in done.stderr and "Traceback" not in done.stderr
     assert not list((workspace.folder / ".runback").glob("*"))
 
+
+def test_an_unusable_home_is_refused(workspace: Workspace) -> None:
     (workspace.folder / "file").write_text("")
     homeless = workspace.runback(
         *quick("--epochs", "2"), RUNBACK_HOME=str(workspace.folder / "file" / "x")
@@ -135,7 +137,10 @@ def test_a_start_without_a_server_leaves_nothing(workspace: Workspace) -> None:
     assert homeless.returncode == 2, homeless.stderr
     assert "file/x cannot be used: Not a directory" in homeless.stderr
     assert "Traceback" not in homeless.stderr
+    assert workspace.client.search_runs(["0"]) == []
 
+
+def test_an_invalid_drain_time_is_refused(workspace: Workspace) -> None:
     wrong = workspace.runback(*quick("--epochs", "2"), RUNBACK_DRAIN_SECONDS="soon")
     assert wrong.returncode == 2
     assert "RUNBACK_DRAIN_SECONDS: 'soon' is not a number of seconds" in wrong.stderr
@@ -201,7 +206,7 @@ def test_mlflow_run_does_not_overwrite_the_status(workspace: Workspace) -> None:
     assert status_of(workspace, run_id) == "KILLED"
 
 
-# The watch itself, without a training
+# StopSignals, without a training
 
 
 @pytest.fixture
@@ -213,7 +218,7 @@ def terminal() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_signals_are_raised_or_deferred() -> None:
+def test_a_deferred_signal_is_raised_at_the_end() -> None:
     from runback.errors import Interrupted
     from runback.run.signals import StopSignals
 
@@ -227,10 +232,20 @@ def test_signals_are_raised_or_deferred() -> None:
         assert noted.value.exit_code == 143
     assert told == [1]
 
+
+@pytest.mark.usefixtures("terminal")
+def test_a_signal_outside_the_loop_is_raised() -> None:
+    from runback.errors import Interrupted
+    from runback.run.signals import StopSignals
+
     with StopSignals(lambda: None), pytest.raises(Interrupted) as raised:
         os.kill(os.getpid(), signal.SIGHUP)
         time.sleep(5)
     assert raised.value.exit_code == 129
+
+
+def test_a_signal_during_the_final_status_is_only_noted() -> None:
+    from runback.run.signals import StopSignals
 
     with StopSignals(lambda: None) as watch:
         watch.defer()

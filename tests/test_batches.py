@@ -1,4 +1,4 @@
-"""Batches: two ways to the same rows, in an order that is a function of (seed, epoch) alone."""
+"""Batches: both implementations give the same rows, in an order set by seed and epoch only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, and the resumed run is the uninterrupted one."""
+"""A run killed by SIGKILL at random moments and resumed equals the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def arguments() -> list[str]:
 
 
 def killed_child(folder: Path, config: TrainConfig, seconds: float) -> bool:
-    """Trains in a child and kills it after a while; whether it was still training."""
+    """Trains in a child and kills it after `seconds`; returns whether it was still training."""
     child = os.fork()
     if child == 0:
         try:
@@ -54,7 +54,7 @@ def killed_child(folder: Path, config: TrainConfig, seconds: float) -> bool:
     "times", [20, pytest.param(200, marks=pytest.mark.chaos)], ids=["20 kills", "200 kills"]
 )
 def test_killed_trainings_resume_to_equal_results(tmp_path: Path, times: int) -> None:
-    """Without the courier: many kills in little time, most of them near a checkpoint's write."""
+    """Without the courier, so that kills are frequent and many fall into a checkpoint's write."""
     rng, config = random.Random(times), TrainConfig.from_mapping(OPTIONS)
     whole = tmp_path / "whole"
     began = time.monotonic()
@@ -75,7 +75,7 @@ def test_killed_trainings_resume_to_equal_results(tmp_path: Path, times: int) ->
 
 
 def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
-    """The commands themselves, on one run after another, until they have been killed often enough."""
+    """Kills and resumes commands, one run after another, until `times` kills are reached."""
     rng, words = random.Random(seed), arguments()
     whole = workspace.runback("train", *words, "--register", "none")
     assert whole.returncode == 0, whole.stderr
@@ -106,7 +106,7 @@ def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
 
 
 def new_run(workspace: Workspace, known: set[str]) -> str:
-    """The run that a command has begun, once its journal is there."""
+    """Waits for the journal of a new run and returns the run's ID."""
 
     def begun() -> set[str]:
         return {path.parent.name for path in workspace.folder.glob(".runback/*/journal.db")} - known

@@ -32,7 +32,7 @@ DETACHED_SECONDS = 30.0
 
 @contextmanager
 def outages(server: Server, run_begun, times: int) -> Iterator[list[tuple[float, float]]]:
-    """SIGKILLs and restarts the server again and again; yields when it was away, in ms."""
+    """Kills and restarts the server `times` times; yields the list of outages (start, end) in ms."""
     away: list[tuple[float, float]] = []
 
     def torment() -> None:
@@ -52,7 +52,7 @@ def outages(server: Server, run_begun, times: int) -> Iterator[list[tuple[float,
 
 
 def survive_outages(remote: Workspace, server: Server, times: int) -> dict[str, float]:
-    """One real training through `times` SIGKILLs of its server; returns the figures."""
+    """Trains while the server is killed `times` times; returns the measurements."""
     begun = threading.Event()
     with outages(server, begun, times) as away:
         epochs = 15_000 if times < 5 else 12_000 * (times + 2)

@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, verified, bound to their run, pruned with care."""
+"""Checkpoints: written atomically, verified, bound to their run, and pruned."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_weights_of_another_dtype_are_refused(folder: RunDir) -> None:
 
 
 def sealed(folder: Path, **fields: Any) -> Path:
-    """A manifest that is whole and lies."""
+    """A well-formed manifest with wrong fields."""
     manifest = write_checkpoint(folder, a_state(7), OWNER, {})
     path = folder / manifest.manifest_file
     path.write_bytes(dataclasses.replace(manifest, **fields).as_bytes())
@@ -214,7 +214,7 @@ class Bomb:
 
 
 def disguised(folder: Path, content: bytes) -> Manifest:
-    """A checkpoint of any content, with a manifest that fits it."""
+    """A checkpoint file of any content, with a manifest of its size and digest."""
     manifest = write_checkpoint(folder, a_state(7), OWNER, {})
     (folder / manifest.file).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
@@ -265,7 +265,7 @@ def test_unloadable_extra_state_is_refused() -> None:
 def test_a_write_syncs_file_and_folder_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """File, fsync, rename, fsync of the folder; the manifest the same way, and after it."""
+    """Write, fsync, rename, fsync of the folder: first the checkpoint, then its manifest."""
     seen: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -306,7 +306,7 @@ def test_a_wrongly_written_file_gets_no_manifest(
 
 
 def write_for_ever(folder: Path, first: int) -> None:
-    """In a child: checkpoints one after another, on the writer's thread, until killed."""
+    """Writes checkpoints on the writer's thread until the process is killed."""
     weights = torch.ones(100_000)
     writer = CheckpointWriter(lambda state: write_checkpoint(folder, state, OWNER, {}) and None)
     for epoch in range(first, first + 10_000):
@@ -371,7 +371,7 @@ def test_a_failed_write_is_raised_by_the_next_call() -> None:
     writer.close()
 
 
-# Which ones stay
+# Retention
 
 
 def retained(folder: Path, keep: int, written: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -424,7 +424,7 @@ def test_retention_without_pruning_reads_no_manifest(
 
 
 def test_every_checkpoint_holds_the_best_weights_once(tmp_path: Path) -> None:
-    """Shared storage where they are the current ones; never forgotten by a resume or by pruning."""
+    """They share storage with equal current weights, and survive resumes and pruning."""
     diverging = dataclasses.replace(
         CONFIG, model="linear", lr=0.02, momentum=0.999, checkpoint_every=1, keep_checkpoints=2
     )

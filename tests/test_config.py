@@ -1,4 +1,4 @@
-"""TrainConfig: what it takes, what it refuses and how it says so, and its way through text."""
+"""TrainConfig: accepted and refused values, error messages, and text forms."""
 
 from __future__ import annotations
 

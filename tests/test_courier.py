@@ -1,4 +1,4 @@
-"""The courier: carries everything once, outlives what it must, and says what it cannot do."""
+"""The courier: delivers everything once, survives failures, and reports what it cannot deliver."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tracking_parts import (
 
 @pytest.fixture
 def delivery(workspace: Workspace):
-    """A delivery of an empty journal to a fresh run on a SQLite store."""
+    """A delivery of an empty journal to a new run on a SQLite store."""
     return new_delivery(workspace)
 
 
@@ -73,7 +73,7 @@ def store(request: pytest.FixtureRequest, workspace: Workspace) -> tuple[Workspa
 
 
 def test_a_journal_sent_five_times_changes_no_row(store: tuple[Workspace, Path]) -> None:
-    """With values of every kind."""
+    """Including NaN and infinite values."""
     where, database = store
     delivery = new_delivery(where)
     for step in range(1, 1501):
@@ -171,7 +171,7 @@ def test_a_refused_file_is_reported_at_the_end(
 
 
 def test_a_courier_stops_when_its_run_is_resumed(workspace: Workspace, delivery) -> None:
-    """An old courier that still drains steps aside when a new training has begun."""
+    """The courier of the earlier training leaves the delivery to the new one."""
     from runback.tracking import courier
 
     delivery.journal.record([("cost", 1.0)], 1)
@@ -221,7 +221,7 @@ def test_a_courier_killed_at_the_end_is_replaced(workspace: Workspace) -> None:
 
 
 def test_the_status_arrives_without_a_writable_journal(workspace: Workspace) -> None:
-    """On a full disk the training process tells its courier alone."""
+    """On a full disk only the message to the courier has the status."""
     trainer = start_trainer(workspace, 40, 0.0, "unwritten")
     run_id, _ = run_and_courier(trainer)
     assert ended(trainer)[0] == 0

@@ -1,4 +1,4 @@
-"""A run is made once, also where the server makes it and its answer is lost on the wire."""
+"""A run is created once, even if the response of the server is lost."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CREATE = "/api/2.0/mlflow/runs/create"
 
 
 class Wire(ThreadingHTTPServer):
-    """A loopback proxy in front of a real server that spoils the answers to `runs/create`.
+    """A loopback proxy before a real server that loses or damages responses to `runs/create`.
 
     Attributes:
-        faults: what happens to the next answers, one each: "lost" (the connection is closed without
-            a byte), "cut" (closed in the middle), "page" (a gateway's 502), "late" (lost, and the
-            server gets the question only after that), "away" (lost, and all further ones too).
-        away: whether the server cannot be reached.
-        questions: how often a run has been asked for.
+        faults: the faults of the next responses: "lost" (the connection closes without a byte),
+            "cut" (it closes in the middle), "page" (a 502 page of a gateway), "late" (lost, and the
+            server gets the request afterwards), "away" (lost, and all further responses too).
+        away: whether the server is unreachable.
+        questions: the number of create requests.
     """
 
     daemon_threads = True
@@ -95,14 +95,14 @@ def wire(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch) 
 
 
 def runs_of(where: Workspace) -> dict[str, str]:
-    """The runs that are not deleted, with their status."""
+    """The status of each run that is not deleted, by run ID."""
     return {run.info.run_id: run.info.status for run in where.client.search_runs(["0"])}
 
 
 def test_a_lost_create_response_makes_one_run(
     workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No answer, half an answer, a gateway's page, a server slower than its wire; and retries."""
+    """For each fault of the proxy, and with the HTTP client's own retries."""
     from mlflow import MlflowClient
 
     from runback.tracking.create_run import new_run
@@ -134,7 +134,7 @@ def test_a_lost_create_response_makes_one_run(
 def test_training_after_a_lost_response_makes_one_run(
     workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The courier's own path; then a server that goes away with its answer, and sync afterwards."""
+    """Also if the server then becomes unreachable: `sync` deletes the duplicate run later."""
     from runback.commands.sync import sync
 
     behind = Workspace(workspace.folder, server.uri)
@@ -166,7 +166,7 @@ def test_training_after_a_lost_response_makes_one_run(
 def test_sync_fails_only_abandoned_new_runs(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A courier that dies between the run and its journal; one at work; a run in use."""
+    """A courier killed before the journal exists; a courier at work; a run in use."""
     from runback.commands.sync import sync
     from runback.tracking.create_run import TAG_OPENING, new_run
     from runback.tracking.runs import TAG_CONFIG

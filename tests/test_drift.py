@@ -1,4 +1,4 @@
-"""The command line, TrainConfig and MLproject say the same, and no command forgets a parameter."""
+"""The command line, TrainConfig and MLproject have the same options and defaults."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_mlproject_has_every_option_and_default() -> None:
 
 
 def test_every_entry_point_parameter_is_text() -> None:
-    """MLflow refuses "1e-4" for a float and checks nothing else: runback checks them all itself."""
+    """MLflow refuses "1e-4" as a float; runback validates all parameters itself."""
     for entry in ENTRY_POINTS.values():
         assert {spec["type"] for spec in entry["parameters"].values()} <= {"string"}
 
@@ -69,7 +69,7 @@ def test_every_parameter_is_used_by_its_command(entry: str) -> None:
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
 def test_every_parameter_reaches_the_option_of_its_name(entry: str) -> None:
-    """Each entry point's command, filled in as MLflow does it, parses to the values put in."""
+    """The command of an entry point, formatted as by MLflow, parses to the given values."""
     spec = ENTRY_POINTS[entry]
     given = {name: f"<{name}> 'x' & y" for name in spec["parameters"]}
     words = shlex.split(spec["command"].format(**{k: shlex.quote(v) for k, v in given.items()}))
@@ -82,7 +82,7 @@ def test_every_parameter_reaches_the_option_of_its_name(entry: str) -> None:
 
 @pytest.mark.parametrize("entry", [e for e in ENTRY_POINTS if e != "main"])
 def test_an_entry_point_has_every_usable_argument(entry: str) -> None:
-    """`resume` lists all options to refuse most of them by name; MLproject passes RUN on."""
+    """`resume` accepts all options only to refuse most of them by name."""
     wanted = {"run_id" if a.dest == "run" else a.dest for a in arguments(entry)}
     if entry == "resume":
         wanted -= set(OPTION_NAMES)

@@ -1,4 +1,4 @@
-"""A user's mistake: one sentence, exit code 2, no traceback, no run left behind as RUNNING."""
+"""A user's mistake: one sentence, exit code 2, no traceback, and no run left RUNNING."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ MISTAKES = {
 
 @dataclass
 class Launch:
-    """A `mlflow run` that has ended, and the store of its own that it used."""
+    """A finished `mlflow run` and a client of its store."""
 
     done: subprocess.CompletedProcess[str]
     client: MlflowClient
@@ -100,7 +100,7 @@ def test_an_invalid_mlflow_run_is_one_failed_run(tmp_path: Path, empty_database:
 def test_an_invalid_option_leaves_no_run(
     workspace: Workspace, options: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, to save time; the courier is a real one."""
+    """In the test process, to save time, with a real courier."""
     shutil.copyfile(DATA / "non_linear.csv", "own.csv")
     shutil.copyfile(DATA / "multiple_linear.csv", "six.csv")
     assert main(["train", *options]) == 2
@@ -115,7 +115,7 @@ def test_an_invalid_option_leaves_no_run(
 def test_refused_arguments_fail_their_run_only(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `mlflow run`, which would see the exit code, nobody else says why it got nothing."""
+    """Without `mlflow run` nothing else reports the reason in the run."""
     client = workspace.client
 
     def refused(arguments: str, **run: str) -> tuple[str, str]:
@@ -158,7 +158,7 @@ def test_a_training_out_of_memory_fails_in_one_sentence(
 def test_training_with_closed_streams_finishes(
     workspace: Workspace,
 ) -> None:
-    """With all streams closed, the next files opened would be taken for them."""
+    """With closed streams, the next opened files would get their descriptors."""
     train = f"{sys.executable} -m runback train --data {DATA}/non_linear.csv --epochs 2"
     closed = subprocess.run(
         ["sh", "-c", f"{train} <&- >&- 2>&-"], env=workspace.env, timeout=SECONDS
@@ -203,7 +203,7 @@ def test_a_new_experiment_name_is_created_once(
 def test_an_ended_mlflow_run_id_is_refused_unchanged(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither a mistake nor a training changes the run that a forgotten MLFLOW_RUN_ID names."""
+    """MLFLOW_RUN_ID can be left over in the environment."""
     other = workspace.client.create_run("0").info.run_id
     workspace.client.set_terminated(other)
     before = workspace.client.get_run(other).to_dictionary()

@@ -1,4 +1,4 @@
-"""Scores against their definitions, and plots of whatever columns and costs a run may have."""
+"""Scores match their definitions, and plots take any columns and costs."""
 
 from __future__ import annotations
 

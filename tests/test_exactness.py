@@ -1,4 +1,4 @@
-"""Interrupted and resumed is bit-identical to uninterrupted, wherever the interruption falls."""
+"""An interrupted and resumed run is bit-identical to an uninterrupted one, at any position."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def configured(data: Path, **options: object) -> TrainConfig:
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    """The whole last checkpoint and the whole metric history, at zero tolerance."""
+    """Compares the last checkpoints and the metric histories bit by bit."""
     assert difference(history(one), history(other)) == ""
     assert difference(last_checkpoint(one), last_checkpoint(other)) == ""
 
@@ -69,7 +69,7 @@ def test_stopped_at_any_batch_resumes_bit_identical(
 
 
 def test_killed_at_any_batch_resumes_bit_identical(data: Path, tmp_path: Path) -> None:
-    """Without a checkpoint at the end the last one is far back: epochs are trained again."""
+    """Without a final checkpoint, epochs are trained again."""
     config = configured(data, momentum=0.9, scheduler="cosine")
     train_until(tmp_path / "whole", config)
     for epoch, batch in POSITIONS:
@@ -108,7 +108,7 @@ def test_any_sequence_of_stops_and_kills_is_bit_identical(
 def test_checkpoints_inside_epochs_change_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`checkpoint_minutes` so short that every batch is saved; only the newest two are kept."""
+    """A checkpoint after every batch; only the newest two inside epochs are kept."""
     config = configured(data, momentum=0.9)
     train_until(tmp_path / "whole", config)
     saved: list[tuple[int, int]] = []
@@ -132,7 +132,7 @@ def test_loader_workers_resume_inside_an_epoch(data: Path, tmp_path: Path) -> No
 
 
 def test_more_epochs_keep_the_schedule_of_the_run(data: Path, tmp_path: Path) -> None:
-    """Trained on past the end: as if the schedule's shape had been given in full from the start."""
+    """As if the schedule's arguments had been given explicitly from the start."""
     for name, shape in (("cosine", '{"T_max": 3}'), ("step", '{"step_size": 1}')):
         short = configured(data, epochs=3, scheduler=name)
         longer = configured(data, epochs=5, scheduler=name)

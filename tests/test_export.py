@@ -1,4 +1,4 @@
-"""Exported files compute what the module does; wrong wishes and half-written files are refused."""
+"""Exported files compute what the module does; invalid options and files are refused."""
 
 from __future__ import annotations
 

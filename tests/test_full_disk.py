@@ -1,5 +1,4 @@
-"""A full disk at every write: the last checkpoint survives, the error says what is full, and the run
-goes on when there is room."""
+"""A full disk: old checkpoints survive, the error names the folder, and the run can be resumed."""
 
 from __future__ import annotations
 
@@ -31,7 +30,7 @@ CONFIG = TrainConfig(
 
 
 def mounted(folder: Path) -> bool:
-    """Mounts a small disk, where this process may."""
+    """Mounts a small tmpfs; returns whether that was permitted."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     with contextlib.suppress(OSError):
@@ -41,7 +40,7 @@ def mounted(folder: Path) -> bool:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk."""
+    """A mounted disk of 3 MB."""
     folder = tmp_path / "disk"
     if not mounted(folder):
         pytest.skip("no small disk can be mounted here")
@@ -61,7 +60,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run as it is without a full disk."""
+    """The same run without a full disk."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train_until(folder, CONFIG)
     return folder
@@ -82,14 +81,14 @@ def assert_ends_like(run: Path, whole: Path) -> None:
 
 
 def leave_free(disk: Path, kilobytes: int) -> Path:
-    """Fills a disk but for some room; returns the file to delete."""
+    """Fills a disk except for `kilobytes`; returns the file that fills it."""
     ballast, found = disk / "ballast", os.statvfs(disk)
     ballast.write_bytes(b"\0" * (found.f_bavail * found.f_frsize - kilobytes * 1024))
     return ballast
 
 
 def test_a_full_disk_at_any_write_keeps_old_checkpoints(disk: Path, whole: Path) -> None:
-    """The same training with a little room more each time: ever another write finds none."""
+    """Each attempt has 4 kB more, so that another write fails."""
     run = disk / "run"
     counts, errors = [0], []
     for room in range(4, 64, 4):
@@ -112,7 +111,7 @@ def test_a_full_disk_at_any_write_keeps_old_checkpoints(disk: Path, whole: Path)
 def test_a_file_size_limit_keeps_old_checkpoints(
     tmp_path: Path, whole: Path, kilobytes: int
 ) -> None:
-    """Limits below the size of a manifest, of a checkpoint, of the journal, of its log."""
+    """Limits below the size of a manifest, a checkpoint, the journal and its log."""
     run = tmp_path / "run"
     train_until(run, TrainConfig(**{**vars(CONFIG), "epochs": 4}))
     before = {f.name: f.read_bytes() for f in (run / "checkpoints").iterdir()}
@@ -138,7 +137,7 @@ def test_a_full_disk_error_names_the_folder(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_fails_the_run_and_it_resumes(workspace: Workspace, disk: Path) -> None:
-    """FAILED and not RUNNING, one sentence, and resumable when there is room."""
+    """One sentence is printed, and the run resumes when there is room."""
     options = ("--data", CONFIG.data, "--epochs", "300", "--checkpoint-every", "10")
     home = {"RUNBACK_HOME": str(disk / "home"), "RUNBACK_DRAIN_SECONDS": "3"}
     ballast = leave_free(disk, 400)

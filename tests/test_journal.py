@@ -1,4 +1,4 @@
-"""The journal: what goes in comes out bit-equal, once, whatever fails in between."""
+"""The journal: recorded points are read bit-equal and once, whatever fails in between."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def test_a_full_journal_disk_loses_nothing(journal: Journal) -> None:
         journal.flush()
     with pytest.raises(JournalError, match="full"):
         journal.set_fact("status", ["FAILED", "x" * 10_000])
-    journal._db.execute("PRAGMA max_page_count = 100000")  # somebody has made room
+    journal._db.execute("PRAGMA max_page_count = 100000")  # now there is room
     journal.record([("cost", 2001.0)], 2001)
     journal.flush()
     assert [p.value for p in journal.points("cost")] == [float(n) for n in range(1, 2002)]
@@ -196,7 +196,7 @@ def test_flushed_points_survive_sigkill(tmp_path: Path) -> None:
     process.stdout.close()
     found = [(p.step, p.value) for p in Journal(path).points("cost")]
     assert found == [(step, step / 3) for step in range(1, len(found) + 1)]
-    assert len(found) >= flushed - 1  # a step is told after the flush that held it
+    assert len(found) >= flushed - 1  # a step is printed after its flush
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be read" * 50])

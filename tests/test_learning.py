@@ -1,4 +1,4 @@
-"""What the seed's two regressions must learn, with the default options."""
+"""Convergence of the two example regressions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runback.training.setup import TrainingSetup, prepare
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """`prepare` sets torch's threads for its process, which here is everyone's."""
+    """Restores the thread count of torch, which `prepare` sets for the whole process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)

@@ -1,4 +1,4 @@
-"""The lock: one holder, gone with the process however it dies, and not inherited by workers."""
+"""The lock: one holder, released when its process ends, and not inherited by workers."""
 
 from __future__ import annotations
 

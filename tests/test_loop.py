@@ -1,4 +1,4 @@
-"""The loop against a loop written by hand, against torch's own schedules, and its edges."""
+"""The training loop against a handwritten loop and torch's schedules, and edge cases."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def order_of(config: TrainConfig) -> Order:
 def trained(
     config: TrainConfig, held: TableDataset | None = None, dropout: float = 0.0
 ) -> tuple[TrainState, list[EpochResult]]:
-    """Trains our way; returns the state and the epochs."""
+    """Trains with `run_epochs`; returns the state and the epochs."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     state = TrainState.fresh(model_of(config, dropout), config, CPU)
     batches = TensorBatches(part(N_ROWS, 1, dtype), order_of(config))
@@ -66,7 +66,7 @@ def trained(
     return state, results
 
 
-# A loop as the textbook writes it, of torch's own parts alone
+# A handwritten loop that uses torch only
 
 
 def by_hand(config: TrainConfig) -> tuple[dict[str, Tensor], list[float]]:
@@ -207,7 +207,7 @@ def test_the_best_epoch_has_the_lowest_val_cost() -> None:
     values = [result.val_cost for result in results]
     best = min(range(25), key=lambda index: values[index] or math.inf)
     assert state.best is not None
-    assert best < 24, "the last epoch is the best: this test sees nothing"
+    assert best < 24, "the last epoch is the best: nothing is tested"
     assert (state.best.epoch, state.best.val_cost) == (best + 1, values[best])
     state.model.load_state_dict(state.best.model_state_dict)
     with torch.no_grad():
@@ -225,7 +225,7 @@ def test_patience_stops_after_epochs_without_improvement(patience: int) -> None:
         if since == patience:
             expected = epoch
             break
-    assert expected < 60, "it never stops: this test sees nothing"
+    assert expected < 60, "it never stops: nothing is tested"
     _, results = trained(config_of(lr=0.3, epochs=60, patience=patience), held)
     assert len(results) == expected
     assert [r.val_cost for r in results] == endless[:expected]

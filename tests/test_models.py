@@ -1,4 +1,4 @@
-"""Modules: what they compute, what they refuse, and their round trip through JSON."""
+"""Built-in modules: results, refused arguments, and saving and loading."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_module_without_parameters_is_refused() -> None:
 
 
 class Shaped(nn.Module):
-    """Returns, or raises, what it is told."""
+    """Its argument decides what forward returns or raises."""
 
     def __init__(self, n_features: int, n_targets: int, what: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""`predict` takes tables of any size, keeps columns, and gives the module's own bits."""
+"""`predict` takes tables of any size, keeps columns, and is bit-identical to the module."""
 
 from __future__ import annotations
 
@@ -161,7 +161,7 @@ def test_a_predict_error_names_it_and_leaves_no_file(
 
 
 def test_predict_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
-    """What Arrow holds at most does not grow with the table."""
+    """The peak memory of Arrow does not depend on the number of rows."""
 
     def most_held(rows: int) -> int:
         table(rows).to_parquet(tmp_path / "in.parquet", row_group_size=10_000)

@@ -1,4 +1,4 @@
-"""`promote` moves an alias to the better model, refuses what cannot be compared, and rolls back."""
+"""`promote` moves an alias to the better model, refuses incomparable ones, and rolls back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from runback.errors import UsageError
 
 
 def register_apart(finished_runs: FinishedRuns, name: str, *runs: str) -> list[str]:
-    """Registers runs under a name of the test's own; returns models:/NAME/VERSION."""
+    """Registers runs under a separate name; returns models:/NAME/VERSION of each."""
     client = finished_runs.workspace.client
     client.create_registered_model(name)
     made = []
@@ -110,7 +110,7 @@ def test_other_test_rows_need_a_common_table(
 
 
 def test_concurrent_promotions_are_serialized(finished_runs: FinishedRuns) -> None:
-    """Each is judged against the holder that it replaces, so the better one has the alias."""
+    """Each is compared with the holder that it replaces, so the better one has the alias."""
     versions = register_apart(finished_runs, "race", "strong", "weak")
     program = PROGRAMS / "promote_on_request.py"
     two = [

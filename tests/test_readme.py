@@ -1,4 +1,4 @@
-"""The README speaks the truth: its blocks run, and its tables are those of the code."""
+"""The README is correct: its blocks run, and its tables match the code."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_every_readme_block_is_run_or_marked() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what a clone holds, with a store of its own."""
+    """A copy of the repository's files, as in a fresh clone."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, text=True, capture_output=True, check=True,

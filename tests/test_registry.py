@@ -1,4 +1,4 @@
-"""The logged model: linked to its run, ranked by its figures, described, and takes any numbers."""
+"""The logged model: linked to its run, with metrics and description; accepts any numbers."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_a_copied_version_loads_the_same_model(finished_runs: FinishedRuns) -> N
 def test_a_registered_name_may_hold_quotes(
     workspace: Workspace,
 ) -> None:
-    """A quotation mark once kept a finished model out of the registry for good."""
+    """MLflow quotes names in its search filters."""
     table = workspace.folder / 'it\'s @ "table".csv'
     shutil.copyfile(DATA / "non_linear.csv", table)
     run_id = train(TrainConfig(data=str(table), epochs=1))
@@ -150,7 +150,7 @@ def test_pyfunc_refuses_missing_columns_and_text(finished_runs: FinishedRuns) ->
 def test_models_of_others_keep_mlflows_type_checks(
     finished_runs: FinishedRuns, tmp_path: object
 ) -> None:
-    """Integers are widened for the models of runback alone."""
+    """Integers are converted for models of runback only."""
     mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['strong']}/model")
 
     class Other:

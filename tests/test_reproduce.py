@@ -1,4 +1,4 @@
-"""`reproduce` trains a run again from its own record and says whether it came out the same."""
+"""`reproduce` trains a run again from its record and reports whether the results are equal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runback.commands.train import Outcome
 def test_a_run_reproduces_to_the_last_bit(
     finished_runs: FinishedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the own module that it was trained with, though the file has changed since."""
+    """With the user's module as it was at training time, although the file has changed."""
     run_id = finished_runs.ids["own"]
     assert main(["reproduce", run_id]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -37,7 +37,7 @@ def test_a_run_reproduces_to_the_last_bit(
 
 
 def test_a_resumed_run_reproduces(workspace: Workspace) -> None:
-    """A schedule keeps the shape of the run's first epochs, and a patience that ended is known."""
+    """With a schedule set by the first number of epochs, and a patience that ended."""
     config = TrainConfig(
         data=str(DATA / "non_linear.csv"), epochs=3, scheduler="cosine", patience=9, lr=2e-4
     )

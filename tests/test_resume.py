@@ -1,4 +1,4 @@
-"""`runback resume`: the same run, the same curve, the same weights, as if nothing had happened."""
+"""`runback resume`: the same run with the metrics and weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def slow() -> tuple[str, ...]:
 
 
 def run_of(workspace: Workspace) -> str:
-    """The run that a command has begun, once its journal is there."""
+    """Waits for the journal of the only run and returns the run's ID."""
     wait_until(lambda: bool(list(workspace.folder.glob(".runback/*/journal.db"))), SECONDS)
     (journal,) = workspace.folder.glob(".runback/*/journal.db")
     return journal.parent.name
@@ -59,7 +59,7 @@ def wait_for_checkpoint(workspace: Workspace, run_id: str, epoch: int) -> None:
 
 
 def points(workspace: Workspace, run_id: str) -> dict[tuple[str, int], tuple[float, int]]:
-    """Value and timestamp of each point of the run; fails on a point that is there twice."""
+    """Value and timestamp of each point of the run; asserts that no point is there twice."""
     found = {}
     for key in workspace.client.get_run(run_id).data.metrics:
         for p in workspace.client.get_metric_history(run_id, key):
@@ -69,7 +69,7 @@ def points(workspace: Workspace, run_id: str) -> dict[tuple[str, int], tuple[flo
 
 
 def artifacts(workspace: Workspace, run_id: str) -> Path:
-    """Where the store keeps the run's checkpoints."""
+    """The folder of the run's checkpoint artifacts."""
     uri = workspace.client.get_run(run_id).info.artifact_uri
     folder = Path(uri.removeprefix("file://")) / "checkpoints"
     assert list(folder.glob("checkpoint-*.pt"))
@@ -89,7 +89,7 @@ def end(process: subprocess.Popen[str], number: int | None = None) -> tuple[int,
 
 
 def assert_like_uninterrupted(workspace: Workspace, run_id: str, slow: tuple[str, ...]) -> None:
-    """Trains the same once more, in one go, and compares the whole checkpoint and all points."""
+    """Trains the same without interruption; compares the last checkpoint and all points."""
     whole = workspace.runback(*slow, "--register", "none")
     assert whole.returncode == 0, whole.stderr
     other = whole.stdout.strip()
@@ -127,7 +127,7 @@ def test_sigterm_inside_an_epoch_then_two_resumes_at_once(
 def test_resume_on_another_machine_is_bit_identical(
     remote: Workspace, slow: tuple[str, ...]
 ) -> None:
-    """SIGKILL, then nothing local is left: the artifacts and the history are enough."""
+    """After SIGKILL and without local files: artifacts and metric history are enough."""
     training = remote.start(*slow, SLEEP_SECONDS="0.01")
     run_id = run_of(remote)
     wait_for_checkpoint(remote, run_id, 6)
@@ -153,14 +153,14 @@ def test_resume_on_another_machine_is_bit_identical(
 
 
 def test_a_resume_waits_for_a_stopped_old_courier(remote: Workspace, slow: tuple[str, ...]) -> None:
-    """It is made to hang, with the delivery's lock in its hand, until the resumed one has trained."""
+    """The old courier is stopped while it holds the delivery lock, and continued later."""
     training = remote.start(*slow, SLEEP_SECONDS="0.03")
     run_id = run_of(remote)
     wait_for_checkpoint(remote, run_id, 3)
     courier = json.loads((remote.home(run_id) / "courier.lock").read_text())["pid"]
     os.kill(courier, signal.SIGSTOP)
     training.kill()
-    training.wait()  # its pipes stay open in the courier's hands
+    training.wait()  # the courier keeps its pipes open
     resumed = remote.start("resume", run_id, SLEEP_SECONDS="0.01")
     wait_for_checkpoint(remote, run_id, 9)
     os.kill(courier, signal.SIGCONT)
@@ -173,7 +173,7 @@ def test_a_resume_waits_for_a_stopped_old_courier(remote: Workspace, slow: tuple
 
 @pytest.fixture
 def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A finished run of 20 epochs; resumes in this process may follow."""
+    """A finished run of 20 epochs, which a test may resume in the test process."""
     shutil.copy(DATA / "non_linear.csv", workspace.folder / "table.csv")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     yield workspace.train("--data", "table.csv", "--scheduler", "cosine", "--keep-checkpoints", "0")
@@ -254,7 +254,7 @@ def test_a_finished_run_resumes_with_more_epochs(
 def test_a_run_stopped_by_patience_can_be_resumed(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """To where a run of endless patience comes, bit for bit."""
+    """Bit-identical to a run without early stopping."""
     hasty = TrainConfig(data=str(DATA / "non_linear.csv"), lr=2e-4, epochs=40, patience=1)
     run_id = jobs.train(hasty)
     done = max(step for _, step in points(workspace, run_id))
@@ -279,7 +279,7 @@ def test_a_run_stopped_by_patience_can_be_resumed(
 def test_a_changed_value_is_reported_on_resume(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A published value is tampered with, and its epochs are trained again."""
+    """A recorded value is changed, and its epoch is trained again."""
     journal = workspace.home(finished) / "journal.db"
     with sqlite3.connect(journal) as database:
         database.execute("UPDATE metrics SET value = 1.5 WHERE key = 'cost' AND step = 17")
@@ -349,7 +349,7 @@ def mlflow_run(workspace: Workspace, *arguments: str) -> None:
 
 
 def test_resume_through_mlflow_run(workspace: Workspace, slow: tuple[str, ...]) -> None:
-    """`--run-id RUN` goes on in RUN; `-P run_id=RUN` nests the launch that MLflow makes under it."""
+    """`--run-id RUN` continues RUN; with `-P run_id=RUN` MLflow's launch run is nested under RUN."""
     training = workspace.start(*slow, SLEEP_SECONDS="0.03")
     run_id = run_of(workspace)
     wait_for_checkpoint(workspace, run_id, 3)
@@ -374,7 +374,7 @@ def test_resume_through_mlflow_run(workspace: Workspace, slow: tuple[str, ...]) 
         _ = find_run(workspace.client, launch.info.run_id).config
 
 
-# The parts by themselves
+# Parts without a training
 
 
 def test_only_mutable_options_change_on_resume() -> None:
@@ -419,7 +419,7 @@ def test_a_lease_of_another_host_or_home_is_refused(field: str) -> None:
 
 
 def contend(path: Path, times: int) -> None:
-    """Two processes go for one lock at the same moment, again and again: exactly one gets it."""
+    """Two processes acquire one lock at the same moment, `times` times: exactly one gets it."""
     for _ in range(times):
         start = time.monotonic() + 0.03
         children = [_forked(path, start) for _ in range(2)]

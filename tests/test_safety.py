@@ -23,7 +23,7 @@ from runback.model.spec import load_tensors
 
 
 class Payload:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a folder."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -42,7 +42,7 @@ def zipped(payload: Payload, file: Path) -> bytes:
 
 
 def hostile(folder: Path) -> tuple[list[bytes], Path]:
-    """The two shapes a hostile file can have, and the folder that running one would make."""
+    """A hostile file in both formats, and the folder that unpickling one would create."""
     trace = folder / "ran"
     payload = Payload(trace)
     return [plain(payload), zipped(payload, folder / "evil.pt")], trace
@@ -82,7 +82,7 @@ def victim(finished_runs: FinishedRuns, tmp_path: Path) -> Iterator[str]:
 
 
 def checkpoint_folders(workspace: Workspace, run_id: str) -> list[Path]:
-    """Where a run's checkpoints lie: here, and among its artifacts."""
+    """The run's checkpoint folders: the local one and the one in the artifacts."""
     uri = workspace.client.get_run(run_id).info.artifact_uri.removeprefix("file://")
     return [workspace.home(run_id) / "checkpoints", Path(uri) / "checkpoints"]
 
@@ -162,7 +162,7 @@ def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> 
 def test_a_hostile_checkpoint_is_skipped_on_resume(
     finished_runs: FinishedRuns, victim: str, tmp_path: Path
 ) -> None:
-    """Even with a manifest that vouches for it; training begins anew from what is good."""
+    """Even with a matching manifest; the training starts from the last good state."""
     evil = tmp_path / "evil"
     evil.mkdir()
     files, trace = hostile(evil)

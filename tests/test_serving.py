@@ -1,4 +1,4 @@
-"""The real model server on loopback answers as `predict` does, bit for bit, without runback."""
+"""A real model server in an environment without runback is bit-identical to `predict`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from runback.commands.predict import predict_file
 def served(
     finished_runs: FinishedRuns, tmp_path: Path, clean_env: CleanEnvironment
 ) -> Iterator[str]:
-    """The address of a server of the own module's champion, in an environment without runback."""
+    """The address of a server of a user's module, in an environment without runback."""
     finished_runs.workspace.client.set_registered_model_alias("diabetes", "champion", "1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

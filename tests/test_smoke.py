@@ -1,4 +1,4 @@
-"""The whole way once: train, track, register, and back by the run ID."""
+"""Train, track, register, and load by the run ID."""
 
 from __future__ import annotations
 

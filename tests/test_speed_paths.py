@@ -1,4 +1,4 @@
-"""The fast paths give the numbers of the plain ones, bit for bit."""
+"""The fast paths are bit-identical to the plain ones."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ CONFIGS = {
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """`prepare` sets torch's threads for its process, which here is everyone's."""
+    """Restores the thread count of torch, which `prepare` sets for the whole process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -51,7 +51,7 @@ def config_of(name: str, **other: object) -> TrainConfig:
 
 
 def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:
-    """The loop as one would write it first: zero_grad, step, indexing, `.item()` where it comes."""
+    """A simple loop: zero_grad, step, indexing, and `.item()` in each epoch."""
     work = prepare(config)
     model, optimizer, cost_of = work.state.model, work.state.optimizer, COSTS[config.loss]
     x, y = (getattr(work.table, name)[work.split.train] for name in ("features", "targets"))
@@ -129,7 +129,7 @@ def test_validation_pieces_are_weighted_by_rows(monkeypatch: pytest.MonkeyPatch)
 
 
 class Frozen(nn.Dropout):
-    """Stays in eval mode, as parts that are not to be trained do."""
+    """Stays in eval mode, like a frozen part of a model."""
 
     def train(self, mode: bool = True) -> Frozen:
         return super().train(False)
@@ -154,7 +154,7 @@ needs_compiler = pytest.mark.skipif(
 
 @needs_compiler
 def test_compiled_and_stopped_inside_an_epoch_is_equal() -> None:
-    """Interrupted before the shorter last group, whose shape the resumed process meets first."""
+    """Stopped before the shorter last group, so the resumed process compiles that shape first."""
     config = config_of(
         "adam, dropout, clipping, plateau", compile="default", epochs=3, batch_size=48
     )
@@ -185,7 +185,7 @@ def interrupted(work: TrainingSetup, at: MidEpoch) -> tuple[dict[str, object], l
             return work.state.state_dict(), done
         if isinstance(event, EpochResult):
             done.append(event)
-    raise AssertionError("the training never came there")
+    raise AssertionError("the training did not reach the position")
 
 
 COMPILED = {
@@ -230,7 +230,7 @@ def test_each_training_compiles_one_graph() -> None:
 
 
 class Unusual(nn.Module):
-    """Asks for a value in the middle, which no graph can hold, and has a part that it never uses."""
+    """Reads a value inside forward, which breaks the graph, and has an unused part."""
 
     def __init__(self) -> None:
         super().__init__()

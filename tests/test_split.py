@@ -1,4 +1,4 @@
-"""The split: whole, disjoint, a function of (rows, ratio, seed), and rebuilt from its JSON."""
+"""The split: complete, disjoint, set by (rows, ratio, seed), and rebuilt from its JSON."""
 
 from __future__ import annotations
 

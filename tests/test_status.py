@@ -19,7 +19,7 @@ from tracking_parts import FOREVER, alive, check_delivered, ended, quick, status
 def start_endless(
     workspace: Workspace, *arguments: str, **env: str
 ) -> tuple[subprocess.Popen[str], str]:
-    """A real training that does not end by itself, and its run, some epochs on."""
+    """Starts a training that does not end by itself; returns it and its run after some epochs."""
     process = workspace.start(*quick(*FOREVER, *arguments), **env)
     return process, training_run(workspace)
 
@@ -151,7 +151,7 @@ def test_an_invalid_drain_time_is_refused(workspace: Workspace) -> None:
 
 
 def launch(workspace: Workspace, epochs: str = "100000000") -> subprocess.Popen[str]:
-    """`mlflow run` of this project, in a process group of its own, as a terminal makes one."""
+    """`mlflow run` of this project in a separate process group, as in a terminal."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     command = [
         sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local",
@@ -164,7 +164,7 @@ def launch(workspace: Workspace, epochs: str = "100000000") -> subprocess.Popen[
 
 
 def trainer_of(workspace: Workspace, run_id: str) -> int:
-    """The process that holds the run's lock, as it wrote itself there."""
+    """The ID of the process that holds the run's lock, read from the lock file."""
     import json
 
     return int(json.loads((workspace.home(run_id) / "lock").read_text())["pid"])
@@ -195,7 +195,7 @@ def test_ctrl_c_under_mlflow_run_leaves_a_killed_run(workspace: Workspace) -> No
     assert f"runback resume {run_id}" in errors
 
 
-@pytest.mark.chaos  # the test before says as much; this one tells which of the two signals it was
+@pytest.mark.chaos  # the previous test covers it; this one isolates the signal
 def test_mlflow_run_does_not_overwrite_the_status(workspace: Workspace) -> None:
     """SIGTERM to the trainer alone: mlflow sees a failed command, the run stays KILLED."""
     launcher = launch(workspace)
@@ -211,7 +211,7 @@ def test_mlflow_run_does_not_overwrite_the_status(workspace: Workspace) -> None:
 
 @pytest.fixture
 def terminal() -> Iterator[None]:
-    """SIGHUP as in a terminal; under nohup the tests would inherit that it is ignored."""
+    """Sets the default action of SIGHUP, which nohup would ignore."""
     old = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, old)

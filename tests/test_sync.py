@@ -1,4 +1,4 @@
-"""`runback sync`: delivers later, at any time, twice, and beside whoever delivers already."""
+"""`runback sync`: delivers later, repeatedly, and beside an active courier."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def synced(workspace: Workspace, *arguments: str, **env: str) -> tuple[int, dict
 
 
 def test_sync_delivers_after_an_outage(remote: Workspace, server: Server) -> None:
-    """The training ends on time with 75; sync delivers; a second sync changes no row."""
+    """The training exits with 75, `sync` delivers, and a second `sync` changes no row."""
     epochs = 15_000
     trainer = remote.start(
         *quick("--epochs", str(epochs), "--checkpoint-every", "5000"),
@@ -63,7 +63,7 @@ def test_sync_delivers_after_an_outage(remote: Workspace, server: Server) -> Non
 
 
 def test_sync_ends_dead_runs_and_skips_live_ones(workspace: Workspace) -> None:
-    """Both processes of one run killed; another run trains meanwhile. No command line: in here."""
+    """Training and courier of one run are killed while another run trains."""
     from runback.commands.sync import sync
 
     dead = start_trainer(workspace, 400, 0.001, "wait")

@@ -1,4 +1,4 @@
-"""Tables: what is read comes back exactly, and what cannot be trained on is named exactly."""
+"""Tables: values are read exactly, and unusable cells are named exactly."""
 
 from __future__ import annotations
 

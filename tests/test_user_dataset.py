@@ -1,4 +1,4 @@
-"""Users' own datasets: read once for the fingerprint and the held-out rows, trained by a DataLoader."""
+"""Users' datasets: fingerprint, held-out rows, and training through a DataLoader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAVES = f"{ROOT / 'examples' / 'waves.py'}:Waves"
 
 
 def write(folder: Path, body: str) -> str:
-    """A dataset file with a class D; returns the data option."""
+    """Writes a dataset file with a class D; returns the data option."""
     text = "from torch.utils.data import Dataset\nclass D(Dataset):\n" + textwrap.indent(
         body, "    "
     )

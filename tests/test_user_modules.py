@@ -1,4 +1,4 @@
-"""Users' modules: found, checked before the first epoch, and rebuilt from what travelled."""
+"""Users' modules: located, checked before the first epoch, and rebuilt from the stored source."""
 
 from __future__ import annotations
 

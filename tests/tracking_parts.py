@@ -1,4 +1,4 @@
-"""What the tests of tracking share: a training without torch, row dumps, and checks of a whole run."""
+"""Helpers for tests of tracking: a training without torch, row dumps, and delivery checks."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ def run_and_courier(process: subprocess.Popen[str]) -> tuple[str, int]:
 
 
 def ended(process: subprocess.Popen[str], timeout: float = 120.0) -> tuple[int, str]:
-    """Exit code and standard error, read when the courier is gone too."""
+    """Waits for the process and its courier; returns the exit code and standard error."""
     _, errors = process.communicate(timeout=timeout)
     return process.returncode, errors
 
 
 def dump(database: Path) -> dict[str, str]:
-    """Every row of a store: by table, a digest that changes with any of them."""
+    """The number of rows and a digest of all rows, by table of a store."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
         tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")]
         rows = {name: sorted(map(repr, db.execute(f'SELECT * FROM "{name}"'))) for name in tables}
@@ -61,7 +61,7 @@ def journal_points(workspace: Workspace, run_id: str) -> dict[str, list[tuple[in
 
 
 def check_delivered(workspace: Workspace, run_id: str) -> int:
-    """Every point of the journal is on the server once, bit-equal, every posted file by its digest.
+    """Asserts that all points are on the server once and bit-equal, and all files by digest.
 
     Returns:
         The number of points.
@@ -77,7 +77,7 @@ def check_delivered(workspace: Workspace, run_id: str) -> int:
 
 
 def check_files(workspace: Workspace, run_id: str) -> None:
-    """Every file of the outbox is an artifact with the digest that was noted."""
+    """Asserts that every file of the outbox is an artifact with the recorded digest."""
     with sqlite3.connect(workspace.home(run_id) / "journal.db") as db:
         rows = db.execute("SELECT payload FROM outbox WHERE kind = 'artifact'").fetchall()
     db.close()
@@ -96,18 +96,18 @@ def status_of(workspace: Workspace, run_id: str) -> str:
 
 
 def quick(*arguments: str) -> tuple[str, ...]:
-    """Arguments of a training on the seed's table."""
+    """Arguments of a training on `non_linear.csv`."""
     return ("train", "--data", str(DATA / "non_linear.csv"), *arguments)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still does anything: one that waits to be buried does not."""
+    """Whether a process exists and is not a zombie."""
     done = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True)
     return done.stdout.strip()[:1] not in ("", "Z")
 
 
 def training_run(workspace: Workspace) -> str:
-    """The newest run, as soon as its first points have arrived."""
+    """Waits for the first points of the newest run and returns its ID."""
     found: list[str] = []
 
     def trains() -> bool:

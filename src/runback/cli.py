@@ -231,7 +231,7 @@ def _add_sync(commands: Any) -> None:
 def _train(options: argparse.Namespace) -> int:
     with _telling_run(trains=True):
         config = read_config(options.config, _given(options))
-    import runback.run.signals  # noqa: F401 - first, as it remembers who started us
+    import runback.processes  # noqa: F401 - first, as it remembers who started us
     from runback.tracking.client import CourierClient
 
     with CourierClient() as desk:  # the courier imports mlflow while torch is imported here

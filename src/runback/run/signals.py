@@ -12,10 +12,9 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from runback.errors import Interrupted
+from runback.processes import PARENT_PID
 
 LOOK_SECONDS = 0.1
-# Remembered when the process begins: `mlflow run` may be gone before the training begins.
-PARENT = os.getppid()
 
 
 class StopSignals:
@@ -33,7 +32,7 @@ class StopSignals:
     def __init__(self, notify: Callable[[], None]) -> None:
         self.signal = 0
         self._notify = notify
-        self._parent = PARENT if os.environ.get("MLFLOW_RUN_ID") else 0
+        self._parent = PARENT_PID if os.environ.get("MLFLOW_RUN_ID") else 0
         self._patient = False
         self._interrupts = 0
         self._next_look = 0.0

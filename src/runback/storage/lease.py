@@ -13,11 +13,11 @@ In each case the run gets every point of both, but no local file is ever harmed.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import time
 
 from runback.errors import RunHeldError
+from runback.processes import is_alive
 from runback.storage.paths import home
 
 TAG = "runback.lease"
@@ -56,14 +56,3 @@ def require_free(text: str, what: str) -> None:
         f"{what} is held by process {pid} on {host} ({place}) until {at}; "
         "wait for it to end, or stop it"
     )
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process of this machine is there, whoever owns it."""
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        pass
-    return True

@@ -1,8 +1,7 @@
-"""A lock that the kernel gives back when its holder dies, however it dies."""
+"""An exclusive lock on a file, released by the kernel when its holder's process ends."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -10,6 +9,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+import filelock
 
 from runback.errors import RunHeldError, UsageError
 
@@ -19,61 +20,63 @@ _LOOK_SECONDS = 0.02
 
 
 class FileLock:
-    """`flock` on a file, with the holder's name inside for the message to the second comer.
+    """The `filelock` library's `flock` on a file that also names its holder.
 
-    flock ties the lock to the open file: it is gone when the process is, also after SIGKILL, and
-    two holders in one process exclude each other. Children made by fork close their copy, so that
-    a loader worker that outlives its parent by a moment does not hold the run.
+    The lock belongs to the open file: it is gone when the process is, also after SIGKILL, it stays
+    with a file that is renamed, and two locks on one path exclude each other within a process.
+    Children made by fork do not inherit it. It is released with its object, so its holder keeps
+    the object. There is no fallback where a file system has no
+    `flock`: a lock that outlives its holder, or that two can hold, is of no use here.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._handle: int | None = None
+        self._flock = filelock.UnixFileLock(
+            path,
+            thread_local=False,
+            poll_interval=_LOOK_SECONDS,
+            fallback_to_soft=False,
+            on_acquired=_write_holder,
+        )
 
     def try_acquire(self) -> bool:
-        """Takes the lock if it is free.
+        """Takes the lock if it is free; False if it is not, also where this object holds it.
 
         Raises:
-            UsageError: the file cannot be made there.
+            UsageError: the file cannot be made or locked there.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be made: {error.strerror}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return False
-        self._handle = handle
-        _HELD.add(self)
-        self._sign(handle)
-        return True
+        return self.wait(0.0)
 
     def acquire(self, what: str, patience: float = PATIENCE_SECONDS) -> FileLock:
         """Takes the lock, waiting a moment for one who only looked.
 
         Raises:
             RunHeldError: another process has it; the message says which.
+            UsageError: the file cannot be made or locked there.
         """
         if not self.wait(patience):
             raise RunHeldError(f"{what} is held by {self.holder()}; wait for it to end, or stop it")
         return self
 
     def wait(self, seconds: float) -> bool:
-        """Takes the lock as soon as it is free; False if it is not within `seconds`."""
-        deadline = time.monotonic() + seconds
-        while not self.try_acquire():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_LOOK_SECONDS)
+        """Takes the lock as soon as it is free; False if it is not within `seconds`.
+
+        Raises:
+            UsageError: the file cannot be made or locked there.
+        """
+        if self._flock.is_locked:
+            return False
+        try:
+            self._flock.acquire(timeout=seconds)
+        except filelock.Timeout:  # an OSError, too
+            return False
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be locked: {error.strerror}") from None
         return True
 
     def release(self) -> None:
         """Gives the lock back; harmless when it is not held."""
-        self._forget()
-        _HELD.discard(self)
+        self._flock.release(force=True)
 
     def holder(self) -> str:
         """The holder in words, as it wrote itself into the file."""
@@ -82,21 +85,6 @@ class FileLock:
             return f"process {who['pid']} on {who['host']}, since {who['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
-
-    def _sign(self, handle: int) -> None:
-        """Writes the holder's name; on a full disk the lock is held without one."""
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        try:
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(me).encode(), 0)
-        except OSError:
-            return
-
-    def _forget(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
 
     def __enter__(self) -> FileLock:
         return self
@@ -110,12 +98,12 @@ class FileLock:
         self.release()
 
 
-_HELD: set[FileLock] = set()
-
-
-def _forget_all() -> None:
-    for lock in list(_HELD):
-        lock._forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
+def _write_holder(file: int) -> None:
+    """Writes the holder's name; on a full disk the lock is held without one."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(me).encode(), 0)
+    except OSError:
+        return

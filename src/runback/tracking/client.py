@@ -19,7 +19,7 @@ from typing import Any
 
 import runback.errors
 from runback.errors import RunbackError, TrackingError
-from runback.run.signals import PARENT
+from runback.processes import PARENT_PID
 from runback.tracking import QUIET
 from runback.tracking.timeouts import connect_seconds, drain_seconds
 
@@ -194,7 +194,7 @@ os.register_at_fork(after_in_child=_hang_up_all)
 def _start() -> subprocess.Popen[bytes]:
     """A courier in a session of its own: Ctrl-C in the terminal does not reach it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "runback.tracking.courier", str(PARENT)],
+        [sys.executable, "-m", "runback.tracking.courier", str(PARENT_PID)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,

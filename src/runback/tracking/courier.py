@@ -21,6 +21,7 @@ from mlflow.exceptions import MlflowException
 
 from runback.environment import write_environment
 from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError
+from runback.processes import is_alive
 from runback.storage import lease
 from runback.storage.atomic import sha256_of
 from runback.storage.journal import Journal
@@ -260,7 +261,7 @@ def _keep_status(questions: Questions, run_id: str, status: str, wrong: str, lau
     deadline = time.monotonic() + LAUNCHER_SECONDS
     gone = False
     while not gone and time.monotonic() < deadline:
-        gone = not lease.is_alive(launcher)
+        gone = not is_alive(launcher)
         time.sleep(LOOK_SECONDS)
         with contextlib.suppress(RunbackError, MlflowException):
             info = questions.client.get_run(run_id).info

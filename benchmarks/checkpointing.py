@@ -68,7 +68,8 @@ def checkpoints(which: str) -> dict[str, float]:
 
 def ours(folder: Path) -> tuple[Callable[[Any], None], Callable[[], bool]]:
     """What `Run.checkpoint` does: look for NaN, copy, hand over to the writer."""
-    from runback.storage.checkpoints import CheckpointKey, CheckpointWriter, write_checkpoint
+    from runback.storage.checkpoint_writer import CheckpointWriter
+    from runback.storage.checkpoints import CheckpointKey, write_checkpoint
 
     owner = CheckpointKey("benchmark", "0" * 64)
     writer = CheckpointWriter(lambda state: write_checkpoint(folder, state, owner, {}) and None)

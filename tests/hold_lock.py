@@ -10,7 +10,7 @@ from pathlib import Path
 from runback.storage.lock import FileLock
 
 lock = FileLock(Path(sys.argv[1])).acquire("it")
-print("held", flush=True)
+print("held", flush=True)  # noqa: T201
 if "--worker" in sys.argv and os.fork() == 0:
-    print(os.getpid(), flush=True)
+    print(os.getpid(), flush=True)  # noqa: T201
 time.sleep(60)

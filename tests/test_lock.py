@@ -156,6 +156,8 @@ def test_lock_is_held_without_a_name_on_a_full_disk(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "pwrite", refuse)
-    with FileLock(tmp_path / "lock").acquire("it"):
-        with pytest.raises(RunHeldError, match="run x is held by another process"):
-            FileLock(tmp_path / "lock").acquire("run x", 0.0)
+    with (
+        FileLock(tmp_path / "lock").acquire("it"),
+        pytest.raises(RunHeldError, match="run x is held by another process"),
+    ):
+        FileLock(tmp_path / "lock").acquire("run x", 0.0)

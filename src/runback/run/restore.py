@@ -127,7 +127,10 @@ def _load(
 def _read(folder: Path, file: str, owner: CheckpointKey) -> tuple[Manifest, dict[str, Any]]:
     manifest = Manifest.read(folder / manifest_name(file))
     manifest.check_key(owner)
-    return manifest, load_checkpoint(folder, manifest)
+    state = load_checkpoint(folder, manifest)
+    if "model_state_dict" not in state:
+        raise CheckpointError(f"{folder / file}: not a runback checkpoint")
+    return manifest, state
 
 
 def _continue(work: TrainingSetup, state: dict[str, Any], manifest: Manifest) -> None:

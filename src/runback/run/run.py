@@ -14,9 +14,11 @@ from runback.environment import versions
 from runback.errors import DivergedError, JournalError
 from runback.run.restore import Restored
 from runback.storage.atomic import make_folder, remove_leftovers, sha256_of, write_bytes
-from runback.storage.checkpoints import CheckpointKey, CheckpointWriter, Retention, write_checkpoint
+from runback.storage.checkpoint_writer import CheckpointWriter
+from runback.storage.checkpoints import CheckpointKey, Position, write_checkpoint
 from runback.storage.journal import Journal
 from runback.storage.paths import RunDir
+from runback.storage.retention import Retention
 from runback.tracking.client import CourierClient
 from runback.training.loop import EpochResult
 from runback.training.state import TrainState
@@ -52,7 +54,7 @@ class Run:
         self._owner = CheckpointKey(folder.run_id, config.identity())
         self._shelf = Retention(folder.checkpoints, self._owner, config.keep_checkpoints)
         self._lr = restored.lr if restored else None
-        self._last_saved = restored.manifest.position if restored else (-1, -1)
+        self._last_saved = restored.manifest.position if restored else Position(-1, -1)
         self._versions = versions()
         self._writer = CheckpointWriter(self._write)
         self._told = 0
@@ -82,7 +84,7 @@ class Run:
         Raises:
             DivergedError: the weights are no longer finite; the last good checkpoint stays.
         """
-        place = (state.epoch, state.batch)
+        place = Position(state.epoch, state.batch)
         if place == self._last_saved:
             return
         if not state.is_finite():

@@ -46,7 +46,7 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
     """`write_atomically` for bytes that are at hand."""
     write_atomically(path, lambda file: _write_all(file, content))
 
@@ -120,5 +120,5 @@ def _is_full(error: Exception, path: Path) -> bool:
     return hidden and free.f_bavail * free.f_frsize < _LITTLE
 
 
-def _write_all(file: IO[bytes], content: bytes) -> None:
+def _write_all(file: IO[bytes], content: bytes | memoryview) -> None:
     file.write(content)

@@ -1,14 +1,22 @@
-"""Where a run's local files lie: `RUNBACK_HOME` (default .runback)/<run_id>/."""
+"""Where a run's local files lie: `RUNBACK_HOME` (default .runback)/<run_id>/.
+
+Before the tracking server has given the run an ID, they lie in a *pending* directory, `new-<mark>`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from runback.errors import UsageError
+from runback.errors import StorageError, UsageError
+from runback.storage.atomic import reason, sync_folder
+
+_PENDING = re.compile(r"new-([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
@@ -19,8 +27,19 @@ class RunDir:
 
     @property
     def run_id(self) -> str:
-        """The run's ID, which is the folder's name."""
+        """The run's ID, which is the folder's name; a pending run has none."""
         return self.path.name
+
+    @property
+    def is_pending(self) -> bool:
+        """Whether the run has no ID yet."""
+        return _PENDING.fullmatch(self.path.name) is not None
+
+    @property
+    def mark(self) -> str:
+        """What tells a pending run from others, 32 hexadecimal digits; empty for a run with an ID."""
+        match = _PENDING.fullmatch(self.path.name)
+        return match[1] if match else ""
 
     @property
     def journal(self) -> Path:
@@ -86,14 +105,55 @@ def run_dir(run_id: str) -> RunDir:
     """The folder of a run; created on use, not here.
 
     Raises:
-        UsageError: an ID that is no plain name, and so might point out of the home folder.
+        UsageError: an ID that is no plain name, and so might point out of the home folder, or that
+            is the name of a pending directory.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", run_id):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", run_id) or _PENDING.fullmatch(run_id):
         raise UsageError(f"{run_id!r} is not a run ID")
     return RunDir(home() / run_id)
 
 
+def pending_run_dir() -> RunDir:
+    """A new name for the folder of a run that has no ID yet; created on use, not here."""
+    return RunDir(home() / f"new-{uuid.uuid4().hex}")
+
+
+def settle(pending: RunDir, run_id: str) -> RunDir:
+    """Renames a pending run's folder to its final name; locks in it stay held.
+
+    The journal must be closed: SQLite finds the files beside a database by their path.
+
+    Raises:
+        StorageError: it cannot be renamed, or the run has files here already.
+        UsageError: no run ID.
+    """
+    final = run_dir(run_id)
+    if final.journal.exists():
+        raise StorageError(f"{final.path} cannot be made: it has a journal already")
+    try:
+        pending.path.rename(final.path)
+        sync_folder(final.path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{pending.path} cannot be renamed to {final.path}: {reason(error, final.path)}"
+        ) from error
+    return final
+
+
 def known_run_dirs() -> list[RunDir]:
-    """The runs that have a journal here, oldest first."""
-    journals = sorted(home().glob("*/journal.db"), key=lambda file: file.stat().st_mtime)
-    return [RunDir(file.parent) for file in journals]
+    """The runs with an ID that have a journal here, oldest first."""
+    return [run for run in _with_journal() if not run.is_pending]
+
+
+def pending_run_dirs() -> list[RunDir]:
+    """The runs without an ID that have a journal here, oldest first."""
+    return [run for run in _with_journal() if run.is_pending]
+
+
+def _with_journal() -> list[RunDir]:
+    """Oldest first by the journal's modification time; a folder may be renamed meanwhile."""
+    found: dict[RunDir, float] = {}
+    for file in home().glob("*/journal.db"):
+        with contextlib.suppress(FileNotFoundError):
+            found[RunDir(file.parent)] = file.stat().st_mtime
+    return sorted(found, key=lambda run: found[run])

@@ -63,6 +63,7 @@ def per_epoch(epochs: int) -> float:
         begin = time.process_time()
         for result in run_epochs(work.state, work.batches, work.validation, config):
             assert isinstance(result, EpochResult) and result.val_cost is not None
+            journal.reach(result.epoch)
             journal.record([("cost", result.cost), ("val_cost", result.val_cost)], result.epoch)
             journal.flush_if_due()
         journal.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -76,6 +77,7 @@ def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
     for values_now in (first, second):
         journal = Journal(path)
         for step, value in enumerate(values_now, start=1):
+            journal.reach(step)
             journal.record([("cost", value)], step)
         journal.flush()
         found = {m.step for m in journal.mismatches}
@@ -119,6 +121,67 @@ def test_adopted_points_count_as_published_and_others_go_on_waiting(
     for step, value in there.items():
         assert found[step] == (bits(value), 10_000 + step)
     journal.close()
+
+
+def test_reached_is_written_with_the_points_of_a_flush(journal: Journal) -> None:
+    for step in (1, 2, 3):
+        journal.reach(step)
+        journal.record([("loss", 0.5)], step)
+    assert journal.reached() == 3
+    with contextlib.closing(Journal(journal.path)) as before:
+        assert before.reached() == 0
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as after:
+        assert after.reached() == 3
+
+
+def test_a_step_without_metrics_is_reached_too(journal: Journal) -> None:
+    journal.reach(5)
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert again.reached() == 5
+
+
+def test_reached_never_falls(journal: Journal) -> None:
+    """A resumed run trains again what came after its checkpoint."""
+    journal.reach(9)
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        again.reach(4)
+        again.record([("loss", 0.5)], 4)
+        again.flush()
+        assert again.reached() == 9
+    with contextlib.closing(Journal(journal.path)) as last:
+        assert last.reached() == 9
+
+
+def test_reached_is_the_largest_adopted_step(journal: Journal) -> None:
+    journal.reach(2)
+    journal.adopt([Point("loss", 7, 0.5, 1), Point("lr", 3, 0.1, 1)])
+    assert journal.reached() == 7
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert again.reached() == 7
+    journal.record([("loss", 0.25)], 7)
+    journal.flush()
+    assert [(m.recorded, m.retrained) for m in journal.mismatches] == [(0.5, 0.25)]
+    journal.adopt([])
+    assert journal.reached() == 7
+
+
+def test_reached_is_not_written_where_the_flush_fails(journal: Journal) -> None:
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    for step in range(1, 2001):
+        journal.reach(step)
+        journal.record([("loss", float(step))], step)
+    with pytest.raises(JournalError, match="full"):
+        journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert (again.reached(), again.points("loss")) == (0, [])
+    journal._db.execute("PRAGMA max_page_count = 100000")
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert again.reached() == 2000
 
 
 def test_a_point_keeps_the_timestamp_of_its_first_recording(journal: Journal) -> None:

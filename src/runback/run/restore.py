@@ -85,15 +85,15 @@ def catch_up(folder: RunDir, tags: dict[str, str], desk: CourierClient) -> int:
     the run's last points needs none of it.
 
     Returns:
-        The last epoch with a recorded cost.
+        The last completed epoch.
     """
     with contextlib.closing(Journal(folder.journal)) as journal:
-        identity, last = journal.identity(), journal.last_step()
+        identity, last = journal.identity(), journal.reached()
     if last and tags.get("runback.journal", identity) == identity:
         return last
     desk.ask("adopt", run_id=folder.run_id)
     with contextlib.closing(Journal(folder.journal)) as journal:
-        return journal.last_step()
+        return journal.reached()
 
 
 def _remote_positions(folder: RunDir, desk: CourierClient) -> list[Position]:

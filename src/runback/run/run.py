@@ -73,6 +73,7 @@ class Run:
         if result.lr != self._lr:
             self._lr = result.lr
             points.append(("lr", result.lr))
+        self.journal.reach(result.epoch)
         self.journal.record(points, result.epoch)
         if self.journal.flush_if_due():
             self.desk.watch()

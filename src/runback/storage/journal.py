@@ -48,6 +48,10 @@ _REPLACE = (
     "DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp"
 )
 _SET_FACT = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
+_RAISE_FACT = (
+    "INSERT INTO facts VALUES (?, ?) ON CONFLICT (key) "
+    "DO UPDATE SET value = max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +109,21 @@ class Journal:
         self.mismatches: list[Mismatch] = []
         self.non_finite: Point | None = None
         self._db = self._opened(tidy)
-        self._retrained_until = self.last_step()
+        self._reached = self._written = self._retrained_until = int(self.fact("reached", 0))
 
     # What the training process writes
+
+    def reach(self, step: int) -> None:
+        """Notes in memory that a step is completed; the next flush writes it down.
+
+        To be called before the step's values are recorded: no flush may then hold points of a step
+        that the run has not reached. A step below the largest one so far changes nothing.
+        """
+        self._reached = max(self._reached, step)
+
+    def reached(self) -> int:
+        """The largest completed step, whether trained or adopted; 0 before the first."""
+        return self._reached
 
     def record(self, values: Iterable[tuple[str, float]], step: int) -> None:
         """Notes metric values of a step in memory; a flush writes them down."""
@@ -131,7 +147,7 @@ class Journal:
             # thread may append meanwhile, and a failure or a signal in between loses nothing.
             pending = self._pending[:]
             self._flushed = time.monotonic()
-            if pending or durable:
+            if pending or durable or self._reached > self._written:
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._insert(pending)
             del self._pending[: len(pending)]
@@ -163,7 +179,7 @@ class Journal:
         """Takes over points that are already published, as recorded and acknowledged.
 
         Where the journal holds another value or timestamp for one, the published one counts; other
-        points that wait here go on waiting.
+        points that wait here go on waiting. The run has reached the largest of their steps.
         """
         published = [(p.key, p.step, _stored(p.value), p.timestamp) for p in points]
         with self._transaction() as db:
@@ -175,18 +191,15 @@ class Journal:
             db.executemany(_REPLACE, published)
             db.execute(_SET_FACT, ("acknowledged", str(self._last_id())))
             db.executemany(_INSERT, waiting)
-            self._retrained_until = self._last_step()
+            self.reach(max((step for _, step, _, _ in published), default=0))
+            db.execute(_RAISE_FACT, ("reached", str(self._reached)))
+        self._retrained_until = self._written = self._reached
 
     def identity(self) -> str:
         """This file's own name, made once: it tells which machine's journal wrote a run last."""
         if self.fact("identity") is None:
             self.set_fact("identity", uuid.uuid4().hex)
         return str(self.fact("identity"))
-
-    def last_step(self) -> int:
-        """The last epoch with a recorded cost; 0 before the first."""
-        with self._database():
-            return self._last_step()
 
     # What the courier reads and acknowledges
 
@@ -335,10 +348,13 @@ class Journal:
         rows = [(key, step, _stored(value), ms) for key, step, value, ms in pending]
         again = [point for point in pending if point[1] <= self._retrained_until]
         with _atomically(self._db):
+            reached = self._reached
+            self._db.execute(_RAISE_FACT, ("reached", str(reached)))
             found = [self._compared(key, step, value) for key, step, value, _ in again]
             self._db.executemany(_INSERT, rows)
             # A commit that changes nothing would not be synced to the disk.
             self._db.execute(_SET_FACT, ("flushed", str(time.time())))
+        self._written = reached
         self.mismatches += [mismatch for mismatch in found if mismatch is not None]
         if self.non_finite is None:
             odd = (point for point in pending if not math.isfinite(point[2]))
@@ -355,10 +371,6 @@ class Journal:
     def _acknowledged(self) -> int:
         row = self._db.execute("SELECT value FROM facts WHERE key = 'acknowledged'").fetchone()
         return 0 if row is None else int(row[0])
-
-    def _last_step(self) -> int:
-        row = self._db.execute("SELECT max(step) FROM metrics WHERE key = 'cost'").fetchone()
-        return row[0] or 0
 
     def _last_id(self) -> int:
         row = self._db.execute("SELECT max(id) FROM metrics").fetchone()

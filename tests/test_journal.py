@@ -70,7 +70,7 @@ def test_the_first_value_of_each_point_is_kept_bit_equal(
 
 @given(st.lists(values, min_size=1, max_size=10), st.lists(values, min_size=1, max_size=10))
 @settings(max_examples=40, deadline=None)
-def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
+def test_values_trained_again_are_compared_and_not_stored(
     tmp_path_factory: pytest.TempPathFactory, first: list[float], second: list[float]
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.db"
@@ -99,7 +99,7 @@ def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
     st.integers(0, 12),
 )
 @settings(max_examples=60, deadline=None)
-def test_adopted_points_count_as_published_and_others_go_on_waiting(
+def test_adopted_points_count_as_published_and_others_wait(
     tmp_path_factory: pytest.TempPathFactory,
     here: dict[int, float],
     there: dict[int, float],

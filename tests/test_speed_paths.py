@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
 from conftest import DATA
+from in_process import difference
 from runback.config import TrainConfig
 from runback.seeding import seed_generators
 from runback.training import compiling
+from runback.training.fastpaths import make_update, mode_switch
 from runback.training.loop import EpochResult, MidEpoch, run_epochs
-from runback.training.optimizers import COSTS
+from runback.training.optimizers import COSTS, make_optimizer
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState
-from runback.training.steps import mode_switch
 
 DIABETES = {"data": str(DATA / "diabetes.csv"), "normalize": "standard", "batch_size": 32}
 CONFIGS = {
@@ -128,6 +131,48 @@ def test_several_validation_pieces_count_by_their_rows(monkeypatch: pytest.Monke
     assert [v for _, v in pieces] == pytest.approx([v for _, v in whole], rel=1e-12)
 
 
+def test_optimizers_neither_import_nor_alter_the_compiler() -> None:
+    program = Path(__file__).with_name("make_optimizers.py")
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("sgd", optim.SGD), ("adam", optim.Adam), ("adamw", optim.AdamW)]
+)
+def test_an_optimizer_is_torchs_own_in_class_and_state(
+    name: str, plain: type[optim.Optimizer]
+) -> None:
+    extra = {"momentum": 0.9} if name == "sgd" else {}
+    config = TrainConfig(data="x.csv", optimizer=name, lr=0.1, **extra)
+    ours_w, theirs_w = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    ours = make_optimizer(config, [ours_w])
+    theirs = plain([theirs_w], lr=0.1, weight_decay=config.weight_decay, fused=True, **extra)
+    for _ in range(3):
+        for weight in (ours_w, theirs_w):
+            weight.grad = weight.detach() * 2
+        make_update(ours)()
+        theirs.step()
+    assert isinstance(ours, plain)
+    assert torch.equal(ours_w, theirs_w)
+    assert difference(ours.state_dict(), theirs.state_dict()) == ""
+    theirs.load_state_dict(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    assert difference(ours.state_dict(), theirs.state_dict()) == ""
+
+
+def test_the_update_calls_a_step_that_is_wrapped_on_the_instance() -> None:
+    """As torch's schedules wrap it, to count the steps."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer(TrainConfig(data="x.csv", lr=0.1), [weight])
+    step, calls = optimizer.step, []
+    optimizer.step = lambda: calls.append(1) or step()
+    weight.grad = torch.ones(3)
+    make_update(optimizer)()
+    assert calls == [1]
+    assert torch.equal(weight, torch.full((3,), 0.9))
+
+
 class Frozen(nn.Dropout):
     """Stays in eval mode, as parts that are not to be trained do."""
 
@@ -153,7 +198,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupted() -> None:
+def test_compiled_run_interrupted_inside_an_epoch_is_exact() -> None:
     """Interrupted before the shorter last group, whose shape the resumed process meets first."""
     config = config_of(
         "adam, dropout, clipping, plateau", compile="default", epochs=3, batch_size=48
@@ -279,9 +324,7 @@ def test_one_weight_decides_whether_a_state_is_finite(value: float, dtype: torch
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_compiling_changes_the_speed_and_not_the_training_on_a_gpu(
-    mode: str, optimizer: str
-) -> None:
+def test_compiling_changes_speed_and_not_training_on_a_gpu(mode: str, optimizer: str) -> None:
     other = {"device": "cuda", "optimizer": optimizer, "lr": 1e-5, "scheduler": "cosine"}
     compiled, _ = fast_training(config_of("float64", compile=mode, **other))
     eager, _ = fast_training(config_of("float64", **other))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import math
-import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepL
 
 from runback.config import TrainConfig
 from runback.errors import ConfigError
+from runback.training.fastpaths import SGD, Adam, AdamW
 
 Cost = Callable[[Tensor, Tensor], Tensor]
 TRIED_EPOCHS = 3
@@ -35,31 +35,15 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> o
     """The optimizer that a configuration names, fused where that brings something: one call for
     all weights, where the plain form takes several for each. Only real weights can be fused.
     """
-    _leave_dynamo_out()
     parameters = list(parameters)
     fused = all(p.is_floating_point() for p in parameters) or None
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         fused = fused if config.momentum else None
-        return optim.SGD(parameters, momentum=config.momentum, fused=fused, **common)
+        return SGD(parameters, momentum=config.momentum, fused=fused, **common)
     if config.optimizer == "adam":
-        return optim.Adam(parameters, fused=fused, **common)
-    return optim.AdamW(parameters, fused=fused, **common)
-
-
-def _leave_dynamo_out() -> None:
-    """Lets optimizers be made and saved without importing torch._dynamo, which takes a second.
-
-    torch wraps these methods so that its compiler leaves them alone, and imports the compiler to
-    do so; it looks for this attribute first. Where the compiler is there already, or torch has
-    changed, nothing is done.
-    """
-    if "torch._dynamo" in sys.modules:
-        return
-    for name in ("add_param_group", "state_dict", "load_state_dict"):
-        plain = getattr(getattr(optim.Optimizer, name), "__wrapped__", None)
-        if plain is not None and not hasattr(plain, "__dynamo_disable"):
-            setattr(plain, "__dynamo_disable", plain)
+        return Adam(parameters, fused=fused, **common)
+    return AdamW(parameters, fused=fused, **common)
 
 
 class Schedule:

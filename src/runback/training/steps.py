@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
 from runback.training.device import read_scalars
+from runback.training.fastpaths import make_update, mode_switch
 from runback.training.optimizers import COSTS, clip_gradients
 from runback.training.state import TrainState
-from runback.training.updates import make_update
 
 # Validation in one pass where it fits, in pieces of this many rows where it does not.
 VALIDATION_ROWS = 65_536
@@ -114,23 +114,3 @@ def read_costs(
     if not pieces:
         return total, None
     return total, sum(v * share for v, (_, _, share) in zip(values, pieces, strict=True))
-
-
-def mode_switch(model: nn.Module) -> Callable[[bool], object]:
-    """`model.train`, without its walk through Python's slowest paths: 5 % of a small model's epoch.
-
-    Modules with a `train` or `eval` of their own, such as one that keeps a part frozen, keep it.
-    """
-    modules = list(model.modules())
-    attributes = [vars(module) for module in modules]
-    plain = all(
-        type(m).train is nn.Module.train and type(m).eval is nn.Module.eval for m in modules
-    )
-    if not plain or any("train" in own or "training" not in own for own in attributes):
-        return model.train
-
-    def switch(mode: bool) -> None:
-        for own in attributes:
-            own["training"] = mode
-
-    return switch

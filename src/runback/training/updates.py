@@ -1,8 +1,7 @@
-"""The optimizers' updates: torch's own, called where its wrappers do not slow a small step down."""
+"""The optimizers' updates in a form that a compiled graph can hold."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,24 +11,6 @@ from torch.optim.adam import adam
 from torch.optim.sgd import sgd
 
 GraphUpdate = Callable[[Sequence[Tensor | None]], None]
-
-
-def make_update(optimizer: optim.Optimizer) -> Callable[[], None]:
-    """`optimizer.step()` without torch's wrappers around it, where nobody listens to them.
-
-    One is the profiler's hook, which costs a fifth of a small model's whole step; the other asks
-    the compiler to look away, and imports it to do so. `functools.wraps` leaves the method itself
-    to `inspect.unwrap`. A schedule puts a wrapper of its own on the instance, and then all stay.
-    """
-    if "step" in vars(optimizer):
-        return lambda: optimizer.step() and None
-    plain = inspect.unwrap(type(optimizer).step)
-
-    @torch.no_grad()
-    def update() -> None:
-        plain(optimizer)
-
-    return update
 
 
 class LearningRate:

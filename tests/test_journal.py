@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from runback.errors import JournalError
@@ -46,6 +46,7 @@ def everything(journal: Journal) -> dict[tuple[str, int], bytes]:
 
 
 @given(recordings, st.integers(1, 7))
+@example([(1, "cost", -0.0), (2, "cost", 3.0), (3, "cost", 2.0**60)], 1)
 @settings(max_examples=60, deadline=None)
 def test_the_first_value_of_each_point_is_kept_bit_equal(
     tmp_path_factory: pytest.TempPathFactory, recorded: list[tuple[int, str, float]], every: int

@@ -29,7 +29,7 @@ CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 CREATE TABLE IF NOT EXISTS metrics (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL, step INTEGER NOT NULL,
-    value REAL,                     -- NULL is NaN, which SQLite cannot store
+    value,                          -- NULL is NaN; a REAL column would turn -0.0 into 0.0
     timestamp INTEGER NOT NULL,     -- ms since the epoch, of the first recording
     UNIQUE (key, step)
 );

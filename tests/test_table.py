@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import DATA
+from runback.columns.tensors import frame_to_tensor
 from runback.data.readers import column_names, fingerprint
-from runback.data.table import Table, frame_to_tensor, read_parts, read_table
+from runback.data.table import Table, read_parts, read_table
 from runback.errors import DataError
 
 

@@ -1,17 +1,17 @@
-"""Cells as numbers: what counts as one, what is missing, and how a cell is refused by name."""
+"""Columns of numbers: what counts as one, what is missing, and how a cell is refused by name."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
-from torch import Tensor
 
+from runback.columns.column import Numbers
 from runback.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,40 +21,23 @@ if TYPE_CHECKING:
 MISSING = ["", "NA", "N/A", "NaN", "nan", "null", "NULL", "None", "n/a", "#N/A", "<NA>"]
 MAX_SHOWN = 60
 
-Numbers = npt.NDArray[np.float64]
+
+@dataclass(frozen=True)
+class NumberColumn:
+    """A column of numbers, truth values or decimals; see `runback.columns.column.Column`."""
+
+    name: str
+
+    def encode(self, cells: pa.Array | pd.Series, where: Path | str, first: int) -> Numbers:
+        """See `Column.encode`; a cell may also be text that reads as a number."""
+        if isinstance(cells, pa.Array):
+            return _arrow_numbers(where, self.name, cells, first)
+        return _series_numbers(where, self.name, cells, first)
 
 
-def arrow_numbers(where: Path | str, name: str, column: pa.Array, first: int) -> Numbers:
-    """`[n_rows]` of an Arrow column, NaN for missing cells; `first` is the number of its first row.
-
-    Raises:
-        DataError: a cell is not a number.
-    """
-    kind = column.type
-    if pa.types.is_boolean(kind):
-        column = column.cast(pa.uint8())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        return frame_numbers(where, name, column.to_pandas(), first)
-    column = column.cast(pa.float64(), safe=False)
-    if column.null_count:
-        column = column.fill_null(math.nan)
-    return np.asarray(np.from_dlpack(column), np.float64)  # `to_numpy` would import pandas
-
-
-def frame_numbers(where: Path | str, name: str, column: pd.Series, first: int = 0) -> Numbers:
-    """`arrow_numbers` for a column of a frame."""
-    import pandas as pd
-
-    is_number = pd.api.types.is_numeric_dtype(column)
-    if is_number and not pd.api.types.is_complex_dtype(column):
-        return column.to_numpy(dtype=np.float64, na_value=np.nan)
-    numbers = np.empty(len(column))
-    for row, value in enumerate(column):
-        number = number_of(value)
-        if number is None:
-            raise DataError(f"{where}: {not_a_number(name, first + row + 1, value)}")
-        numbers[row] = number
-    return numbers
+def number_columns(names: Iterable[str]) -> tuple[NumberColumn, ...]:
+    """A column of numbers for each name."""
+    return tuple(map(NumberColumn, names))
 
 
 def number_of(value: Any) -> float | None:
@@ -81,42 +64,28 @@ def not_a_number(name: str, row: int, value: Any) -> str:
     return f"column {name!r}, data row {row}: {shown} is not a number{hint}"
 
 
-def fill(
-    where: Path | str,
-    names: Sequence[str],
-    numbers: Callable[[str], Numbers],
-    rows: Tensor,
-    first: int = 0,
-) -> None:
-    """Fills `[n_rows, len(names)]` column by column; `first` is the number of its first row.
-
-    Raises:
-        DataError: a cell has no value, is infinite, or does not fit the dtype of `rows`.
-    """
-    view = rows.numpy()
-    for index, name in enumerate(names):
-        source = numbers(name)
-        with np.errstate(over="ignore"):
-            view[:, index] = source
-        _check_finite(where, name, view[:, index], source, first)
+def _arrow_numbers(where: Path | str, name: str, column: pa.Array, first: int) -> Numbers:
+    kind = column.type
+    if pa.types.is_boolean(kind):
+        column = column.cast(pa.uint8())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        return _series_numbers(where, name, column.to_pandas(), first)
+    column = column.cast(pa.float64(), safe=False)
+    if column.null_count:
+        column = column.fill_null(math.nan)
+    return np.asarray(np.from_dlpack(column), np.float64)  # `to_numpy` would import pandas
 
 
-def _check_finite(
-    where: Path | str,
-    name: str,
-    stored: npt.NDArray[np.floating],
-    source: npt.NDArray[np.float64],
-    first: int,
-) -> None:
-    finite = np.isfinite(stored)
-    if finite.all():
-        return
-    row = int(np.flatnonzero(~finite)[0])
-    value = float(source[row])
-    if math.isnan(value):
-        problem = "has no value"
-    elif math.isinf(value):
-        problem = "is infinite"
-    else:
-        problem = f"{value!r} does not fit {stored.dtype}; precision float64 would hold it"
-    raise DataError(f"{where}: column {name!r}, data row {first + row + 1}: {problem}")
+def _series_numbers(where: Path | str, name: str, column: pd.Series, first: int) -> Numbers:
+    import pandas as pd
+
+    is_number = pd.api.types.is_numeric_dtype(column)
+    if is_number and not pd.api.types.is_complex_dtype(column):
+        return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers = np.empty(len(column))
+    for row, value in enumerate(column):
+        number = number_of(value)
+        if number is None:
+            raise DataError(f"{where}: {not_a_number(name, first + row + 1, value)}")
+        numbers[row] = number
+    return numbers

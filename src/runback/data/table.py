@@ -13,7 +13,9 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from runback.columns.number import MAX_SHOWN, Numbers, arrow_numbers, fill, frame_numbers
+from runback.columns.column import Column
+from runback.columns.number import number_columns
+from runback.columns.tensors import fill, listing, require_columns
 from runback.data.readers import NO_ROW, blocks, column_names, existing, fingerprint, most_rows
 from runback.data.user_dataset import UserDataset, content_fingerprint, is_dataset
 from runback.errors import DataError
@@ -84,11 +86,11 @@ def _read_tensors(
     file: Path, names: Sequence[str], columns: Columns, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """Features and targets, filled block by block: the file is never in memory beside them."""
-    parts = (columns.features, columns.targets)
+    wanted = (*columns.features, *columns.targets)
+    parts = (number_columns(columns.features), number_columns(columns.targets))
     most = most_rows(file)
     x, y = (_room(file, most, len(part), dtype) for part in parts)
     n_rows = 0
-    wanted = (*columns.features, *columns.targets)
     for block in blocks(file, names, wanted, wanted):
         if n_rows + block.num_rows > most:
             raise DataError(f"{file}: damaged: it holds more rows than it says")
@@ -108,14 +110,10 @@ def _room(file: Path, n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor
 
 
 def _copy_block(
-    file: Path, part: Sequence[str], block: pa.RecordBatch, tensor: Tensor, first: int
+    file: Path, part: Sequence[Column], block: pa.RecordBatch, tensor: Tensor, first: int
 ) -> None:
     """Copies one part's columns of a block into the rows of a tensor from `first` on."""
-
-    def numbers(name: str) -> Numbers:
-        return arrow_numbers(file, name, block.column(name), first)
-
-    fill(file, part, numbers, tensor[first : first + block.num_rows], first)
+    fill(file, part, block.column, tensor[first : first + block.num_rows], first)
 
 
 def _read_dataset(
@@ -131,7 +129,7 @@ def _read_dataset(
     ):
         if asked and asked != own:
             raise DataError(
-                f"option {option}: {data} has the columns {_listing(own)}, in this order"
+                f"option {option}: {data} has the columns {listing(own)}, in this order"
             )
     return Table(x, y, columns, content_fingerprint(x, y), dataset.path, dataset)
 
@@ -151,53 +149,8 @@ def choose_columns(
     if both:
         raise DataError(f"option features: column {sorted(both)[0]!r} is a target as well")
     if not chosen:
-        raise DataError(f"{path}: no feature column is left beside the target {_listing(targets)}")
+        raise DataError(f"{path}: no feature column is left beside the target {listing(targets)}")
     return Columns(chosen, targets)
-
-
-def require_columns(
-    path: Path | str, names: Sequence[str], wanted: Sequence[str], option: str = ""
-) -> None:
-    """Refuses a wanted column that the table does not have, and lists those it has."""
-    known = set(names)
-    for name in wanted:
-        if name not in known:
-            where = f" (option {option})" if option else ""
-            raise DataError(f"{path}: no column {name!r}{where}; it has {_listing(names)}")
-
-
-def frame_to_tensor(
-    frame: pd.DataFrame,
-    features: Sequence[str],
-    dtype: torch.dtype,
-    where: str = "table",
-    first: int = 0,
-) -> Tensor:
-    """The feature columns of a frame as `[n_rows, n_features]`; column order does not matter.
-
-    Args:
-        frame: a table, or a part of one.
-        features: the columns.
-        dtype: of the tensor.
-        where: the table's name in an error.
-        first: the number of the frame's first row in the table, counted from 0.
-
-    Raises:
-        DataError: a column is missing, or a cell is not a finite number.
-    """
-    names = [str(name) for name in frame.columns]
-    require_columns(where, names, features)
-    place = {name: index for index, name in enumerate(names)}
-    doubled = [name for name, count in Counter(names).items() if count > 1 and name in features]
-    if doubled:
-        raise DataError(f"{where}: column {doubled[0]!r} appears more than once")
-
-    def numbers(name: str) -> Numbers:
-        return frame_numbers(where, name, frame.iloc[:, place[name]], first)
-
-    rows = torch.empty((len(frame), len(features)), dtype=dtype)
-    fill(where, features, numbers, rows, first)
-    return rows
 
 
 def read_parts(
@@ -233,14 +186,3 @@ def read_parts(
             waiting, none_yet = waiting.slice(rows), False
     if len(waiting) or none_yet:
         yield waiting.to_pandas(ignore_metadata=True)
-
-
-def _listing(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(_plain(name) for name in names[:most])
-    return shown + (f", ... ({len(names)} columns)" if len(names) > most else "")
-
-
-def _plain(name: str) -> str:
-    """A column's name within one line of text."""
-    shown = name if name.isprintable() else repr(name)
-    return shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from runback.data.table import frame_to_tensor
+from runback.columns.tensors import frame_to_tensor
 from runback.model.batched_forward import batched_forward
 from runback.model.spec import ModelSpec, load_module, load_spec
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.common import Aim, bars, child, in_turn, median, options, publish, table
 
@@ -34,7 +35,11 @@ def training() -> tuple[Any, Callable[[], float]]:
     config = TrainConfig(optimizer="adam", model="mlp")
     model = Mlp(WIDTH, 1, [WIDTH])
     state = TrainState.fresh(model, config, torch.device("cpu"))
-    step, x, y = make_step(state, config), torch.randn(8, WIDTH), torch.randn(8, 1)
+    step, x, y = (
+        make_step(state, functional.mse_loss, config),
+        torch.randn(8, WIDTH),
+        torch.randn(8, 1),
+    )
 
     def timed() -> float:
         begin = time.perf_counter()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -86,6 +87,36 @@ def test_training_knows_nothing_of_files() -> None:
     for name, file in MODULES.items():
         if inside(name, "runback.training"):
             assert not [i for i in imports(file) if inside(i, "runback.storage")], name
+
+
+@pytest.mark.parametrize(
+    ("room", "lower"),
+    [
+        ("columns", {"columns"}),
+        ("data", {"config", "columns", "data"}),
+        ("tasks", {"columns", "tasks"}),
+        ("model", {"columns", "tasks", "model"}),
+    ],
+)
+def test_the_lower_rooms_import_none_above_them(room: str, lower: set[str]) -> None:
+    allowed = lower | {"errors", "user_code"}
+    for name, file in MODULES.items():
+        if inside(name, f"runback.{room}"):
+            found = {i.split(".")[1] for i in imports(file) if i.startswith("runback.")}
+            assert found <= allowed, (name, found - allowed)
+
+
+TASK_WORDS = re.compile(r"\b(regression|regressor|rmse|r2|mse|mae)\b", re.IGNORECASE)
+
+
+def test_only_the_task_itself_names_its_losses_and_scores() -> None:
+    """In code, texts and docstrings; `config` has the choices of the option `loss`, for --help."""
+    for name, file in MODULES.items():
+        if name in ("runback.tasks.regression", "runback.config"):
+            continue
+        for line in file.read_text(encoding="utf-8").splitlines():
+            registers = name == "runback.tasks" and "Regression" in line
+            assert registers or not TASK_WORDS.search(line), f"{name}: {line}"
 
 
 def test_cli_is_imported_by_nobody() -> None:

@@ -11,11 +11,17 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from runback import cli
+from runback.config import FIELDS
+from runback.model.batched_forward import predict_rows
 from runback.model.builtin import Mlp
-from runback.tasks.regression import is_better, plot_costs, plot_predictions, predict_rows, scores
+from runback.tasks import TASKS, by_loss
+from runback.tasks.figures import plot_costs, save_figure
+from runback.tasks.regression import Regression
+
+scores, METRICS = Regression().scores, Regression().metrics
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4)
 
@@ -75,11 +81,27 @@ def test_predictions_are_made_in_eval_mode_which_is_put_back() -> None:
 
 
 def test_better_goes_by_the_metrics_own_direction() -> None:
-    assert is_better("rmse", 1.0, 2.0)
-    assert not is_better("rmse", 2.0, 2.0)
-    assert is_better("r2", 0.9, 0.5)
-    assert not is_better("r2", math.nan, 0.5)
-    assert is_better("r2", 0.5, math.nan)
+    for name in ("cost", "rmse", "mae"):
+        assert METRICS[name].is_better(1.0, 2.0) and not METRICS[name].is_better(2.0, 2.0)
+    assert METRICS["r2"].is_better(0.9, 0.5) and not METRICS["r2"].is_better(0.5, 0.9)
+    assert not METRICS["r2"].is_better(math.nan, 0.5)
+    assert METRICS["r2"].is_better(0.5, math.nan)
+
+
+def test_the_losses_of_the_tasks_are_the_options_choices() -> None:
+    """The option names them itself, as --help imports no torch; a loss belongs to one task."""
+    losses = [loss for task in TASKS.values() for loss in task.losses]
+    assert tuple(losses) == FIELDS["loss"].metadata["choices"]
+    for loss in losses:
+        assert loss in by_loss(loss).losses
+
+
+def test_scores_are_metrics_and_the_primary_one_is_among_them() -> None:
+    rows = torch.tensor([[1.0], [2.0], [4.0]])
+    for task in TASKS.values():
+        for loss in task.losses:
+            assert task.scores(rows + 1, rows, loss).keys() == task.metrics.keys()
+        assert task.primary_metric in task.metrics
 
 
 def drawn(file: Path) -> bool:
@@ -97,12 +119,18 @@ def test_any_costs_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
     assert drawn(file)
 
 
+def plot_predictions(file: Path, actual: Tensor, predicted: Tensor, names: list[str]) -> None:
+    ((stem, figure),) = Regression().plots(predicted, actual, names)
+    assert stem == "predictions"
+    save_figure(figure, file)
+
+
 @pytest.mark.parametrize(
     "name", ["y", "$x_$", "price in $", "$$", "_y", "温度", "a\nb", "y" * 500, "\\frac{", "%", "^"]
 )
 def test_columns_of_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
     file = tmp_path / "predictions.png"
-    plot_predictions(file, np.ones((3, 1)), np.zeros((3, 1)), [name])
+    plot_predictions(file, torch.ones(3, 1), torch.zeros(3, 1), [name])
     assert drawn(file)
 
 
@@ -112,5 +140,6 @@ def test_any_predictions_can_be_drawn(tmp_path: Path, value: float, width: int) 
     file = tmp_path / "predictions.png"
     actual = np.linspace(-value if math.isfinite(value) else -1, 1, 5 * width).reshape(5, width)
     names = [f"target number {index}" for index in range(width)]
-    plot_predictions(file, actual, np.full((5, width), value), names)
+    predicted = torch.full((5, width), value, dtype=torch.float64)
+    plot_predictions(file, torch.from_numpy(actual), predicted, names)
     assert drawn(file)

@@ -17,7 +17,7 @@ from torch import nn
 
 from conftest import DATA
 from runback.config import TrainConfig
-from runback.data.table import read_table
+from runback.data.table import Columns, read_table
 from runback.errors import CheckpointError, DataError, ModelError
 from runback.model.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
 from runback.model.scaling import Scale, Scaled
@@ -33,13 +33,13 @@ from runback.model.spec import (
     load_weights,
     save_model,
 )
-from runback.training.setup import prepare
+from runback.training.setup import prepare, spec_of
 
 
 def build(model: str, n_features: int = 2, n_targets: int = 1, **options: Any) -> BuiltModel:
     features = tuple(f"x{index}" for index in range(n_features))
     targets = tuple(f"y{index}" for index in range(n_targets))
-    return build_model(TrainConfig(model=model, **options), features, targets)
+    return build_model(spec_of(TrainConfig(model=model, **options), Columns(features, targets)))
 
 
 def refused(model: str, **options: Any) -> str:
@@ -235,7 +235,8 @@ def built_models(draw: st.DrawFn) -> BuiltModel:
         normalize=draw(st.sampled_from(["none", "standard", "minmax"])),
         precision=draw(st.sampled_from(["float32", "bf16", "float64"])),
     )
-    return build_model(config, tuple(names[:count]), tuple(names[count:]))
+    columns = Columns(tuple(names[:count]), tuple(names[count:]))
+    return build_model(spec_of(config, columns))
 
 
 @given(built_models())
@@ -286,7 +287,8 @@ def test_weights_that_do_not_fit_are_refused_by_the_leafs_name() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2}, {"model": 3}, {"model_args": []}, {"features": "abc"}, {"features": [1]},
+        {"format": 2}, {"task": None}, {"task": "other"},
+        {"model": 3}, {"model_args": []}, {"features": "abc"}, {"features": [1]},
         {"targets": []}, {"normalize": "log"}, {"dtype": "int8"}, {"own_module": None},
         {"model": "other"}, {"model_args": {"depth": 3}},
     ],

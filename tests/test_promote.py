@@ -14,7 +14,7 @@ import pytest
 from conftest import DATA, Workspace
 from finished_runs import FinishedRuns, make_runs
 from runback.cli import main
-from runback.commands.load import evaluate
+from runback.commands.evaluate import evaluate
 from runback.commands.promote import promote, rollback
 from runback.errors import UsageError
 
@@ -45,19 +45,20 @@ def holder(finished_runs: FinishedRuns, name: str, alias: str = "champion") -> s
 def test_the_alias_goes_to_the_better_and_back(finished_runs: FinishedRuns) -> None:
     weak, strong = register_apart(finished_runs, "ladder", "weak", "strong")
     first = promote(weak)
-    assert (first["moved"], first["holder"], first["version"]) == (True, None, "1")
-    assert first["score"] == evaluate(finished_runs.ids["weak"])["scores"]["rmse"]
+    assert (first.moved, first.holder, first.version, first.metric) == (True, None, "1", "rmse")
+    assert first.score == evaluate(finished_runs.ids["weak"]).scores["rmse"]
     second = promote(strong)
-    assert (second["moved"], second["holder"], second["version"]) == (True, "1", "2")
-    assert second["score"] < second["holder_score"] == first["score"]
-    assert promote(strong)["reason"] == "it has the alias already"
+    assert (second.moved, second.holder, second.version) == (True, "1", "2")
+    assert second.score is not None and second.holder_score is not None
+    assert second.score < second.holder_score == first.score
+    assert promote(strong).reason == "it has the alias already"
     third = promote(weak)
-    assert (third["moved"], holder(finished_runs, "ladder")) == (False, "2")
-    assert third["reason"] == "its rmse is not better"
+    assert (third.moved, holder(finished_runs, "ladder")) == (False, "2")
+    assert third.reason == "its rmse is not better"
     forced = promote(weak, force=True)
-    assert (forced["moved"], holder(finished_runs, "ladder")) == (True, "1")
+    assert (forced.moved, holder(finished_runs, "ladder")) == (True, "1")
     for restored in ("2", "1", None):
-        assert rollback(weak)["version"] == restored
+        assert rollback(weak).version == restored
         assert holder(finished_runs, "ladder") == restored
     with pytest.raises(UsageError, match="no promotion to undo"):
         rollback(weak)
@@ -67,8 +68,8 @@ def test_directions_of_the_metrics_are_known(finished_runs: FinishedRuns) -> Non
     weak, strong = register_apart(finished_runs, "directions", "weak", "strong")
     for metric in ("cost", "rmse", "mae", "r2"):
         promote(weak, alias=metric, metric=metric)
-        assert promote(strong, alias=metric, metric=metric)["moved"]
-        assert not promote(weak, alias=metric, metric=metric)["moved"]
+        assert promote(strong, alias=metric, metric=metric).moved
+        assert not promote(weak, alias=metric, metric=metric).moved
     with pytest.raises(UsageError, match="metric 'auc' is not one of cost, rmse, mae, r2"):
         promote(weak, metric="auc")
 
@@ -115,12 +116,12 @@ import json, sys
 from runback.commands.promote import promote
 
 for alias in sys.stdin:
-    found = promote(sys.argv[1], alias.strip()) if alias.strip() else {}
+    found = promote(sys.argv[1], alias.strip()).as_json() if alias.strip() else {}
     print(json.dumps(found), flush=True)
 """
 
 
-def test_two_that_promote_at_once_take_turns(finished_runs: FinishedRuns) -> None:
+def test_promotions_at_the_same_time_are_serialized(finished_runs: FinishedRuns) -> None:
     """Each is judged against the holder that it replaces, so the better one has the alias."""
     versions = register_apart(finished_runs, "race", "strong", "weak")
     two = [

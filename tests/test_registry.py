@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -12,11 +13,12 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.exceptions import MlflowException
+from mlflow.models.utils import _enforce_schema
 
 from conftest import DATA, Workspace
 from finished_runs import FinishedRuns, make_runs
 from runback import TrainConfig, load_model, train
-from runback.commands.load import evaluate
+from runback.commands.evaluate import evaluate
 from runback.commands.promote import promote
 from runback.errors import UsageError
 from runback.tracking import registry
@@ -37,7 +39,7 @@ def test_the_logged_model_belongs_to_its_run_and_has_its_figures(
         (point,) = [p for p in client.get_metric_history(run_id, key) if p.step == epoch]
         assert figures[key] == (epoch, point.value)
         assert len(client.get_metric_history(run_id, key)) == 60  # attaching adds no point
-    for key, value in evaluate(run_id)["scores"].items():
+    for key, value in evaluate(run_id).scores.items():
         assert figures[f"test_{key}"] == (epoch, value)
     ranked = client.search_logged_models(
         [run.info.experiment_id],
@@ -55,9 +57,8 @@ def test_the_version_says_which_weights_it_holds(finished_runs: FinishedRuns) ->
     run = client.get_run(run_id)
     assert version.tags["runback.data_fingerprint"] == run.data.tags["runback.data_fingerprint"]
     assert len(version.tags["runback.config_sha256"]) == 64
-    assert evaluate(f"models:/table/{version.version}")["epoch"] == int(
-        version.tags["runback.epoch"]
-    )
+    found = evaluate(f"models:/table/{version.version}")
+    assert found.epoch == int(version.tags["runback.epoch"])
 
 
 def test_a_copied_version_is_the_model_it_was_copied_from(finished_runs: FinishedRuns) -> None:
@@ -69,7 +70,7 @@ def test_a_copied_version_is_the_model_it_was_copied_from(finished_runs: Finishe
     x = torch.tensor([[1.0], [5.0], [11.0]])
     with torch.no_grad():
         assert load_model("models:/copied/1")(x).tolist() == finished_runs.answers["weak"]
-    assert promote("models:/copied/1")["model"] == "copied"
+    assert promote("models:/copied/1").model == "copied"
     assert client.get_model_version_by_alias("copied", "champion").version in (1, "1")
 
 
@@ -82,8 +83,8 @@ def test_a_name_may_hold_whatever_a_file_name_may(
     run_id = train(TrainConfig(data=str(table), epochs=1))
     name = 'it\'s _ "table"'
     assert workspace.client.get_model_version(name, "1").run_id == run_id
-    assert promote(f"models:/{name}/1")["moved"]
-    assert evaluate(f"models:/{name}@champion")["run_id"] == run_id
+    assert promote(f"models:/{name}/1").moved
+    assert evaluate(f"models:/{name}@champion").run_id == run_id
     workspace.client.copy_model_version(f"models:/{name}/1", "a@b")
     assert find_run(workspace.client, "models:/a@b/1").run_id == run_id
     workspace.client.delete_registered_model("a@b")
@@ -157,6 +158,16 @@ def test_other_models_keep_mlflows_own_rules(finished_runs: FinishedRuns, tmp_pa
         model.predict(pd.DataFrame({"x": [1, 5, 11]}))
 
 
+def test_mlflow_itself_refuses_whole_numbers_read_as_int64() -> None:
+    """What users lose without `runback.model.integer_columns`: most CSV files of whole numbers."""
+    schema = mlflow.types.Schema([mlflow.types.ColSpec("double", "x")])
+    for kind in (np.int8, np.int32):
+        _enforce_schema(pd.DataFrame({"x": np.array([1, 5, 11], dtype=kind)}), schema)
+    for frame in (pd.DataFrame({"x": [1, 5, 11]}), pd.read_csv(io.StringIO("x\n1\n5\n11\n"))):
+        with pytest.raises(MlflowException, match="Can not safely convert int64 to float64"):
+            _enforce_schema(frame, schema)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_mlflow_evaluates_it_as_a_regressor(finished_runs: FinishedRuns) -> None:
     frame = pd.read_csv(finished_runs.workspace.folder / "diabetes.csv")
@@ -165,9 +176,8 @@ def test_mlflow_evaluates_it_as_a_regressor(finished_runs: FinishedRuns) -> None
         model_type="regressor", evaluator_config={"log_explainer": False},
     )  # fmt: skip
     assert found.metrics["example_count"] == len(frame)
-    own = evaluate(finished_runs.ids["own"], str(finished_runs.workspace.folder / "diabetes.csv"))[
-        "scores"
-    ]
+    table = finished_runs.workspace.folder / "diabetes.csv"
+    own = evaluate(finished_runs.ids["own"], str(table)).scores
     assert found.metrics["root_mean_squared_error"] == pytest.approx(own["rmse"], rel=1e-6)
 
 
@@ -175,8 +185,8 @@ def test_a_resume_makes_a_second_model_which_wins(workspace: Workspace) -> None:
     run_id = make_runs(workspace, {"run": {"data": "table.csv", "epochs": 3}}).ids["run"]
     (first,) = workspace.client.search_model_versions(f"run_id = '{run_id}'")
     note = {
-        "register": "table", "epoch": 3, "description": "", "metrics": [], "tags": {},
-        "sha256": first.tags["runback.model_sha256"],
+        "register": "table", "model_type": "regressor", "epoch": 3, "description": "",
+        "metrics": [], "tags": {}, "sha256": first.tags["runback.model_sha256"],
     }  # fmt: skip
     folder = workspace.home(run_id) / "model"
     assert registry.publish(workspace.client, run_id, folder, note) == "table/1"  # nothing new
@@ -192,4 +202,4 @@ def test_a_resume_makes_a_second_model_which_wins(workspace: Workspace) -> None:
     frame = pd.DataFrame({"x": [1, 5]})
     for uri, expected in ((f"runs:/{run_id}/model", by_run), ("models:/table/1", old)):
         assert mlflow.pyfunc.load_model(uri).predict(frame).tolist() == expected
-    assert (evaluate(run_id)["epoch"], evaluate("models:/table/1")["epoch"]) == (30, 3)
+    assert (evaluate(run_id).epoch, evaluate("models:/table/1").epoch) == (30, 3)

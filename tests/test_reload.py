@@ -15,7 +15,8 @@ import torch
 from clean_env import SecondEnvironment
 from finished_runs import FinishedRuns
 from runback import load_model
-from runback.commands.load import evaluate, predict
+from runback.commands.evaluate import evaluate
+from runback.commands.predict import predict
 from runback.commands.reproduce import weights_digest
 from runback.errors import ConfigError, DataError, RunNotFoundError
 from runback.tracking.runs import find_run

@@ -45,7 +45,7 @@ def test_a_run_that_was_resumed_reproduces_too(workspace: Workspace) -> None:
     resume(run_id, epochs=5)
     resume(run_id, epochs=7, patience=1)
     found = reproduce(run_id)
-    assert found["equal"], found["first_difference"]
+    assert found.equal, found.first_difference
 
 
 def test_a_difference_is_found_and_named(

@@ -16,7 +16,6 @@ from runback.config import TrainConfig
 from runback.seeding import seed_generators
 from runback.training import compiling
 from runback.training.loop import EpochResult, MidEpoch, run_epochs
-from runback.training.optimizers import COSTS
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState
 from runback.training.steps import mode_switch
@@ -53,7 +52,11 @@ def config_of(name: str, **other: object) -> TrainConfig:
 def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:
     """The loop as one would write it first: zero_grad, step, indexing, `.item()` where it comes."""
     work = prepare(config)
-    model, optimizer, cost_of = work.state.model, work.state.optimizer, COSTS[config.loss]
+    model, optimizer, cost_of = (
+        work.state.model,
+        work.state.optimizer,
+        work.task.losses[config.loss],
+    )
     x, y = (getattr(work.table, name)[work.split.train] for name in ("features", "targets"))
     rows_of, size, history = work.batches.order.rows, config.batch_size, []
     for epoch in range(1, config.epochs + 1):
@@ -82,7 +85,7 @@ def plain_validation(work: TrainingSetup, config: TrainConfig, model: nn.Module)
     model.eval()
     part = work.validation
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        return COSTS[config.loss](model(part.features), part.targets).item()
+        return work.task.losses[config.loss](model(part.features), part.targets).item()
 
 
 def fast_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:

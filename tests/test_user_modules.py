@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from runback import TrainConfig
+from runback.data.table import Columns
 from runback.errors import ModelError
 from runback.model.requirements import requirements
 from runback.model.spec import build_model, check_output, load_built, load_module, save_model
+from runback.training.setup import spec_of
 from runback.user_code import import_class, locate
 
 HEAD = "import torch\nfrom torch import nn\n"
@@ -29,7 +31,7 @@ GOOD = HEAD + (
 
 def built(model: str, **model_args: object):
     config = TrainConfig(model=model, model_args=model_args)
-    return build_model(config, ("a", "b"), ("y",))
+    return build_model(spec_of(config, Columns(("a", "b"), ("y",))))
 
 
 def checked(model: str, **model_args: object) -> None:
@@ -200,7 +202,7 @@ def test_a_tampered_spec_is_refused(
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     model = built(f"{tmp_path}/mine.py:Net")
     save_model(tmp_path / "model", model, model.module.state_dict())
-    assert load_built(tmp_path / "model").own is not None
+    assert load_built(tmp_path / "model").user_class is not None
     spec = tmp_path / "model" / "model.json"
     spec.write_text(json.dumps({**json.loads(spec.read_text()), **change}))
     with pytest.raises(ModelError) as caught:

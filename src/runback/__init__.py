@@ -11,7 +11,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from runback.commands.load import evaluate, load_model, predict
+    from runback.commands.evaluate import evaluate
+    from runback.commands.load import load_model
+    from runback.commands.predict import predict
     from runback.commands.train import resume, train
     from runback.config import TrainConfig
 
@@ -23,8 +25,8 @@ _HOMES = {
     "TrainConfig": "runback.config",
     "train": "runback.commands.train",
     "resume": "runback.commands.train",
-    "evaluate": "runback.commands.load",
-    "predict": "runback.commands.load",
+    "evaluate": "runback.commands.evaluate",
+    "predict": "runback.commands.predict",
     "load_model": "runback.commands.load",
 }
 

@@ -184,7 +184,9 @@ def _add_promote(commands: Any) -> None:
     )
     _add_run(command)
     command.add_argument("--alias", default="champion", help="the alias (default: champion)")
-    command.add_argument("--metric", default="rmse", help="cost, rmse, mae or r2 (default: rmse)")
+    command.add_argument(
+        "--metric", default="", help="the score that decides (default: the task's primary metric)"
+    )
     command.add_argument(
         "--data", metavar="FILE", help="score both on this table instead of the run's test rows"
     )
@@ -254,9 +256,9 @@ def _resume(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    from runback.commands.load import evaluate
+    from runback.commands.evaluate import evaluate
 
-    _print_json(evaluate(options.run, options.data or None))
+    _print_json(evaluate(options.run, options.data or None).as_json())
     return EXIT_DONE
 
 
@@ -275,18 +277,17 @@ def _promote(options: argparse.Namespace) -> int:
 
     force, back = _truth("force", options.force), _truth("rollback", options.rollback)
     if back:
-        found = rollback(options.run, options.alias)
-    else:
-        found = promote(options.run, options.alias, options.metric, options.data or None, force)
-    _print_json(found)
+        _print_json(rollback(options.run, options.alias).as_json())
+        return EXIT_DONE
+    data = options.data or None
+    _print_json(promote(options.run, options.alias, options.metric, data, force).as_json())
     return EXIT_DONE
 
 
 def _export(options: argparse.Namespace) -> int:
     from runback.commands.export import export
 
-    found = export(options.run, options.format, options.output)
-    _print_json(found)
+    _print_json(export(options.run, options.format, options.output).as_json())
     return EXIT_DONE
 
 
@@ -294,8 +295,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     from runback.commands.reproduce import reproduce
 
     found = reproduce(options.run)
-    _print_json(found)
-    return EXIT_DONE if found["equal"] else EXIT_FAILED
+    _print_json(found.as_json())
+    return EXIT_DONE if found.equal else EXIT_FAILED
 
 
 def _sync(options: argparse.Namespace) -> int:

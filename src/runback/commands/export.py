@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -10,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,29 @@ from runback.storage.atomic import sha256_of, write_bytes
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export(run: str, format: str, output: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class ExportResult:
+    """A model that was written to a file.
+
+    Attributes:
+        epoch: of the weights, in epochs completed.
+        bytes: the size of the file.
+        sha256: of the file, in hexadecimal.
+    """
+
+    run_id: str
+    epoch: int
+    format: str
+    output: str
+    bytes: int
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def export(run: str, format: str, output: str) -> ExportResult:
     """Writes a run's model to a file, and checks the file by running it against the module.
 
     Args:
@@ -34,21 +58,19 @@ def export(run: str, format: str, output: str) -> dict[str, Any]:
             any number of rows) or "onnx" (the same for ONNX Runtime).
         output: a file that does not exist yet.
 
-    Returns:
-        `run_id`, `epoch` of the weights, `format`, `output`, `bytes` and `sha256` of the file.
-
     Raises:
         UsageError: an unknown format, a file that exists, a folder that does not, or onnx without
             its packages.
         ModelError: the module cannot be exported to that format.
         CheckpointError: the file cannot be written, or does not compute what the module does.
-        RunNotFoundError, TrackingError: as in `reading.load_model`.
+        RunNotFoundError, TrackingError: as in `load_model`.
     """
     write, check = _exporter(format)
     target = _new_file(output)
     with loading(run) as loaded:
         x = _example(loaded)
-        importable = loaded.own.importable() if loaded.own else nullcontext()
+        user_class = loaded.user_class
+        importable = user_class.importable() if user_class else nullcontext()
         with importable:
             write_bytes(target, _written(write, loaded.module, x, format))
             try:
@@ -56,14 +78,8 @@ def export(run: str, format: str, output: str) -> dict[str, Any]:
             except BaseException:
                 target.unlink()
                 raise
-    return {
-        "run_id": loaded.info.run_id,
-        "epoch": loaded.epoch,
-        "format": format,
-        "output": str(target),
-        "bytes": target.stat().st_size,
-        "sha256": sha256_of(target),
-    }
+    size, digest = target.stat().st_size, sha256_of(target)
+    return ExportResult(loaded.info.run_id, loaded.epoch, format, str(target), size, digest)
 
 
 Write = Callable[[nn.Module, Tensor], bytes]

@@ -10,10 +10,11 @@ import torch
 
 from runback.console.progress import say
 from runback.data.batches import TableDataset
+from runback.model.batched_forward import predict_rows
 from runback.model.spec import STATE_FILE, save_model
 from runback.run.run import Run
 from runback.storage.atomic import sha256_of
-from runback.tasks import regression
+from runback.tasks.figures import plot_costs, save_figure
 from runback.training.setup import TrainingSetup, held_out
 from runback.training.state import cloned
 
@@ -58,8 +59,8 @@ def _choose(work: TrainingSetup) -> Chosen:
 
 
 def _score(recorder: Run, work: TrainingSetup, chosen: Chosen, test: TableDataset) -> None:
-    predicted = regression.predict_rows(work.state.model, test.features)
-    found = regression.scores(predicted, test.targets, work.config.loss)
+    output = predict_rows(work.state.model, test.features)
+    found = work.task.scores(output, test.targets, work.config.loss)
     recorder.journal.record(
         [(f"test_{name}", value) for name, value in found.items()], chosen.epoch
     )
@@ -68,20 +69,18 @@ def _score(recorder: Run, work: TrainingSetup, chosen: Chosen, test: TableDatase
 
 
 def _plot(recorder: Run, work: TrainingSetup, test: TableDataset | None) -> None:
-    """Cost curves, and predictions against actual values of the test rows, or the training rows."""
+    """Cost curves, and the task's plots of the test rows."""
     recorder.journal.flush()
     folder = recorder.folder.outbox / "plots"
     curves = {name: _curve(recorder, name) for name in ("cost", "val_cost")}
-    regression.plot_costs(folder / "cost.png", {name: c for name, c in curves.items() if c[0]})
+    plot_costs(folder / "cost.png", {name: c for name, c in curves.items() if c[0]})
     recorder.post_file(folder / "cost.png", "plots")
     if test is None:
         return
-    predicted = regression.predict_rows(work.state.model, test.features)
-    names = work.table.columns.targets
-    regression.plot_predictions(
-        folder / "predictions.png", test.targets.numpy(), predicted.numpy(), names
-    )
-    recorder.post_file(folder / "predictions.png", "plots")
+    output = predict_rows(work.state.model, test.features)
+    for stem, figure in work.task.plots(output, test.targets, work.table.columns.targets):
+        save_figure(figure, folder / f"{stem}.png")
+        recorder.post_file(folder / f"{stem}.png", "plots")
 
 
 def _curve(recorder: Run, name: str) -> tuple[list[int], list[float]]:
@@ -102,6 +101,7 @@ def _publish(recorder: Run, work: TrainingSetup, chosen: Chosen) -> None:
     recorder.journal.post(
         "model",
         register=work.register_as,
+        model_type=work.task.model_type,
         epoch=chosen.epoch,
         sha256=sha256_of(folder / STATE_FILE),
         description=(

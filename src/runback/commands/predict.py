@@ -1,4 +1,4 @@
-"""`runback predict`: a table of any size in, its predictions out, in blocks of rows."""
+"""`runback predict`: predictions for a frame, or for a table of any size in blocks of rows."""
 
 from __future__ import annotations
 
@@ -22,6 +22,22 @@ from runback.model.spec import ModelSpec
 from runback.storage.atomic import write_atomically
 
 
+def predict(run: str, frame: pd.DataFrame, device: str = "cpu") -> pd.DataFrame:
+    """Predictions for a frame's rows: one column for each target, the frame's index.
+
+    Args:
+        run: in any form that names a run.
+        frame: at least the feature columns, in any order.
+        device: as the option `device`.
+
+    Raises:
+        DataError: a feature column is missing, or a cell is not a finite number.
+        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+    """
+    with loading(run, device) as loaded:
+        return Predictor(loaded.module, loaded.spec).predict_frame(frame)
+
+
 def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> int:
     """Writes the predictions for a table: one column for each target, behind the columns to keep.
 
@@ -42,7 +58,7 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
             feature should be; the row is named.
         UsageError: the output cannot be, or is the table, or `keep` names a target, or one twice.
         CheckpointError: the output cannot be written.
-        RunNotFoundError, TrackingError, ModelError: as in `reading.load_model`.
+        RunNotFoundError, TrackingError, ModelError: as in `load_model`.
     """
     target = _checked_output(output, Path(data).expanduser())
     with loading(run) as loaded:
@@ -82,8 +98,7 @@ def _predicted(predictor: Predictor, data: Path, keep: Sequence[str]) -> Iterato
     bar = tqdm(unit=" rows", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr)
     with bar:
         for part in read_parts(data, spec.features, keep, CHUNK_ROWS):
-            values = predictor.values(part, str(data), done)
-            found = pd.DataFrame(values, columns=list(spec.targets), index=part.index)
+            found = predictor.predict_frame(part, str(data), done)
             yield pd.concat([part[list(keep)], found], axis=1) if keep else found
             done += len(part)
             bar.update(len(part))

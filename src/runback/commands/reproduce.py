@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,10 +15,11 @@ from runback.commands.train import require_fingerprint, run_training, with_data
 from runback.config import TrainConfig
 from runback.data.table import read_table
 from runback.errors import TrackingError, UsageError
-from runback.model.spec import SOURCE_FOLDER, dtype_of
+from runback.model.spec import SOURCE_FOLDER
 from runback.tracking.client import CourierClient
 from runback.tracking.points import published_points
 from runback.training.optimizers import schedule_args
+from runback.training.setup import dtype_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,17 +28,51 @@ COMPARED = ("cost", "val_cost", "lr")
 TAG_ORIGINAL = "runback.reproduction_of"
 
 
-def reproduce(run: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Difference:
+    """The first point at which two runs differ.
+
+    Attributes:
+        run: the value of the run; None where it has no such point.
+        again: the value of its reproduction, likewise.
+    """
+
+    metric: str
+    epoch: int
+    run: float | None
+    again: float | None
+
+
+@dataclass(frozen=True)
+class ReproductionResult:
+    """A run compared with its reproduction.
+
+    Attributes:
+        reproduction: the new run's ID.
+        equal: whether all points and all weights are equal.
+        points: how many points were compared.
+        first_difference: None where all points are equal.
+    """
+
+    run_id: str
+    reproduction: str
+    equal: bool
+    points: int
+    weights_equal: bool
+    first_difference: Difference | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def reproduce(run: str) -> ReproductionResult:
     """Trains a new run from RUN's recorded configuration and code, and compares the two.
 
     The new run is tagged `runback.reproduction_of`; it logs its model, but registers no version.
 
     Args:
         run: in any form that names a run; it must be FINISHED.
-
-    Returns:
-        `run_id`, `reproduction` (the new run's ID), `equal`, `points` compared, `weights_equal`,
-        and the `first_difference`: its metric, epoch and both values, or None.
 
     Raises:
         UsageError: the run did not finish.
@@ -92,19 +128,19 @@ def _require_same_table(config: TrainConfig, loaded: Loaded) -> None:
     require_fingerprint(table.fingerprint, loaded.info.tags, config.data)
 
 
-def _comparison(one: Loaded, other: Loaded) -> dict[str, Any]:
+def _comparison(one: Loaded, other: Loaded) -> ReproductionResult:
     points = _points(one.client, one.info.run_id), _points(other.client, other.info.run_id)
     places = sorted(points[0].keys() | points[1].keys())
     first = next((p for p in places if not _same(points[0].get(p), points[1].get(p))), None)
     weights_equal = weights_digest(one.module) == weights_digest(other.module)
-    return {
-        "run_id": one.info.run_id,
-        "reproduction": other.info.run_id,
-        "equal": first is None and weights_equal,
-        "points": len(places),
-        "weights_equal": weights_equal,
-        "first_difference": None if first is None else _difference(first, *points),
-    }
+    return ReproductionResult(
+        run_id=one.info.run_id,
+        reproduction=other.info.run_id,
+        equal=first is None and weights_equal,
+        points=len(places),
+        weights_equal=weights_equal,
+        first_difference=None if first is None else _difference(first, *points),
+    )
 
 
 Points = dict[tuple[int, str], float]
@@ -121,9 +157,9 @@ def _same(one: float | None, other: float | None) -> bool:
     return both_nan or one == other
 
 
-def _difference(place: tuple[int, str], one: Points, other: Points) -> dict[str, Any]:
+def _difference(place: tuple[int, str], one: Points, other: Points) -> Difference:
     epoch, key = place
-    return {"metric": key, "epoch": epoch, "run": one.get(place), "again": other.get(place)}
+    return Difference(key, epoch, one.get(place), other.get(place))
 
 
 def weights_digest(module: nn.Module) -> str:

@@ -36,7 +36,7 @@ from runback.storage import lease
 from runback.storage.atomic import naming_a_full_disk
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, run_dir
-from runback.tasks.regression import load_libraries
+from runback.tasks import load_libraries
 from runback.tracking.client import CourierClient
 from runback.training.device import short_of_memory
 from runback.training.loop import EpochResult, run_epochs
@@ -330,9 +330,9 @@ def _loop(recorder: Run, work: TrainingSetup, watch: StopSignals) -> None:
 def _post_setup(recorder: Run, work: TrainingSetup) -> None:
     """What the run must hold to be rebuilt elsewhere: the split, and the user's own code."""
     recorder.post_json("split.json", work.split.as_json())
-    if work.built.own is not None:
+    if work.built.user_class is not None:
         source = recorder.folder.source
-        copy_sources(work.built.own, source)
+        copy_sources(work.built.user_class, source)
         for file in source.rglob("*.py"):
             recorder.post_file(file, file.parent.relative_to(recorder.folder.path).as_posix())
 

@@ -18,3 +18,12 @@ def batched_forward(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)` for `[n, n_features]`, n > 0, in blocks of `CHUNK_ROWS`; the result on the CPU."""
     device = next(module.parameters()).device
     return torch.cat([module(part.to(device)).cpu() for part in x.split(CHUNK_ROWS)])
+
+
+def predict_rows(module: nn.Module, features: Tensor) -> Tensor:
+    """`batched_forward` in eval mode; the module's mode is put back."""
+    was_training = module.training
+    module.eval()
+    predicted = batched_forward(module, features)
+    module.train(was_training)
+    return predicted

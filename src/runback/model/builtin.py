@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Linear(nn.Module):
-    """Linear regression: `[n, n_features] -> [n, n_targets]`."""
+    """One linear layer: `[n, n_features] -> [n, n_targets]`."""
 
     def __init__(self, n_features: int, n_targets: int) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class PolynomialFeatures(nn.Module):
 
 
 class Polynomial(nn.Module):
-    """Polynomial regression: linear in the monomials of the features.
+    """A polynomial: linear in the monomials of the features.
 
     Args:
         n_features: columns in.

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from runback.config import TrainConfig
 from runback.errors import CheckpointError, ModelError, first_line
 from runback.model.builtin import BUILTIN
 from runback.model.scaling import Scaled
+from runback.tasks import by_name
 from runback.user_code import (
     UserClass,
     copy_sources,
@@ -43,15 +43,18 @@ class ModelSpec:
     """What is needed, beside the weights, to rebuild a module.
 
     Attributes:
+        task: the name of what is learned (`runback.tasks`).
         model: a built-in name, `package.module:Class` or `file.py:Class`.
         model_args: keyword arguments of the class.
         features: the input columns, in order.
-        targets: the output columns, in order.
+        targets: the columns to be predicted, in order.
         normalize: none, standard or minmax.
         dtype: "float32" or "float64", of weights and input.
-        own_module: for a user's class, its importable name below `source/`; otherwise empty.
+        own_module: for a user's class, its importable name below `source/`; empty for a built-in
+            model, and until `build_model` has found the class.
     """
 
+    task: str
     model: str
     model_args: dict[str, Any]
     features: tuple[str, ...]
@@ -64,6 +67,15 @@ class ModelSpec:
     def torch_dtype(self) -> torch.dtype:
         """`dtype` as torch names it."""
         return torch.float64 if self.dtype == "float64" else torch.float32
+
+    @property
+    def n_outputs(self) -> int:
+        """The width of the module's output.
+
+        Raises:
+            ModelError: no registered task has the name `task`.
+        """
+        return by_name(self.task).n_outputs(self.targets)
 
     def as_json(self) -> dict[str, Any]:
         """The spec as JSON values, with the format's number."""
@@ -97,6 +109,7 @@ def _is_names(value: Any) -> bool:
 
 
 _ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "task": _is_text,
     "model": _is_text,
     "model_args": lambda value: isinstance(value, dict),
     "features": _is_names,
@@ -113,46 +126,26 @@ class BuiltModel:
 
     module: nn.Module
     spec: ModelSpec
-    own: UserClass | None
+    user_class: UserClass | None
 
 
-def dtype_of(precision: str) -> torch.dtype:
-    """The dtype of weights and data; bf16 is autocast over float32 weights."""
-    return torch.float64 if precision == "float64" else torch.float32
-
-
-def build_model(
-    config: TrainConfig,
-    features: tuple[str, ...],
-    targets: tuple[str, ...],
-    source: Path | None = None,
-) -> BuiltModel:
-    """Builds the untrained module that a configuration asks for.
+def build_model(spec: ModelSpec, source: Path | None = None) -> BuiltModel:
+    """Builds the untrained module that a spec asks for, and completes the spec.
 
     Args:
-        config: names the model and its arguments.
-        features: the input columns.
-        targets: the output columns.
+        spec: its `own_module` is not read; the result's spec has the one of the class found.
         source: a folder with a user's code that must be used instead of what is importable now.
 
     Raises:
         ModelError: unknown name, code that does not import, arguments that do not fit, or a
             module without parameters.
     """
-    own = _own_class(config.model, source)
-    spec = ModelSpec(
-        model=config.model,
-        model_args=config.model_args,
-        features=features,
-        targets=targets,
-        normalize=config.normalize,
-        dtype="float64" if config.precision == "float64" else "float32",
-        own_module=own.code.module if own else "",
-    )
-    module = _assemble(spec, own.cls if own else _builtin_class(config.model))
+    user_class = _user_class(spec.model, source)
+    spec = dataclasses.replace(spec, own_module=user_class.code.module if user_class else "")
+    module = _assemble(spec, user_class.cls if user_class else _builtin_class(spec.model))
     if not any(p.requires_grad for p in module.parameters()):
-        raise ModelError(f"option model: {config.model} has no parameter to train")
-    return BuiltModel(module, spec, own)
+        raise ModelError(f"option model: {spec.model} has no parameter to train")
+    return BuiltModel(module, spec, user_class)
 
 
 def check_output(module: nn.Module, features: Tensor, n_targets: int) -> None:
@@ -197,8 +190,8 @@ def save_model(folder: Path, built: BuiltModel, state_dict: dict[str, Tensor]) -
     torch.save(state_dict, folder / STATE_FILE)
     text = json.dumps(built.spec.as_json(), indent=2, sort_keys=True)
     (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
-    if built.own is not None:
-        copy_sources(built.own, folder / SOURCE_FOLDER)
+    if built.user_class is not None:
+        copy_sources(built.user_class, folder / SOURCE_FOLDER)
 
 
 def load_spec(folder: Path) -> ModelSpec:
@@ -234,12 +227,12 @@ def load_built(folder: Path, device: str | torch.device = "cpu") -> BuiltModel:
     """
     spec = load_spec(folder)
     weights = load_tensors(folder / STATE_FILE)
-    own = None
+    user_class = None
     if spec.own_module:
-        own = import_class(stored_code(folder / SOURCE_FOLDER, spec.own_module, spec.model))
-    module = _assemble(spec, own.cls if own else _builtin_class(spec.model))
+        user_class = import_class(stored_code(folder / SOURCE_FOLDER, spec.own_module, spec.model))
+    module = _assemble(spec, user_class.cls if user_class else _builtin_class(spec.model))
     load_weights(module, weights)
-    return BuiltModel(module.to(device).eval(), spec, own)
+    return BuiltModel(module.to(device).eval(), spec, user_class)
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
@@ -287,7 +280,7 @@ def _kind(value: Any) -> str:
     )
 
 
-def _own_class(model: str, source: Path | None) -> UserClass | None:
+def _user_class(model: str, source: Path | None) -> UserClass | None:
     if not is_user_defined(model):
         return None
     if source is None:
@@ -307,7 +300,7 @@ def _builtin_class(model: str) -> type[nn.Module]:
 
 
 def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
-    n_features, n_targets = len(spec.features), len(spec.targets)
+    n_features, n_targets = len(spec.features), spec.n_outputs
     _check_arguments(cls, spec, n_features, n_targets)
     try:
         module = cls(n_features, n_targets, **spec.model_args)

@@ -30,9 +30,11 @@ def holder_of(client: MlflowClient, name: str, alias: str) -> ModelVersion | Non
         UsageError: no such registered model.
         TrackingError: the server is away.
     """
-    model = _asked(name, lambda: client.get_registered_model(name))
+    model = _request(name, lambda: client.get_registered_model(name))
     number = model.aliases.get(alias)
-    return None if number is None else _asked(name, lambda: client.get_model_version(name, number))
+    return (
+        None if number is None else _request(name, lambda: client.get_model_version(name, number))
+    )
 
 
 def move(client: MlflowClient, name: str, alias: str, entry: dict[str, Any]) -> None:
@@ -43,7 +45,7 @@ def move(client: MlflowClient, name: str, alias: str, entry: dict[str, Any]) -> 
         TrackingError: the server is away.
     """
     entries = [*history(client, name, alias), entry]
-    _asked(
+    _request(
         f"alias {alias!r}",
         lambda: client.set_registered_model_alias(name, alias, str(entry["version"])),
     )
@@ -68,27 +70,27 @@ def undo(client: MlflowClient, name: str, alias: str) -> dict[str, Any]:
             "promoted; it was moved by other means, so set it by hand"
         )
     if last["replaced"] is None:
-        _asked(name, lambda: client.delete_registered_model_alias(name, alias))
+        _request(name, lambda: client.delete_registered_model_alias(name, alias))
     else:
         replaced = str(last["replaced"])
-        _asked(name, lambda: client.set_registered_model_alias(name, alias, replaced))
+        _request(name, lambda: client.set_registered_model_alias(name, alias, replaced))
     _note(client, name, alias, entries)
     return last
 
 
 def history(client: MlflowClient, name: str, alias: str) -> list[dict[str, Any]]:
     """The promotions that can be undone, the latest last."""
-    model = _asked(name, lambda: client.get_registered_model(name))
+    model = _request(name, lambda: client.get_registered_model(name))
     found: list[dict[str, Any]] = json.loads(model.tags.get(TAG_HISTORY + alias, "[]"))
     return found
 
 
 def _note(client: MlflowClient, name: str, alias: str, entries: list[dict[str, Any]]) -> None:
     text = json.dumps(entries[-MAX_HISTORY:])
-    _asked(name, lambda: client.set_registered_model_tag(name, TAG_HISTORY + alias, text))
+    _request(name, lambda: client.set_registered_model_tag(name, TAG_HISTORY + alias, text))
 
 
-def _asked(what: str, call: Callable[[], T]) -> T:
+def _request(what: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except MlflowException as error:

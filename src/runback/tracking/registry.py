@@ -19,19 +19,16 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
-import runback
 from runback.errors import ModelError, RunNotFoundError, TrackingError, UsageError
+from runback.model.closure import ENTRY_MODULE, PACKAGE, travelling_files
 from runback.model.requirements import pin, requirements
 from runback.tracking.connection import asked, first_line
 from runback.tracking.runs import RunInfo
 
 MODEL_NAME = "model"
-LOADER = "runback.model.serving"
 TAG_DIGEST = "runback.model_sha256"
 # What rebuilding and running a model imports; mlflow adds itself.
 REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow")
-# Serving needs no more of runback than this; the rest would drag in what a server has not.
-CODE = ("__init__.py", "errors.py", "config.py", "user_code.py", "columns", "data", "model")
 
 
 def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any]) -> str:
@@ -41,8 +38,9 @@ def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any
         client: of the tracking server.
         run_id: the run that trained the model.
         folder: a model folder (`runback.model.spec`) with `example.json` beside the weights.
-        note: `register` (a name, or "none"), `epoch`, `description`, `sha256` of the weights,
-            `tags`, and `metrics`: lists of [key, value, timestamp, step] to attach.
+        note: `register` (a name, or "none"), `model_type` (MLflow's), `epoch`, `description`,
+            `sha256` of the weights, `tags`, and `metrics`: lists of [key, value, timestamp, step]
+            to attach.
 
     Returns:
         "NAME/VERSION", or the model's ID where it is not registered.
@@ -118,7 +116,7 @@ def _data_folder(folder: Path, what: str) -> Path:
         loader, path = flavor["loader_module"], folder.joinpath(flavor["data"]).resolve()
     except Exception as error:  # another's file: YAML, a key, a type, anything can be wrong
         raise ModelError(f"{what}: its MLmodel cannot be read ({first_line(error)})") from None
-    if loader != LOADER or not path.is_relative_to(folder):
+    if loader != ENTRY_MODULE or not path.is_relative_to(folder):
         raise ModelError(f"{what}: not a model that runback wrote (loader {loader!r})")
     return path
 
@@ -167,7 +165,7 @@ def _logged_model(
         source_run_id=run_id,
         tags={**note["tags"], TAG_DIGEST: note["sha256"]},
         params=dict(client.get_run(run_id).data.params),
-        model_type="regressor",
+        model_type=note["model_type"],
     )
     client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=note["epoch"])])
     return model
@@ -179,7 +177,7 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
         path = Path(temporary) / "model"
         mlflow.pyfunc.save_model(
             path=str(path),
-            loader_module=LOADER,
+            loader_module=ENTRY_MODULE,
             data_path=str(folder),
             code_paths=[str(_copy_code(Path(temporary) / "code"))],
             mlflow_model=Model(
@@ -196,15 +194,11 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
 
 
 def _copy_code(folder: Path) -> Path:
-    """Copies the part of runback that rebuilds modules; returns the package folder."""
-    source, target = Path(runback.__file__).parent, folder / "runback"
-    target.mkdir(parents=True)
-    for name in CODE:
-        if (source / name).is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source / name, target / name, ignore=ignore)
-        else:
-            shutil.copyfile(source / name, target / name)
+    """Copies the part of runback that rebuilds and serves modules; returns the package's folder."""
+    target = folder / PACKAGE.name
+    for file in travelling_files():
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / file, target / file)
     return target
 
 

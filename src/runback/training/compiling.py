@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
+from runback.tasks import Loss
 from runback.training.state import TrainState
-from runback.training.steps import Piece, make_cost, pieces_of, read_costs
+from runback.training.steps import CostOf, Piece, make_cost, pieces_of, read_costs
 from runback.training.updates import LearningRate, make_graph_update, stays
 
 COMPILERS = ("c++", "g++", "clang++")
@@ -45,12 +46,15 @@ class CompiledSteps:
         state: TrainState,
         batches: Batches,
         validation: TableDataset | None,
+        loss: Loss,
         config: TrainConfig,
     ) -> None:
         self.state, self.batches, self.size = state, batches, config.batch_size
         self._lr = LearningRate(state.optimizer)
         self._pieces = [(stays(x), stays(y), share) for x, y, share in pieces_of(validation)]
-        self._graph = compiled(make_graph(state, self._pieces, config, self._lr), config.compile)
+        cost_of = make_cost(state, loss, config)
+        graph = make_graph(state, cost_of, self._pieces, config, self._lr)
+        self._graph = compiled(graph, config.compile)
         self._costs: list[Tensor] = []
 
     def train(self, epoch: int, start: int) -> Iterator[tuple[Tensor, int]]:
@@ -70,14 +74,18 @@ class CompiledSteps:
 
 
 def make_graph(
-    state: TrainState, pieces: list[Piece], config: TrainConfig, lr: LearningRate
+    state: TrainState,
+    cost_of: CostOf,
+    pieces: list[Piece],
+    config: TrainConfig,
+    lr: LearningRate,
 ) -> Graph:
     """What is to be compiled: training on the rows of some batches, and validation after the last.
 
     Compiling the forward alone makes small models slower: autograd still walks from Python to a
     second graph, and the update goes from weight to weight.
     """
-    model, cost_of = state.model.train(), make_cost(state, config)
+    model = state.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     update = make_graph_update(state.optimizer, parameters, lr.tensor)
 
@@ -96,9 +104,7 @@ def make_graph(
     return graph
 
 
-def validated(
-    model: nn.Module, cost_of: Callable[[Tensor, Tensor], Tensor], pieces: list[Piece]
-) -> list[Tensor]:
+def validated(model: nn.Module, cost_of: CostOf, pieces: list[Piece]) -> list[Tensor]:
     """The costs of the validation rows in eval mode; the module is back in train mode after."""
     with torch.no_grad():
         model.eval()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
 from runback.seeding import seed_generators
+from runback.tasks import by_loss
 from runback.training.compiling import CompiledSteps, missing_compiler
 from runback.training.optimizers import learning_rate
 from runback.training.state import TrainState
@@ -83,6 +84,7 @@ def make_steps(
     state: TrainState, batches: Batches, validation: TableDataset | None, config: TrainConfig
 ) -> Steps:
     """Compiled or plain, as the configuration and the machine have it."""
+    loss = by_loss(config.loss).losses[config.loss]
     if config.compile == "none" or missing_compiler(state.device):
-        return EagerSteps(state, batches, validation, config)
-    return CompiledSteps(state, batches, validation, config)
+        return EagerSteps(state, batches, validation, loss, config)
+    return CompiledSteps(state, batches, validation, loss, config)

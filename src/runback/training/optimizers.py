@@ -1,29 +1,22 @@
-"""Costs, optimizers and learning-rate schedules by name, all torch's own."""
+"""Optimizers and learning-rate schedules by name, all torch's own."""
 
 from __future__ import annotations
 
 import inspect
 import math
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
-from torch.nn import functional
+from torch import nn, optim
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 
 from runback.config import TrainConfig
 from runback.errors import ConfigError
 
-Cost = Callable[[Tensor, Tensor], Tensor]
 TRIED_EPOCHS = 3
 
-COSTS: dict[str, Cost] = {
-    "mse": functional.mse_loss,
-    "l1": functional.l1_loss,
-    "huber": functional.huber_loss,
-}
 _SCHEDULERS: dict[str, type[Any]] = {
     "step": StepLR,
     "cosine": CosineAnnealingLR,

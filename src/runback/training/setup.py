@@ -12,12 +12,13 @@ from runback.config import TrainConfig
 from runback.console.progress import say
 from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, TensorBatches
 from runback.data.split import Split, make_split
-from runback.data.table import Table, read_table
+from runback.data.table import Columns, Table, read_table
 from runback.data.user_dataset import DatasetRows
 from runback.errors import ConfigError
 from runback.model.scaling import Scaled
-from runback.model.spec import BuiltModel, build_model, check_output, dtype_of
+from runback.model.spec import BuiltModel, ModelSpec, build_model, check_output
 from runback.seeding import seed_generators
+from runback.tasks import Task, by_loss
 from runback.training.compiling import missing_compiler
 from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.state import TrainState
@@ -32,10 +33,12 @@ class TrainingSetup:
     """A training that is ready to begin.
 
     Attributes:
+        task: what is learned; decides losses, scores and plots.
         validation: the validation rows on the training device; None where the split has none.
     """
 
     config: TrainConfig
+    task: Task
     table: Table
     split: Split
     built: BuiltModel
@@ -107,9 +110,28 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
         state = TrainState.fresh(built.module, config, device)
         validation = _part(table, split.validation, device) if len(split.validation) else None
         batches = _batches(config, table, split, order, device)
-    work = TrainingSetup(config, table, split, built, state, batches, validation)
+    task = by_loss(config.loss)
+    work = TrainingSetup(config, task, table, split, built, state, batches, validation)
     _require_model_name(work.register_as)
     return work
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of weights and data; bf16 is autocast over float32 weights."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def spec_of(config: TrainConfig, columns: Columns) -> ModelSpec:
+    """What a configuration asks for, on the columns of a table."""
+    return ModelSpec(
+        task=by_loss(config.loss).name,
+        model=config.model,
+        model_args=config.model_args,
+        features=columns.features,
+        targets=columns.targets,
+        normalize=config.normalize,
+        dtype=str(dtype_of(config.precision)).removeprefix("torch."),
+    )
 
 
 def _require_model_name(name: str) -> None:
@@ -137,11 +159,11 @@ def _build(
 ) -> BuiltModel:
     """Epoch 0's seeds give the initial weights, whatever was drawn before."""
     seed_generators(config.seed, 0, device)
-    built = build_model(config, table.columns.features, table.columns.targets, source)
+    built = build_model(spec_of(config, table.columns), source)
     if isinstance(built.module, Scaled):
         built.module.scale.fit(table.features.index_select(0, split.train), config.normalize)
     rows = split.train[:CHECKED_ROWS]
-    check_output(built.module, table.features[rows], len(table.columns.targets))
+    check_output(built.module, table.features[rows], built.spec.n_outputs)
     return built
 
 

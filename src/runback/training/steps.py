@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
+from runback.tasks import Loss
 from runback.training.device import read_scalars
-from runback.training.optimizers import COSTS, clip_gradients
+from runback.training.optimizers import clip_gradients
 from runback.training.state import TrainState
 from runback.training.updates import make_update
 
 # Validation in one pass where it fits, in pieces of this many rows where it does not.
 VALIDATION_ROWS = 65_536
 
+# Takes features and targets; returns a scalar.
 CostOf = Callable[[Tensor, Tensor], Tensor]
 Piece = tuple[Tensor, Tensor, float]
 
@@ -44,12 +46,13 @@ class EagerSteps:
         state: TrainState,
         batches: Batches,
         validation: TableDataset | None,
+        loss: Loss,
         config: TrainConfig,
     ) -> None:
         self.state, self.batches = state, batches
-        self._step = make_step(state, config)
+        self._step = make_step(state, loss, config)
         self._pieces = pieces_of(validation)
-        self._cost_of, self._train_mode = make_cost(state, config), mode_switch(state.model)
+        self._cost_of, self._train_mode = make_cost(state, loss, config), mode_switch(state.model)
 
     def train(self, epoch: int, start: int) -> Iterator[tuple[Tensor, int]]:
         """See `Steps.train`."""
@@ -65,10 +68,10 @@ class EagerSteps:
         return read_costs(self.state.cost_sum, costs, self._pieces)
 
 
-def make_step(state: TrainState, config: TrainConfig) -> CostOf:
+def make_step(state: TrainState, loss: Loss, config: TrainConfig) -> CostOf:
     """The training step: forward, backward, update; returns the batch cost, detached."""
     parameters = [p for p in state.model.train().parameters() if p.requires_grad]
-    cost_of, update = make_cost(state, config), make_update(state.optimizer)
+    cost_of, update = make_cost(state, loss, config), make_update(state.optimizer)
 
     def step(x: Tensor, y: Tensor) -> Tensor:
         for parameter in parameters:  # as zero_grad does, without its profiler's 13 us
@@ -83,12 +86,12 @@ def make_step(state: TrainState, config: TrainConfig) -> CostOf:
     return step
 
 
-def make_cost(state: TrainState, config: TrainConfig) -> CostOf:
+def make_cost(state: TrainState, loss: Loss, config: TrainConfig) -> CostOf:
     """The cost of a batch, in the run's precision."""
-    model, cost, device = state.model, COSTS[config.loss], state.device.type
+    model, device = state.model, state.device.type
 
     def forward(x: Tensor, y: Tensor) -> Tensor:
-        return cost(model(x), y)
+        return loss(model(x), y)
 
     def mixed(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):

@@ -354,7 +354,7 @@ def test_places_are_absolute_and_keep_no_secrets(
     import mlflow
 
     from runback.errors import TrackingError
-    from runback.tracking.connection import first_line, place_of, uri_of
+    from runback.tracking.connection import describe_error, place_of, uri_of
 
     monkeypatch.chdir(tmp_path)
     assert place_of("sqlite:///mlflow.db") == f"sqlite:///{tmp_path}/mlflow.db"
@@ -369,7 +369,8 @@ def test_places_are_absolute_and_keep_no_secrets(
     finally:
         mlflow.set_tracking_uri(None)
     assert (
-        first_line(ValueError("GET http://me:secret@host/x failed")) == "GET http://host/x failed"
+        describe_error(ValueError("GET http://me:secret@host/x failed"))
+        == "GET http://host/x failed"
     )
 
 

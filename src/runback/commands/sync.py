@@ -11,7 +11,7 @@ from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, known_run_dirs
 from runback.tracking import courier, create_run, runs
-from runback.tracking.connection import asked, connect, first_line, uri_of
+from runback.tracking.connection import asked, connect, describe_error, uri_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +43,7 @@ def sync(run: str = "") -> dict[str, int]:
         try:
             _sync_one(folder, servers, counts)
         except (JournalError, TrackingError, UsageError) as error:
-            say(f"run {folder.run_id}: {first_line(error)}")
+            say(f"run {folder.run_id}: {describe_error(error)}")
             counts["waiting"] += max(1, _left(folder))
     return counts
 

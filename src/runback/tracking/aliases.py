@@ -15,7 +15,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from runback.errors import TrackingError, UsageError
-from runback.tracking.connection import first_line, is_permanent
+from runback.tracking.connection import describe_error, is_permanent
 
 TAG_HISTORY = "runback.promotions."
 # MLflow stores no longer tag than 5000 characters; an entry takes about 100.
@@ -95,4 +95,4 @@ def _request(what: str, call: Callable[[], T]) -> T:
         return call()
     except MlflowException as error:
         kind = UsageError if is_permanent(error) else TrackingError
-        raise kind(f"{what}: {first_line(error)}") from error
+        raise kind(f"{what}: {describe_error(error)}") from error

@@ -56,7 +56,7 @@ def connect(uri: str | None = None) -> MlflowClient:
         except TimeoutError:
             raise TrackingError(_unreachable(shown, limit, error)) from None
         except Exception as failure:  # SQLAlchemy's errors as well as MLflow's
-            error = first_line(failure)
+            error = describe_error(failure)
             if is_refusal(failure):
                 raise TrackingError(f"tracking server {shown} refuses: {error}") from failure
         if deadline - time.monotonic() <= delay:
@@ -85,7 +85,7 @@ def client_of(uri: str | None = None) -> MlflowClient:
         raise TrackingError(_unreachable(shown, connect_seconds(), "")) from None
     except MlflowException as error:
         raise UsageError(
-            f"MLFLOW_TRACKING_URI {without_secrets(uri)!r}: {first_line(error)}"
+            f"MLFLOW_TRACKING_URI {without_secrets(uri)!r}: {describe_error(error)}"
         ) from error
 
 
@@ -100,7 +100,7 @@ def is_refusal(error: Exception) -> bool:
     return denied or is_permanent(error)
 
 
-def first_line(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """The first line of an error's message, or the cause it names; never a password."""
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     cause = _CAUSE.search(text)
@@ -145,7 +145,7 @@ def asked(what: str, call: Callable[[], T]) -> T:
     try:
         return call()
     except MlflowException as error:
-        raise TrackingError(f"{what}: {first_line(error)}") from error
+        raise TrackingError(f"{what}: {describe_error(error)}") from error
 
 
 @contextmanager
@@ -186,7 +186,7 @@ def _initialised(uri: str, database: Path) -> MlflowClient:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except Exception as error:  # SQLAlchemy's errors as well as MLflow's
-            raise TrackingError(f"{uri} cannot be opened: {first_line(error)}") from error
+            raise TrackingError(f"{uri} cannot be opened: {describe_error(error)}") from error
     return client
 
 

@@ -27,7 +27,7 @@ from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, run_dir
 from runback.tracking import runs
-from runback.tracking.connection import client_of, first_line, http_settings, is_permanent
+from runback.tracking.connection import client_of, describe_error, http_settings, is_permanent
 from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
 from runback.tracking.handlers import Inbox, Questions, answer, send
 from runback.tracking.registry import look_over_packages
@@ -111,7 +111,7 @@ def _deliver(folder: RunDir, inbox: Inbox, questions: Questions) -> int:
         with lock:
             return EXIT_DONE if _deliver_all(folder, inbox) else EXIT_UNDELIVERED
     except Exception as error:  # a damaged journal, a full disk: the status is told anyway
-        _say(f"the journal of run {folder.run_id} cannot be delivered: {first_line(error)}")
+        _say(f"the journal of run {folder.run_id} cannot be delivered: {describe_error(error)}")
         inbox.wait_for_end()
         _tell_status(folder.run_id, inbox)
         return EXIT_UNDELIVERED
@@ -278,7 +278,7 @@ def _tell_status(run_id: str, inbox: Inbox) -> None:
             return runs.end_run(client_of(), run_id, status, error, runs.now_ms())
         except Exception as failure:
             if is_permanent(failure) or time.monotonic() > deadline:
-                return _say(f"the status of run {run_id} cannot be set: {first_line(failure)}")
+                return _say(f"the status of run {run_id} cannot be set: {describe_error(failure)}")
         time.sleep(IDLE_SECONDS)
 
 

@@ -30,7 +30,7 @@ from runback.storage.atomic import write_bytes
 from runback.storage.lock import FileLock
 from runback.storage.paths import home, run_dir
 from runback.tracking.connection import (
-    first_line,
+    describe_error,
     http_settings,
     is_permanent,
     is_refusal,
@@ -92,11 +92,11 @@ def _made(client: MlflowClient, experiment_id: str, note: Path) -> tuple[str, bo
     except Exception as error:  # also an answer that is cut off, or a gateway's page
         if is_refusal(error):
             _forget(note)
-            raise TrackingError(f"a run cannot be made: {first_line(error)}") from error
+            raise TrackingError(f"a run cannot be made: {describe_error(error)}") from error
         found = _found_in_time(client, experiment_id, mark)
         if not found:
             raise TrackingError(
-                f"a run cannot be made: {first_line(error)}; "
+                f"a run cannot be made: {describe_error(error)}; "
                 "if the server has made it all the same, runback sync deletes it"
             ) from error
         run = found[0]
@@ -162,7 +162,7 @@ def _lost_runs(note: Path, client_of: Callable[[str], MlflowClient]) -> list[Run
     except (RunbackError, MlflowException) as error:
         if is_permanent(error):  # no such experiment any more
             return []
-        say(f"a run may be left half-made, which cannot be seen now: {first_line(error)}")
+        say(f"a run may be left half-made, which cannot be seen now: {describe_error(error)}")
         return None
     return found
 
@@ -205,7 +205,7 @@ def _usable(what: str, value: str, find: Callable[[], Experiment]) -> str:
         found = find()
     except MlflowException as error:
         kind = UsageError if is_permanent(error) else TrackingError
-        raise kind(f"MLFLOW_EXPERIMENT_{what} {value!r}: {first_line(error)}") from error
+        raise kind(f"MLFLOW_EXPERIMENT_{what} {value!r}: {describe_error(error)}") from error
     if found.lifecycle_stage != "active":
         raise UsageError(f"MLFLOW_EXPERIMENT_{what} {value!r}: the experiment has been deleted")
     return str(found.experiment_id)

@@ -15,7 +15,7 @@ from runback.storage.atomic import sha256_of
 from runback.storage.journal import Item, Journal
 from runback.storage.paths import RunDir
 from runback.tracking import registry
-from runback.tracking.connection import client_of, first_line, is_permanent
+from runback.tracking.connection import client_of, describe_error, is_permanent
 from runback.tracking.runs import end_run, now_ms
 
 # MLflow's own limit for a call (mlflow.utils.validation.MAX_METRICS_PER_BATCH).
@@ -95,7 +95,7 @@ class Delivery:
         try:
             return send()
         except Exception as error:  # the network, the server, the disk: all of it may pass
-            self.trouble = first_line(error)
+            self.trouble = describe_error(error)
             self.hopeless = is_permanent(error)
             return False
 
@@ -130,7 +130,7 @@ class Delivery:
         except (MlflowException, FileNotFoundError, CheckpointError) as error:
             if isinstance(error, MlflowException) and not is_permanent(error):
                 raise
-            self.journal.settle(item, refused=f"{_name(item)}: {first_line(error)}")
+            self.journal.settle(item, refused=f"{_name(item)}: {describe_error(error)}")
             return True
         self.journal.settle(item)
         return True

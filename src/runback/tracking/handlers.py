@@ -24,7 +24,7 @@ from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, require_home, run_dir
 from runback.tracking import points, runs
-from runback.tracking.connection import connect, first_line, place_of
+from runback.tracking.connection import connect, describe_error, place_of
 from runback.tracking.create_run import new_run
 
 
@@ -168,7 +168,10 @@ def answer(questions: Questions, message: dict[str, Any], replies: IO[str]) -> N
     except RunbackError as error:
         reply = {"error": str(error), "kind": type(error).__name__}
     except Exception as error:  # reported in one sentence on the other side
-        reply = {"error": f"{type(error).__name__}: {first_line(error)}", "kind": "TrackingError"}
+        reply = {
+            "error": f"{type(error).__name__}: {describe_error(error)}",
+            "kind": "TrackingError",
+        }
     send(replies, reply)
 
 

@@ -22,7 +22,7 @@ from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatch
 from runback.errors import ModelError, RunNotFoundError, TrackingError, UsageError
 from runback.model.closure import ENTRY_MODULE, PACKAGE, travelling_files
 from runback.model.requirements import pin, requirements
-from runback.tracking.connection import asked, first_line
+from runback.tracking.connection import asked, describe_error
 from runback.tracking.runs import RunInfo
 
 MODEL_NAME = "model"
@@ -82,7 +82,7 @@ def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:
             tracking_uri=client.tracking_uri,
         )
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"model of run {info.run_id}: {first_line(error)}") from error
+        raise TrackingError(f"model of run {info.run_id}: {describe_error(error)}") from error
     return _data_folder(Path(local).resolve(), f"model of run {info.run_id}")
 
 
@@ -115,7 +115,7 @@ def _data_folder(folder: Path, what: str) -> Path:
         flavor = Model.load(str(folder)).flavors["python_function"]
         loader, path = flavor["loader_module"], folder.joinpath(flavor["data"]).resolve()
     except Exception as error:  # another's file: YAML, a key, a type, anything can be wrong
-        raise ModelError(f"{what}: its MLmodel cannot be read ({first_line(error)})") from None
+        raise ModelError(f"{what}: its MLmodel cannot be read ({describe_error(error)})") from None
     if loader != ENTRY_MODULE or not path.is_relative_to(folder):
         raise ModelError(f"{what}: not a model that runback wrote (loader {loader!r})")
     return path

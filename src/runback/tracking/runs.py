@@ -23,7 +23,7 @@ from runback import __version__
 from runback.config import FIELDS, TrainConfig, parse
 from runback.errors import ConfigError, RunNotFoundError, TrackingError, UsageError
 from runback.storage import lease
-from runback.tracking.connection import asked, first_line, is_permanent, without_secrets
+from runback.tracking.connection import asked, describe_error, is_permanent, without_secrets
 
 TAG_CONFIG = "runback.config"
 TAG_FINGERPRINT = "runback.data_fingerprint"
@@ -203,7 +203,7 @@ def download(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path
     try:
         return Path(client.download_artifacts(run_id, path, str(folder)))
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"run {run_id}: artifact {path!r}: {first_line(error)}") from error
+        raise TrackingError(f"run {run_id}: artifact {path!r}: {describe_error(error)}") from error
 
 
 def list_artifacts(client: MlflowClient, run_id: str, folder: str) -> list[str]:
@@ -378,8 +378,8 @@ def _runback_runs(client: MlflowClient, most: int | None = None) -> list[Run]:
 
 def _not_found(name: str, error: MlflowException) -> Exception:
     if is_permanent(error):
-        return RunNotFoundError(f"{name}: {first_line(error)}")
-    return TrackingError(f"{name}: {first_line(error)}")
+        return RunNotFoundError(f"{name}: {describe_error(error)}")
+    return TrackingError(f"{name}: {describe_error(error)}")
 
 
 def now_ms() -> int:

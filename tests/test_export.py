@@ -25,7 +25,7 @@ def test_each_format_computes_what_the_module_does(
         pytest.importorskip("onnxscript")
     file = tmp_path / "model.out"
     made = export(finished_runs.ids[name], format, str(file))
-    assert made["bytes"] == file.stat().st_size and made["run_id"] == finished_runs.ids[name]
+    assert made.bytes == file.stat().st_size and made.run_id == finished_runs.ids[name]
     module = load_model(finished_runs.ids[name])
     n_features = {"strong": 1, "own": 10, "pair": 2}[name]
     with torch.no_grad():

@@ -99,4 +99,4 @@ class Interrupted(RunbackError):  # noqa: N818 - an interruption is not an error
 
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; its type's name where it has no message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -10,8 +11,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,35 @@ from runback.storage.atomic import sha256_of, write_bytes
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export(run: str, format: str, output: str) -> dict[str, Any]:
+Format = Literal["state_dict", "torch", "pt2", "onnx"]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """The file that an export has written.
+
+    Args:
+        run_id: the run whose model it is.
+        epoch: epochs completed by the exported weights.
+        format: the file's format.
+        output: the file's path.
+        bytes: its size.
+        sha256: its SHA-256, in hexadecimal digits.
+    """
+
+    run_id: str
+    epoch: int
+    format: Format
+    output: str
+    bytes: int
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def export(run: str, format: Format, output: str) -> ExportResult:
     """Writes a run's model to a file, and checks the file by running it against the module.
 
     Args:
@@ -34,15 +64,12 @@ def export(run: str, format: str, output: str) -> dict[str, Any]:
             any number of rows) or "onnx" (the same for ONNX Runtime).
         output: a file that does not exist yet.
 
-    Returns:
-        `run_id`, `epoch` of the weights, `format`, `output`, `bytes` and `sha256` of the file.
-
     Raises:
         UsageError: an unknown format, a file that exists, a folder that does not, or onnx without
             its packages.
         ModelError: the module cannot be exported to that format.
         CheckpointError: the file cannot be written, or does not compute what the module does.
-        RunNotFoundError, TrackingError: as in `reading.load_model`.
+        RunNotFoundError, TrackingError: as in `load_model`.
     """
     write, check = _exporter(format)
     target = _new_file(output)
@@ -56,14 +83,14 @@ def export(run: str, format: str, output: str) -> dict[str, Any]:
             except BaseException:
                 target.unlink()
                 raise
-    return {
-        "run_id": loaded.info.run_id,
-        "epoch": loaded.epoch,
-        "format": format,
-        "output": str(target),
-        "bytes": target.stat().st_size,
-        "sha256": sha256_of(target),
-    }
+    return ExportResult(
+        run_id=loaded.info.run_id,
+        epoch=loaded.epoch,
+        format=format,
+        output=str(target),
+        bytes=target.stat().st_size,
+        sha256=sha256_of(target),
+    )
 
 
 Write = Callable[[nn.Module, Tensor], bytes]
@@ -114,7 +141,7 @@ def _checked(check: Check, file: Path, module: nn.Module, x: Tensor) -> None:
         with torch.no_grad(), _quiet():
             check(file, module, (x[:1], x, x.repeat(7, 1)))
     except Exception as error:  # whatever is wrong with it, the file is not to be used
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise CheckpointError(f"{file}: the written file fails its check: {line}") from error
 
 

@@ -13,17 +13,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runback.cli import main, read_config
-from runback.config import FIELDS, OPTION_NAMES, TrainConfig, parse, render
+from runback.config import FIELDS, OPTION_NAMES, Limits, TrainConfig, choices, parse, render
 from runback.errors import ConfigError
 
 DEFAULT = TrainConfig()
 KINDS = {name: type(getattr(DEFAULT, name)) for name in OPTION_NAMES}
 NUMBERS = [name for name, kind in KINDS.items() if kind in (int, float)]
-CHOICES = [name for name, spec in FIELDS.items() if spec.metadata["choices"]]
+CHOICES = [name for name in OPTION_NAMES if choices(name)]
 
 
 def named(kind: type) -> list[str]:
     return [name for name in OPTION_NAMES if KINDS[name] is kind]
+
+
+def limits(name: str) -> Limits:
+    (found,) = FIELDS[name].type.__metadata__
+    return found
 
 
 def refused(**values: Any) -> str:
@@ -54,7 +59,7 @@ def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_outside_its_range_is_refused_by_name(name: str) -> None:
-    low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
+    low, high = limits(name).ge, limits(name).le
     below, above = KINDS[name](low - 1), KINDS[name](high * 2)
     assert refused(**{name: below}) == f"option {name}: {below!r} is less than {low}"
     assert refused(**{name: above}) == f"option {name}: {above!r} is more than {high}"
@@ -72,7 +77,7 @@ def test_a_number_that_is_not_finite_is_refused(name: str) -> None:
 def test_a_value_outside_the_choices_is_refused_and_they_are_listed(name: str) -> None:
     message = refused(**{name: "other"})
     assert message.startswith(f"option {name}: 'other' is not one of ")
-    assert all(choice in message for choice in FIELDS[name].metadata["choices"])
+    assert all(choice in message for choice in choices(name))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +89,7 @@ def test_a_value_outside_the_choices_is_refused_and_they_are_listed(name: str) -
         ("epochs", "1e4", "'1e4' is not a whole number"),
         ("epochs", "9" * 5000, "is not a whole number"),
         ("epochs", "0", "0 is less than 1"),
-        ("drop_last", "maybe", "'maybe' is neither true nor false"),
+        ("drop_last", "maybe", "'maybe' is not true or false"),
         ("model_args", "{degree: 2}", "is not JSON (Expecting property name"),
         ("model_args", "[2]", "is not a JSON object such as {}"),
         ("model_args", '{"degree": NaN}', "cannot be written as JSON"),
@@ -144,6 +149,23 @@ def test_a_configuration_does_not_follow_its_callers_later_changes() -> None:
     assert config.model_args == {"hidden": [8]}
 
 
+@pytest.mark.parametrize(
+    "value", [{1: 2}, {"a": (1,)}, {"a": math.nan}, {"a": {"b": object()}}, {"a": {"b"}}]
+)
+def test_arguments_that_are_not_json_are_refused(value: dict[Any, Any]) -> None:
+    assert refused(model_args=value).endswith("cannot be written as JSON and read back")
+
+
+def test_arguments_nested_too_deeply_are_refused() -> None:
+    cyclic: dict[str, Any] = {}
+    cyclic["self"] = cyclic
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    for value in (cyclic, deep):
+        assert refused(model_args=value).endswith("cannot be written as JSON and read back")
+
+
 # Any value that an option may have, built from its own bounds and choices.
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(max_size=8)
@@ -163,14 +185,15 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 
 
 def values_of(name: str) -> st.SearchStrategy[Any]:
-    meta, kind = FIELDS[name].metadata, KINDS[name]
+    kind = KINDS[name]
     if name in SPECIAL:
         return SPECIAL[name]
-    if meta["choices"]:
-        return st.sampled_from(meta["choices"])
+    if choices(name):
+        return st.sampled_from(choices(name))
+    if kind is int:
+        return st.integers(limits(name).ge, limits(name).le)
     by_kind: dict[type, st.SearchStrategy[Any]] = {
         bool: st.booleans(),
-        int: st.integers(meta["low"] if kind is int else 0, meta["high"]),
         float: st.floats(0.0, 1e18),
         str: st.text(max_size=20),
         dict: st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4),

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from runback.config import check_device
+from runback.config import parse
 from runback.errors import ConfigError, MemoryShortError
 
 # Below this many weights x rows of a batch, a second CPU thread costs more than it brings:
@@ -24,7 +24,7 @@ def choose_device(name: str) -> torch.device:
     Raises:
         ConfigError: no such device, or this machine does not have it.
     """
-    check_device(name)
+    parse("device", name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)

@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 PORT   ?= 5000
 READY  := $(VENV)/.installed
 
-.PHONY: install train test lint chaos bench ui clean
+.PHONY: install train test lint chaos bench ui mlproject clean
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,6 +34,9 @@ bench: $(READY)  ## all measurements against the peers; minutes
 
 ui: $(READY)  ## the tracking UI on loopback
 	PATH="$(abspath $(BIN)):$$PATH" mlflow ui --host 127.0.0.1 --port $(PORT)
+
+mlproject: $(READY)  ## MLproject, written from the commands' table in src/runback/cli.py
+	$(BIN)/python tools/write_mlproject.py
 
 clean:
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

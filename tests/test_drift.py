@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import runpy
 import shlex
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from conftest import ROOT
 from runback import cli
-from runback.config import FIELDS, OPTION_NAMES, TrainConfig, render
+from runback.config import FIELDS, OPTION_NAMES, TrainConfig, choices, render
 
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "MLproject").read_text())[
     "entry_points"
@@ -48,6 +49,11 @@ def test_mlproject_has_every_field_with_the_same_default() -> None:
     assert defaults == TrainConfig().as_params()
     assert list(defaults) == list(OPTION_NAMES)
     assert TrainConfig.from_mapping(defaults) == TrainConfig()
+
+
+def test_mlproject_is_what_make_mlproject_writes() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "write_mlproject.py"))
+    assert script["mlproject"]() == (ROOT / "MLproject").read_text(encoding="utf-8")
 
 
 def test_every_entry_point_parameter_is_text() -> None:
@@ -96,11 +102,11 @@ def test_an_option_of_the_command_line_is_obeyed(name: str) -> None:
         "model_args": '{"degree": 3}', "scheduler_args": '{"gamma": 0.5}', "split": "7:2:1",
         "device": "cpu", "register": "m",
     }  # fmt: skip
-    spec, default = FIELDS[name], getattr(TrainConfig(), name)
+    default = getattr(TrainConfig(), name)
     if name in other:
         text = other[name]
-    elif spec.metadata["choices"]:
-        text = spec.metadata["choices"][-1]
+    elif choices(name):
+        text = choices(name)[-1]
     else:
         text = render(not default if isinstance(default, bool) else default + 1)
     with_name = ["--scheduler", "step"] if name == "scheduler_args" else []

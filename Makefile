@@ -1,39 +1,46 @@
-# make train, make test and make ui work on a fresh machine with Python 3.11 and make.
+# make train, make test and make ui work on a new machine with Python 3.11 and make.
 PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 5000
 READY  := $(VENV)/.installed
 
-.PHONY: install train test lint chaos bench ui clean
+.DEFAULT_GOAL := help
+.PHONY: help install train test lint chaos bench ui mlproject clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
 
 $(READY): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(READY)
 
-install: $(READY)
+install: $(READY)  ## create .venv with runback and its development tools
 
-train: $(READY)  ## the main job: the seed's non-linear regression, as an MLflow project
+train: $(READY)  ## train the default job, the non-linear regression, as an MLflow project
 	PATH="$(abspath $(BIN)):$$PATH" mlflow run . --env-manager local
 
-test: $(READY) lint  ## everything that must pass before a change lands
+test: $(READY) lint  ## run lint, types and tests: everything that CI runs
 	$(BIN)/python -m pytest -m "not chaos"
 
-lint: $(READY)
+lint: $(READY)  ## run ruff (check, format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-chaos: $(READY)  ## the long campaigns: hundreds of kills, outages and damaged files
+chaos: $(READY)  ## run the long campaigns: hundreds of kills, outages and damaged files
 	$(BIN)/python -m pytest -m chaos
 
-bench: $(READY)  ## all measurements against the peers; minutes
+bench: $(READY)  ## run all benchmarks with the peers: a quarter of an hour
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
-ui: $(READY)  ## the tracking UI on loopback
+ui: $(READY)  ## start the MLflow UI on 127.0.0.1 (PORT=5000)
 	PATH="$(abspath $(BIN)):$$PATH" mlflow ui --host 127.0.0.1 --port $(PORT)
 
-clean:
+mlproject: $(READY)  ## write MLproject from the table of commands in src/runback/cli.py
+	$(BIN)/python tools/write_mlproject.py
+
+clean:  ## remove .venv, build products and caches
 	rm -rf $(VENV) build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn import functional
 
 from benchmarks.common import Aim, bars, child, in_turn, median, options, publish, table
 
@@ -34,7 +35,11 @@ def training() -> tuple[Any, Callable[[], float]]:
     config = TrainConfig(optimizer="adam", model="mlp")
     model = Mlp(WIDTH, 1, [WIDTH])
     state = TrainState.fresh(model, config, torch.device("cpu"))
-    step, x, y = make_step(state, config), torch.randn(8, WIDTH), torch.randn(8, 1)
+    step, x, y = (
+        make_step(state, functional.mse_loss, config),
+        torch.randn(8, WIDTH),
+        torch.randn(8, 1),
+    )
 
     def timed() -> float:
         begin = time.perf_counter()
@@ -67,26 +72,30 @@ def checkpoints(which: str) -> dict[str, float]:
 
 
 def ours(folder: Path) -> tuple[Callable[[Any], None], Callable[[], bool]]:
-    """What `Run.checkpoint` does: look for NaN, copy, hand over to the writer."""
-    from runback.storage.checkpoints import CheckpointKey, CheckpointWriter, write_checkpoint
+    """The steps of `Run.checkpoint`: check for NaN, copy, submit to the writer."""
+    from runback.seeding import generator_states
+    from runback.stateful import snapshot
+    from runback.storage.checkpoint_writer import CheckpointWriter
+    from runback.storage.checkpoints import CheckpointKey, write_checkpoint
 
     owner = CheckpointKey("benchmark", "0" * 64)
     writer = CheckpointWriter(lambda state: write_checkpoint(folder, state, owner, {}) and None)
 
     def save(state: Any) -> None:
-        assert state.is_finite()
-        writer.submit({"model": "mlp", **state.state_dict()})
+        kept = {f"{name}_state_dict": snapshot(target) for name, target in state.kept().items()}
+        position = {"epoch": state.epoch, "batch": state.batch, "generators": generator_states()}
+        writer.submit({"model": "mlp", **kept, **position})
 
     return save, lambda: writer._jobs.unfinished_tasks > 0
 
 
 def plain(folder: Path) -> tuple[Callable[[Any], None], Callable[[], bool]]:
-    """The usual line."""
+    """A plain `torch.save`."""
     return lambda state: torch.save(_states(state), folder / "plain.pt"), lambda: False
 
 
 def durable(folder: Path) -> tuple[Callable[[Any], None], Callable[[], bool]]:
-    """The usual line, made to survive a power cut and to notice a flipped bit."""
+    """`torch.save` with fsync and a digest."""
     from runback.storage.atomic import sha256_of
 
     def save(state: Any) -> None:

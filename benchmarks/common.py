@@ -1,4 +1,4 @@
-"""What the benchmarks share: options, rounds in turn, medians, a section of RESULTS.md, a plot."""
+"""Shared by the benchmarks: options, alternating rounds, medians, sections of RESULTS.md, plots."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ OURS, PEER = "#1f6feb", "#9aa4b1"
 
 @dataclass(frozen=True)
 class Aim:
-    """Something that a benchmark is there to show."""
+    """A target value of a benchmark."""
 
     text: str
     value: float
@@ -75,7 +75,7 @@ def options(description: str | None, full: str = "") -> argparse.Namespace:
 
 
 def in_turn(cases: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[Any]]:
-    """Runs every case once per round, so that a busy minute hurts all of them alike."""
+    """Runs every case once per round, so that other load affects all cases alike."""
     found: dict[str, list[Any]] = {name: [] for name in cases}
     for number in range(rounds):
         for name, case in cases.items():
@@ -109,7 +109,7 @@ def child(module: str, *arguments: str, folder: Path = ROOT, **env: str) -> dict
 def environment(folder: Path | None = None) -> dict[str, str]:
     """The environment of what is measured: this source tree, and a store in `folder`.
 
-    No peer asks or tells anybody outside, which would be in its time.
+    Telemetry and update checks of the peers are disabled, as they would be part of their time.
     """
     store = {
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
@@ -225,7 +225,7 @@ def _figure(height: float, columns: int = 1) -> tuple[Any, Any]:
 
 
 def _facts(packages: Sequence[str]) -> str:
-    """When, on what and with which versions; what is not installed was not needed."""
+    """The date, the machine and the versions of the installed packages."""
     facts = [
         f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC",
         f"{os.cpu_count()} cores ({_processor()}), {_accelerator()}",
@@ -250,7 +250,7 @@ def _processor() -> str:
 
 
 def device() -> str:
-    """Where the benchmarks train: on the GPU where there is one, else on the CPU."""
+    """The device of the benchmarks: the GPU if there is one, else the CPU."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -77,7 +77,7 @@ def measure(mode: str, seconds: float) -> dict[str, float]:
 
 
 def now() -> float:
-    """The clock, once the device has done all that it was told."""
+    """The time after a device synchronization."""
     if device() == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -88,16 +88,16 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         print(json.dumps(measure(sys.argv[2], float(sys.argv[3]))))
         return
-    asked = options(__doc__, full=f"{SLOWEST_MODE} too: minutes more")
-    seconds, rounds = (QUICK_SECONDS, 1) if asked.quick else (SECONDS, ROUNDS)
-    modes = (*MODES, SLOWEST_MODE) if asked.full else MODES
+    arguments = options(__doc__, full=f"{SLOWEST_MODE} too: minutes more")
+    seconds, rounds = (QUICK_SECONDS, 1) if arguments.quick else (SECONDS, ROUNDS)
+    modes = (*MODES, SLOWEST_MODE) if arguments.full else MODES
     with tempfile.TemporaryDirectory() as caches:
         cases = {mode: partial(once, mode, seconds, f"{caches}/{mode}") for mode in modes}
         report(in_turn(cases, rounds))
 
 
 def once(mode: str, seconds: float, cache: str) -> dict[str, Any]:
-    """One mode in a process of its own, with a compile cache of its own."""
+    """One mode in a separate process with its own compile cache."""
     arguments = ("--child", mode, str(seconds))
     return child("benchmarks.compiled_steps", *arguments, TORCHINDUCTOR_CACHE_DIR=cache)
 
@@ -152,7 +152,7 @@ def about() -> str:
 
 
 def place_in_words() -> str:
-    """Where it ran."""
+    """The name of the device."""
     return "on the GPU" if device() == "cuda" else "on one CPU thread"
 
 

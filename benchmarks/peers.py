@@ -55,7 +55,7 @@ def loaders() -> tuple[Loader, Loader]:
 
 
 class Samples(Dataset[tuple[Tensor, Tensor]]):
-    """The seed's dataset: a tensor made anew for each sample."""
+    """The seed's dataset, which creates a tensor for each sample."""
 
     def __init__(self, part: TensorDataset) -> None:
         self.x, self.y = (tensor.tolist() for tensor in part.tensors)
@@ -74,7 +74,7 @@ class Clock:
         self.epochs, self.done, self.begin, self.per_epoch = epochs, 0, 0.0, 0.0
 
     def tick(self) -> None:
-        """An epoch is over."""
+        """Counts a completed epoch."""
         self.done += 1
         if self.done == WARM_UP:
             self.begin = time.perf_counter()
@@ -309,7 +309,7 @@ PEERS: dict[str, Callable[[Clock], Found]] = {
 
 
 def main() -> None:
-    """Runs one peer in a folder of its own."""
+    """Runs one peer in its own folder."""
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -20,7 +20,8 @@ from sklearn.linear_model import LinearRegression
 
 from benchmarks.common import ROOT, median, options, publish, table
 from runback.config import TrainConfig
-from runback.tasks.regression import predict_rows, scores
+from runback.model.batched_forward import predict_rows
+from runback.tasks.regression import Regression
 from runback.training.loop import run_epochs
 from runback.training.setup import TrainingSetup, held_out, prepare
 
@@ -52,7 +53,8 @@ def r2_of_mlp(work: TrainingSetup) -> float:
     work.state.model.load_state_dict(work.state.best.model_state_dict)
     test = held_out(work)
     assert test is not None
-    return scores(predict_rows(work.state.model, test.features), test.targets, "mse")["r2"]
+    output = predict_rows(work.state.model, test.features)
+    return Regression().scores(output, test.targets, "mse")["r2"]
 
 
 def r2_of(estimator: Any, work: TrainingSetup) -> float:
@@ -61,7 +63,7 @@ def r2_of(estimator: Any, work: TrainingSetup) -> float:
     assert test is not None
     estimator.fit(work.table.features[rows].numpy(), work.table.targets[rows, 0].numpy())
     predicted = torch.tensor(estimator.predict(test.features.numpy()), dtype=torch.float32)
-    return scores(predicted[:, None], test.targets, "mse")["r2"]
+    return Regression().scores(predicted[:, None], test.targets, "mse")["r2"]
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ METRICS = ("cost", "val_cost")
 
 def main() -> None:
     """Measures and prints."""
-    asked = options(__doc__)
-    sizes, repeats = (QUICK_SIZES, 1) if asked.quick else (SIZES, REPEATS)
+    arguments = options(__doc__)
+    sizes, repeats = (QUICK_SIZES, 1) if arguments.quick else (SIZES, REPEATS)
     times = measured(sizes, repeats)
     rows = [
         (f"{size:,}", *(f"{f(found):.3f}" for f in (median, min, max)))
@@ -49,46 +49,46 @@ def main() -> None:
 
 def measured(sizes: tuple[int, ...], repeats: int) -> dict[int, list[float]]:
     """Seconds of each resume, by the points of the history."""
-    with tempfile.TemporaryDirectory(prefix="runback-resume-") as folder:
-        place = Path(folder)
-        run_id = _stopped_run(place)
-        kept = place / "kept"
+    with tempfile.TemporaryDirectory(prefix="runback-resume-") as temporary:
+        folder = Path(temporary)
+        run_id = _stopped_run(folder)
+        kept = folder / "kept"
         for name in FOLDERS:
-            shutil.copytree(place / name, kept / name)
-        shutil.copyfile(place / "mlflow.db", kept / "mlflow.db")
-        cases = {str(size): partial(_resumed, place, kept, run_id, size) for size in sizes}
+            shutil.copytree(folder / name, kept / name)
+        shutil.copyfile(folder / "mlflow.db", kept / "mlflow.db")
+        cases = {str(size): partial(_resumed, folder, kept, run_id, size) for size in sizes}
         return {int(size): times for size, times in in_turn(cases, repeats).items()}
 
 
-def _resumed(place: Path, kept: Path, run_id: str, points: int) -> float:
+def _resumed(folder: Path, kept: Path, run_id: str, points: int) -> float:
     """Seconds of one resume from the stopped run with so many points."""
-    _put_back(place, kept)
-    _fill(place / "home" / run_id / "journal.db", points)
-    return _seconds_to_first_epoch(place, run_id)
+    _put_back(folder, kept)
+    _fill(folder / "home" / run_id / "journal.db", points)
+    return _seconds_to_first_epoch(folder, run_id)
 
 
 def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "runback", *words]
 
 
-def _stopped_run(place: Path) -> str:
-    """A run of 100 epochs that wants to go on for very long."""
+def _stopped_run(folder: Path) -> str:
+    """Trains a run of 100 epochs; returns its ID."""
     data = str(ROOT / "data" / "non_linear.csv")
     words = ("train", "--data", data, "--epochs", "100", "--checkpoint-every", "100")
     done = subprocess.run(
-        _command(*words, "--register", "none"), cwd=place, env=environment(place), check=True,
+        _command(*words, "--register", "none"), cwd=folder, env=environment(folder), check=True,
         capture_output=True, text=True,
     )  # fmt: skip
     return done.stdout.strip()
 
 
-def _put_back(place: Path, kept: Path) -> None:
+def _put_back(folder: Path, kept: Path) -> None:
     for name in FOLDERS:
-        shutil.rmtree(place / name)
-        shutil.copytree(kept / name, place / name)
-    for log in place.glob("mlflow.db-*"):
+        shutil.rmtree(folder / name)
+        shutil.copytree(kept / name, folder / name)
+    for log in folder.glob("mlflow.db-*"):
         log.unlink()
-    shutil.copyfile(kept / "mlflow.db", place / "mlflow.db")
+    shutil.copyfile(kept / "mlflow.db", folder / "mlflow.db")
 
 
 def _fill(journal: Path, points: int) -> None:
@@ -107,11 +107,11 @@ def _fill(journal: Path, points: int) -> None:
         database.commit()
 
 
-def _seconds_to_first_epoch(place: Path, run_id: str) -> float:
+def _seconds_to_first_epoch(folder: Path, run_id: str) -> float:
     """From the start of the command to its first line about a new epoch."""
     began = time.perf_counter()
     process = subprocess.Popen(
-        _command("resume", run_id, "--epochs", "110"), cwd=place, env=environment(place),
+        _command("resume", run_id, "--epochs", "110"), cwd=folder, env=environment(folder),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert process.stderr is not None

@@ -63,6 +63,7 @@ def per_epoch(epochs: int) -> float:
         begin = time.process_time()
         for result in run_epochs(work.state, work.batches, work.validation, config):
             assert isinstance(result, EpochResult) and result.val_cost is not None
+            journal.reach(result.epoch)
             journal.record([("cost", result.cost), ("val_cost", result.val_cost)], result.epoch)
             journal.flush_if_due()
         journal.flush()
@@ -75,7 +76,7 @@ def listed(found: dict[int, float]) -> list[tuple[str, str]]:
 
 
 def measured(what: str, sizes: Sequence[int]) -> dict[int, float]:
-    """The value of each size, each in a process of its own."""
+    """The value of each size, each measured in a separate process."""
     values = {}
     for size in sizes:
         values[size] = child("benchmarks.scaling", "--child", what, str(size))["value"]
@@ -89,9 +90,9 @@ def main() -> None:
         what, size = sys.argv[2], int(sys.argv[3])
         print(json.dumps({"value": per_row(size) if what == "rows" else per_epoch(size)}))
         return
-    asked = options(__doc__, full=f"{LAST_EPOCHS:,} epochs too: five minutes more")
-    few = -1 if asked.quick else None
-    last = (LAST_EPOCHS,) if asked.full else ()
+    arguments = options(__doc__, full=f"{LAST_EPOCHS:,} epochs too: five minutes more")
+    few = -1 if arguments.quick else None
+    last = (LAST_EPOCHS,) if arguments.full else ()
     report(measured("rows", ROWS[:few]), measured("epochs", (*EPOCHS[:few], *last)))
 
 

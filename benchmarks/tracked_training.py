@@ -108,7 +108,7 @@ def journalled(home: Path, ended: float) -> dict[str, Any]:
 
 
 def peer(folder: Path, epochs: int, name: str) -> dict[str, Any]:
-    """One peer in a process of its own, with its wall time; its store is there already, as ours."""
+    """One peer in a separate process, with its wall time; its store exists already."""
     store = environment(folder)["MLFLOW_TRACKING_URI"]
     begin = time.perf_counter()
     found = child(

@@ -34,8 +34,8 @@ def main() -> None:
     """Measures and prints: a row for each round."""
     if sys.argv[1:2] == ["--train"]:
         sys.exit(train(sys.argv[2]))
-    asked = options(__doc__)
-    epochs, rounds = (EPOCHS // 10, 1) if asked.quick else (EPOCHS, ROUNDS)
+    arguments = options(__doc__)
+    epochs, rounds = (EPOCHS // 10, 1) if arguments.quick else (EPOCHS, ROUNDS)
     rows = in_turn({"runback train": partial(measure, epochs)}, rounds)["runback train"]
     cells = [[form.format(row[name]) for name, form in COLUMNS.items()] for row in rows]
     body = [
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def measure(epochs: int) -> dict[str, float]:
-    """One training in a process and a store of its own."""
+    """One training in a separate process with its own store."""
     with tempfile.TemporaryDirectory(prefix="runback-bench-") as folder:
         empty_store(Path(folder))
         command = [sys.executable, "-m", "benchmarks.tracking_overhead", "--train", str(epochs)]
@@ -73,28 +73,28 @@ def _row(found: dict[str, float], epochs: int, ended: float) -> dict[str, float]
 
 
 def _points(folder: Path) -> float:
-    """Metric points in the store: proof that the end was not reached by leaving some behind."""
+    """The number of metric points in the store, to check that all were delivered."""
     with contextlib.closing(sqlite3.connect(folder / "mlflow.db")) as db:
         (count,) = db.execute("SELECT count(*) FROM metrics").fetchone()
     return float(count)
 
 
 def train(epochs: str) -> int:
-    """In the measured process: a training whose calls into the journal are timed."""
+    """Trains with timed calls of `Run.log`; runs in the measured process."""
     from runback import cli
     from runback.run.run import Run
 
     times: dict[str, Any] = {"journal": 0.0}
-    record = Run.epoch
+    log = Run.log
 
-    def timed(self: Run, result: Any) -> None:
+    def timed(self: Run, *, step: int, **metrics: float) -> None:
         times.setdefault("first", time.time())
         begin = time.perf_counter()
-        record(self, result)
+        log(self, step=step, **metrics)
         times["journal"] += time.perf_counter() - begin
         times["last"] = time.time()
 
-    Run.epoch = timed  # type: ignore[method-assign]
+    Run.log = timed  # type: ignore[method-assign]
     code = cli.main(["train", "--data", str(ROOT / "data/non_linear.csv"), "--epochs", epochs])
     Path("times.json").write_text(json.dumps(times))
     return code

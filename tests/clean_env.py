@@ -1,4 +1,4 @@
-"""A second environment: a virtual environment with all of this one's packages, but not runback."""
+"""A virtual environment with all packages of the current one except runback."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-# What its console script does; the one of this environment would start this environment's Python.
+# The installed uvicorn script would start the Python of the current environment.
 UVICORN = "#!{python}\nimport sys\nfrom uvicorn.main import main\nsys.exit(main())\n"
 
 
-class SecondEnvironment:
-    """A virtual environment in a folder, whose one `.pth` file names our site-packages.
+class CleanEnvironment:
+    """A virtual environment with one `.pth` file, which names the current site-packages.
 
-    Python reads `.pth` files in its own site-packages only, so that an editable install, which is
-    one, does not come along.
+    Python reads `.pth` files in its own site-packages only, so an editable install of runback,
+    which is such a file, is not found.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -32,22 +32,26 @@ class SecondEnvironment:
         script.chmod(0o755)
 
     def env(self, other: dict[str, str]) -> dict[str, str]:
-        """An environment for its processes: its programs first, and no source folder of ours."""
+        """The environment variables of its processes: its programs first on PATH, no PYTHONPATH."""
         path = f"{self.bin}{os.pathsep}{other['PATH']}"
         return {k: v for k, v in other.items() if k != "PYTHONPATH"} | {"PATH": path}
 
-    def run(self, script: str, cwd: Path, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
-        """Runs a script in its Python, to the end."""
+    def run(
+        self, *arguments: str, cwd: Path, env: dict[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        """Runs its Python with arguments, to the end."""
         return subprocess.run(
-            [self.python, "-c", script], cwd=cwd, env=self.env(env), text=True, capture_output=True,
+            [self.python, *arguments], cwd=cwd, env=self.env(env), text=True, capture_output=True,
             timeout=180,
         )  # fmt: skip
 
     def require_no_runback(self) -> None:
-        """Skips the test where runback was installed as a copy, which comes with the packages."""
-        done = self.run("import runback", self.bin, dict(os.environ))
+        """Skips the test if runback is installed as a copy, which the `.pth` file makes importable."""
+        done = self.run("-c", "import runback", cwd=self.bin, env=dict(os.environ))
         if done.returncode == 0:
-            pytest.skip("runback is installed, and not as editable: no environment is without it")
+            pytest.skip(
+                "runback is installed and not editable: it is importable from every environment"
+            )
         assert "No module named 'runback'" in done.stderr, done.stderr
 
     def _own_site(self) -> Path:

@@ -1,4 +1,4 @@
-"""What the tests share: a fresh store for each test, the command line, a real tracking server."""
+"""Shared fixtures: a new store for each test, the command line, a real tracking server."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from clean_env import SecondEnvironment
+from clean_env import CleanEnvironment
 
 if TYPE_CHECKING:
     from finished_runs import FinishedRuns
 
 ROOT = Path(__file__).resolve().parents[1]
 DATA = ROOT / "data"
+PROGRAMS = ROOT / "tests" / "programs"
 SECONDS = 180.0
 
-# A busy machine, or a library's first import, says nothing about the example that met it.
+# An example can be slow because the machine is busy or because a library is first imported.
 settings.register_profile("runback", deadline=None)
 settings.load_profile("runback")
 
@@ -36,7 +37,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An initialised mlflow.db; making one takes seconds, copying it none."""
+    """An initialised mlflow.db: creating one takes seconds, copying it does not."""
     folder = tmp_path_factory.mktemp("database")
     script = "import mlflow; mlflow.MlflowClient().search_experiments()"
     env = {**os.environ, "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db"}
@@ -46,7 +47,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass
 class Workspace:
-    """A folder of a test's own, with its store, and the command line to use it.
+    """A folder and a store for one test, and the command line that uses them.
 
     Attributes:
         folder: the working directory of every command.
@@ -76,7 +77,7 @@ class Workspace:
         )  # fmt: skip
 
     def train(self, *arguments: str, **env: str) -> str:
-        """Trains quickly on the seed's table and returns the run ID; other options may follow."""
+        """Trains for 20 epochs on `non_linear.csv`, with further options, and returns the run ID."""
         quick = (
             "train",
             "--data",
@@ -106,7 +107,7 @@ class Workspace:
 def workspace(
     tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Workspace]:
-    """A workplace on a SQLite store; the test's own process uses the same store and home."""
+    """A workspace on a SQLite store; the test process uses the same store and home."""
     shutil.copyfile(empty_database, tmp_path / "mlflow.db")
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     own = {"MLFLOW_TRACKING_URI": uri, "RUNBACK_HOME": str(tmp_path / ".runback")}
@@ -116,7 +117,7 @@ def workspace(
         monkeypatch.setenv(name, value)
     monkeypatch.chdir(tmp_path)
     yield Workspace(tmp_path, uri, dict(os.environ))
-    if mlflow := sys.modules.get("mlflow"):  # what `sync` sets for its process outlives a test
+    if mlflow := sys.modules.get("mlflow"):  # `sync` sets the URI for the whole process
         mlflow.set_tracking_uri(None)
 
 
@@ -178,7 +179,7 @@ def server(tmp_path: Path, empty_database: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def remote(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A workplace whose store is the real server."""
+    """A workspace whose store is the real server."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     return Workspace(
         workspace.folder, server.uri, {**workspace.env, "MLFLOW_TRACKING_URI": server.uri}
@@ -186,10 +187,10 @@ def remote(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
 
 
 def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
-    """Polls until something is true."""
+    """Polls until `what()` is true."""
     deadline = time.monotonic() + seconds
     while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
+        assert time.monotonic() < deadline, "the condition did not become true in time"
         time.sleep(0.05)
 
 
@@ -207,7 +208,7 @@ def session_finished_runs(
 def finished_runs(
     session_finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> FinishedRuns:
-    """Finished runs for a test that only reads them; the test itself stands in another folder."""
+    """Finished runs for tests that only read them; the test runs in another folder."""
     env = session_finished_runs.workspace.env
     for name in ("MLFLOW_TRACKING_URI", "RUNBACK_HOME", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"):
         monkeypatch.setenv(name, env[name])
@@ -218,8 +219,8 @@ def finished_runs(
 
 
 @pytest.fixture(scope="session")
-def clean_env(tmp_path_factory: pytest.TempPathFactory) -> SecondEnvironment:
-    """A virtual environment where everything is installed but runback."""
-    environment = SecondEnvironment(tmp_path_factory.mktemp("clean_env"))
+def clean_env(tmp_path_factory: pytest.TempPathFactory) -> CleanEnvironment:
+    """A virtual environment with every package except runback."""
+    environment = CleanEnvironment(tmp_path_factory.mktemp("clean_env"))
     environment.require_no_runback()
     return environment

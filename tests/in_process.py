@@ -1,6 +1,6 @@
-"""A training in this process, through the parts that the commands use, stopped wherever a test likes.
+"""Training in the test process with the parts that the commands use, stopped at any position.
 
-Only the courier is missing: nothing is delivered, the journal and the checkpoints are the result.
+There is no courier: nothing is delivered, the journal and the checkpoints are the result.
 """
 
 from __future__ import annotations
@@ -11,13 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from runback.commands import train as jobs
+from conftest import PROGRAMS
+from runback.commands import train
+from runback.commands.resume import restore_into
+from runback.commands.train import keep
 from runback.config import TrainConfig
-from runback.run.restore import restore
+from runback.errors import Interrupted
 from runback.run.run import Run
+from runback.seeding import generator_states, restore_generators
+from runback.stateful import snapshot
 from runback.storage.checkpoints import (
     Manifest,
     checkpoint_name,
@@ -26,56 +32,30 @@ from runback.storage.checkpoints import (
     manifest_name,
 )
 from runback.storage.journal import Journal
+from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir
-from runback.training.setup import prepare
+from runback.tracking.messages import ListArtifacts
+from runback.training.setup import TrainingSetup, prepare
+from runback.training.state import TrainState
 
+NOISY = f"{PROGRAMS}/noisy.py:Noisy"
 Position = tuple[int, int]
-
-NOISY = '''
-import random
-import numpy as np
-import torch
-from torch import nn
-
-
-class Noisy(nn.Module):
-    """Draws from all three generators in forward, and reassigns a buffer instead of changing it."""
-
-    def __init__(self, n_features, n_targets):
-        super().__init__()
-        self.hidden = nn.Linear(n_features, 6)
-        self.norm = nn.BatchNorm1d(6)
-        self.dropout = nn.Dropout(0.3)
-        self.out = nn.Linear(6, n_targets)
-        self.register_buffer("seen", torch.zeros(()))
-        self.register_buffer("mask", torch.tensor([0.0, float("-inf")]))
-
-    def forward(self, x):
-        noise = random.gauss(0, 0.01) + np.random.normal() * 0.01
-        if self.training:
-            x = x + 0.01 * torch.randn_like(x)
-            self.seen = self.seen * 0.9 + x.detach().mean()
-        return self.out(self.dropout(self.norm(self.hidden(x)))) + noise + 0.01 * self.seen
-'''
 
 
 class Killed(BaseException):
-    """Stands for SIGKILL: nothing after it is written."""
+    """Stands for SIGKILL: nothing is written afterwards."""
 
 
 class NoCourier:
-    """A desk without a courier behind it; the run has no artifacts."""
+    """Stands for `CourierClient`: no courier runs, and the run has no artifacts."""
 
-    def ask(self, op: str, **_: Any) -> Any:
-        return [] if op == "checkpoints" else None
+    def ask(self, question: Any) -> Any:
+        return [] if isinstance(question, ListArtifacts) else None
 
-    def deliver(self, run_id: str) -> None:
+    def attach(self, run_id: str) -> None:
         pass
 
-    def watch(self) -> None:
-        pass
-
-    def interrupted(self) -> None:
+    def restart_if_dead(self) -> None:
         pass
 
     def finish(self, *_: Any, **__: Any) -> bool:
@@ -83,25 +63,35 @@ class NoCourier:
 
 
 class StopAt:
-    """A watch that stops a training at a workspace, by SIGTERM or, with `kill`, without a word."""
+    """Stands for `StopSignals`: stops a training at a position, by SIGTERM or, with `kill`, SIGKILL."""
 
-    def __init__(self, state: Any, workspace: Position | None, kill: bool) -> None:
-        self.state, self.workspace, self.kill, self.signal = state, workspace, kill, 0
+    def __init__(self, state: Any, position: Position | None, kill: bool) -> None:
+        self.state, self.position, self.kill, self.received = state, position, kill, 0
 
-    def due(self) -> bool:
-        if (self.state.epoch, self.state.batch) != self.workspace:
+    def should_checkpoint(self) -> bool:
+        if self.state.position != self.position:
             return False
         if self.kill:
             raise Killed
-        self.signal = 15
+        self.received = 15
         return True
 
-    def saved(self) -> None:
+    def checkpointed(self) -> None:
+        pass
+
+    def defer(self) -> None:
         pass
 
 
+def held_run(folder: Path, setup: TrainingSetup, signals: Any = None, courier: Any = None) -> Run:
+    """A run in a folder of a test's own, without a tracking server."""
+    run = Run(RunDir(folder), FileLock(folder / "lock"), courier or NoCourier(), signals)
+    keep(run, setup)
+    return run
+
+
 def scramble() -> None:
-    """What a new process finds in the generators is not what the old one left."""
+    """Changes the state of all generators, as a new process would find them."""
     random.seed(99)
     np.random.seed(99)
     torch.manual_seed(99)
@@ -111,18 +101,34 @@ def train_until(
     folder: Path, config: TrainConfig, stop: Position | None = None, *, kill: bool = False
 ) -> None:
     """Trains, from the newest checkpoint in `folder` on, to `stop` or to the end."""
-    run = RunDir(folder)
     scramble()
-    work = prepare(config)
-    desk: Any = NoCourier()
-    recorder = Run(run, config, desk, restore(work, run, desk))
-    watch: Any = StopAt(work.state, stop, kill)
+    setup = prepare(config)
+    run = held_run(folder, setup, StopAt(setup.state, stop, kill))
+    restore_into(run, setup)
+    run._go_live()
     try:
-        jobs._loop(recorder, work, watch)
-        recorder.end("KILLED" if watch.signal else "FINISHED")
+        train._loop(run, setup)
+        run.finish()
+    except Interrupted as interrupted:
+        with pytest.raises(Interrupted):
+            run._end_early(interrupted)
     except Killed:
-        recorder._writer.close()
-        recorder.journal._db.close()  # what is in memory is lost
+        run._checkpoints.close()
+        run.journal._db.close()  # without a flush
+
+
+def saved_state(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint would hold of a training."""
+    kept = {name: snapshot(target) for name, target in state.kept().items()}
+    return {"position": state.position, "generators": generator_states(), **kept}
+
+
+def continue_from(state: TrainState, saved: dict[str, Any]) -> None:
+    """Continues a training where `saved_state` was taken."""
+    for name, target in state.kept().items():
+        target.load_state_dict(saved[name])
+    state.position = saved["position"]
+    restore_generators(saved["generators"])
 
 
 def history(folder: Path) -> dict[tuple[str, int], float]:
@@ -143,7 +149,7 @@ def last_checkpoint(folder: Path) -> dict[str, Any]:
 
 
 def difference(a: Any, b: Any, where: str = "") -> str:
-    """Where two nested values differ in as much as a bit; empty where they do not. NaN equals NaN."""
+    """The first bitwise difference of two nested values, or '' if there is none; NaN equals NaN."""
     if type(a) is not type(b):
         return f"{where}: {type(a)} and {type(b)}"
     if isinstance(a, Tensor):

@@ -1,8 +1,9 @@
-"""The walls of the house: who imports whom, and what a quick answer must not wait for."""
+"""Which package imports which, and what help and usage errors must not import."""
 
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from conftest import ROOT
+from conftest import PROGRAMS, ROOT
+from runback.tracking import tags
 
 SOURCE = ROOT / "src"
 FILES = sorted((SOURCE / "runback").rglob("*.py"))
@@ -25,7 +27,7 @@ MODULES = {module_of(file): file for file in FILES}
 
 
 def nodes(tree: ast.AST) -> Iterator[ast.AST]:
-    """Everything in a file but what only type checkers see."""
+    """Every node of a tree except blocks under `if TYPE_CHECKING`."""
     for node in ast.iter_child_nodes(tree):
         if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
             yield node
@@ -33,7 +35,7 @@ def nodes(tree: ast.AST) -> Iterator[ast.AST]:
 
 
 def imports(file: Path) -> Iterator[str]:
-    """The absolute names of all that a file imports, wherever in it; `from a import b` gives both."""
+    """The absolute names of all imports in a file; `from a import b` gives `a` and `a.b`."""
     for node in nodes(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -53,11 +55,63 @@ def importers(package: str) -> set[str]:
     }  # fmt: skip
 
 
-def test_the_walls_are_looked_for_where_the_house_is() -> None:
-    assert len(MODULES) > 30
+def test_the_import_checks_find_known_imports() -> None:
+    assert len(MODULES) > 60
     assert "runback.training.steps" in importers("torch")
-    assert "runback.tracking.runs" in importers("mlflow")
+    assert "runback.tracking.find_run" in importers("mlflow")
     assert "runback.commands.train" in importers("runback.training")
+
+
+# From the lowest to the highest; the modules of the root stand beside the rooms.
+HEIGHTS = (
+    {"errors", "decoding", "processes", "stateful"},
+    {"config", "seeding", "user_code", "environment", "console"},
+    {"storage"},
+    {"columns"},
+    {"data"},
+    {"tasks"},
+    {"model"},
+    {"training"},
+    {"tracking"},
+    {"run"},
+    {"commands"},
+    {"cli"},
+    {"__main__"},
+)
+ROOM_OF = {room: height for height, rooms in enumerate(HEIGHTS) for room in rooms}
+
+
+def room_of(name: str) -> str:
+    """The room of a module, "" for the package itself."""
+    return name.split(".")[1] if "." in name else ""
+
+
+def test_no_module_imports_from_a_higher_room() -> None:
+    assert {room_of(name) for name in MODULES} - {""} == ROOM_OF.keys()
+    for name, file in MODULES.items():
+        mine = ROOM_OF.get(room_of(name), 0)  # the package itself imports its errors
+        for found in imports(file):
+            other = found.split(".")[1] if found.startswith("runback.") else ""
+            assert ROOM_OF.get(other, -1) <= mine, f"{name} imports {found}"
+
+
+@pytest.mark.parametrize("room", ["training", "storage", "data", "columns", "tasks", "model"])
+def test_the_rooms_of_a_training_know_no_run(room: str) -> None:
+    """Nothing of files, of runs or of the courier: they could train without being tracked."""
+    closed = {"storage", "tracking", "run", "commands"} - {room}
+    for name, file in MODULES.items():
+        if room_of(name) == room:
+            found = {room_of(i) for i in imports(file) if i.startswith("runback.")}
+            assert not found & closed, (name, found & closed)
+
+
+def test_the_open_run_knows_no_training() -> None:
+    """No table, no task, no TrainConfig, no epoch loop."""
+    closed = {"config", "columns", "data", "tasks", "model", "training"}
+    for name, file in MODULES.items():
+        if room_of(name) == "run":
+            found = {room_of(i) for i in imports(file) if i.startswith("runback.")}
+            assert not found & closed, (name, found & closed)
 
 
 def test_only_tracking_imports_mlflow() -> None:
@@ -65,34 +119,58 @@ def test_only_tracking_imports_mlflow() -> None:
         assert inside(name, "runback.tracking"), name
 
 
-def test_the_training_process_does_not_import_mlflow() -> None:
-    """Not even through what it imports: mlflow is the courier's, in a process of its own."""
-    code = "import sys, runback.commands.train; assert 'mlflow' not in sys.modules, 'mlflow'"
+def modules_after(*names: str) -> set[str]:
+    """What a new process has imported once it has imported some modules."""
+    code = f"import sys, {', '.join(names)}; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("room", ["model", "data", "training", "storage"])
-def test_the_lower_rooms_do_not_know_tracking(room: str) -> None:
+def test_the_training_process_imports_no_mlflow() -> None:
+    """Not even indirectly: only the courier process does."""
+    assert "mlflow" not in modules_after("runback.commands.train", "runback.commands.resume")
+
+
+def test_the_courier_process_imports_no_torch() -> None:
+    """Not even indirectly: it would pay for it at each start of a training."""
+    tracking = [name for name in MODULES if room_of(name) == "tracking"]
+    assert "torch" not in modules_after(*tracking)
+
+
+def test_the_client_imports_neither_torch_nor_mlflow() -> None:
+    assert not {"torch", "mlflow"} & modules_after("runback.tracking.client")
+
+
+def test_tags_are_named_in_one_module() -> None:
+    """Elsewhere a tag is a constant of `tracking.tags`."""
+    names = {value for key, value in vars(tags).items() if key.isupper()}
+    assert len(names) > 15
     for name, file in MODULES.items():
-        if inside(name, f"runback.{room}"):
-            upper = ("runback.tracking", "runback.commands")
-            assert not [
-                i for i in imports(file) if any(inside(i, workspace) for workspace in upper)
-            ], name
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            literal = isinstance(node, ast.Constant) and node.value in names
+            ours = name in ("runback", "runback.tracking.tags")  # the package names its modules
+            assert ours or not literal, f"{name}: {node.value}"
 
 
-def test_training_knows_nothing_of_files() -> None:
+TASK_WORDS = re.compile(r"\b(regression|regressor|rmse|r2|mse|mae)\b", re.IGNORECASE)
+
+
+def test_only_the_task_itself_names_its_losses_and_scores() -> None:
+    """In code, texts and docstrings; `config` has the choices of the option `loss`, for --help."""
     for name, file in MODULES.items():
-        if inside(name, "runback.training"):
-            assert not [i for i in imports(file) if inside(i, "runback.storage")], name
+        if name in ("runback.tasks.regression", "runback.config"):
+            continue
+        for line in file.read_text(encoding="utf-8").splitlines():
+            registers = name == "runback.tasks" and "Regression" in line
+            assert registers or not TASK_WORDS.search(line), f"{name}: {line}"
 
 
-def test_cli_is_imported_by_nobody() -> None:
+def test_only_main_imports_the_cli() -> None:
     assert importers("runback.cli") == {"runback.__main__"}
 
 
-def test_no_module_imports_the_pickle_flavour_or_loads_without_weights_only() -> None:
+def test_no_module_loads_pickles() -> None:
     for name, file in MODULES.items():
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
@@ -101,42 +179,24 @@ def test_no_module_imports_the_pickle_flavour_or_loads_without_weights_only() ->
         assert not [i for i in imports(file) if i in ("mlflow.pytorch", "cloudpickle", "joblib")]
 
 
-def test_help_and_mistakes_answer_without_torch_and_mlflow(tmp_path: Path) -> None:
-    """All in one process: what one of them imports, none of the others may have imported."""
-    code = """
-import contextlib, io, sys
-from runback.cli import main
-
-def run(*argv):
-    with contextlib.redirect_stdout(io.StringIO()) as out:
-        with contextlib.redirect_stderr(io.StringIO()) as err:
-            try:
-                code = main(argv)
-            except SystemExit as end:
-                code = end.code
-    heavy = {"torch", "mlflow", "pandas", "numpy", "pyarrow", "sklearn", "matplotlib"}
-    assert not heavy & set(sys.modules), (argv, heavy & set(sys.modules))
-    return code, out.getvalue(), err.getvalue()
-
-import runback
-for argv in (["--help"], ["train", "--help"], ["resume", "--help"], ["--version"]):
-    code, out, err = run(*argv)
-    assert code == 0 and out and not err, (argv, code, err)
-for argv in ([], ["bogus"], ["train", "--lrr", "3"], ["train", "-x", "3"], ["train", "one"],
-             ["train", "--lr", "abc"], ["train", "--lr"], ["train", "--device", "tpu"],
-             ["train", "--config", "missing.toml"], ["train", "--ep", "3"], ["resume"],
-             ["predict", "latest"], ["evaluate", "latest", "--dta", "x.csv"]):
-    code, out, err = run(*argv)
-    assert code == 2, (argv, code)
-    assert not out and err.startswith("runback: ") and err.count("\\n") == 1, (argv, out, err)
-"""
+def test_help_and_usage_errors_import_no_torch(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path
+        [sys.executable, PROGRAMS / "answer_without_torch.py"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_runback_costs_nothing() -> None:
+def test_importing_runback_imports_no_torch() -> None:
     code = "import sys, runback; runback.TrainConfig; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+def test_test_names_have_at_most_60_characters() -> None:
+    for file in (ROOT / "tests").glob("test_*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                assert len(node.name) <= 60, f"{file.name}: {node.name}"

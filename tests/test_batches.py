@@ -1,4 +1,4 @@
-"""Batches: two ways to the same rows, in an order that is a function of (seed, epoch) alone."""
+"""Batches: both implementations give the same rows, in an order set by seed and epoch only."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def same(one: list[Batch], two: list[Batch]) -> bool:
     )
 
 
-def test_a_dataset_gives_a_row_and_a_whole_batch_at_once() -> None:
+def test_a_dataset_gives_single_rows_and_batches() -> None:
     data = table(10)
     assert len(data) == 10
     x, y = data[3]
@@ -74,7 +74,7 @@ def test_a_loader_gives_the_same_batches_bit_for_bit(workers: int) -> None:
     st.integers(1, 40), st.integers(1, 50), st.booleans(), st.booleans(), st.integers(0, 2**63 - 1),
     st.integers(1, 10**9),
 )  # fmt: skip
-def test_an_epoch_visits_every_row_once_and_may_begin_anywhere(
+def test_an_epoch_has_every_row_once_from_any_start(
     n_rows: int, size: int, shuffle: bool, drop: bool, seed: int, epoch: int
 ) -> None:
     data = TableDataset(torch.arange(n_rows).view(-1, 1), torch.arange(n_rows).view(-1, 1))
@@ -99,7 +99,7 @@ def ungrouped(groups: Iterable[Batch], size: int) -> list[Batch]:
     return [pair for x, y in groups for pair in zip(x.split(size), y.split(size), strict=True)]
 
 
-def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
+def test_the_order_depends_on_seed_and_epoch_only() -> None:
     batches = TensorBatches(table(50), order(50, 10))
     first, second = list(batches.epoch(1)), list(batches.epoch(2))
     assert not same(first, second)
@@ -113,7 +113,7 @@ def test_the_order_depends_on_seed_and_epoch_and_on_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("kind", ["tensor", "loader"])
-def test_batches_leave_the_global_generators_alone(kind: str) -> None:
+def test_batches_keep_the_global_generators(kind: str) -> None:
     data, rows = table(20), order(20, 5)
     batches = TensorBatches(data, rows) if kind == "tensor" else LoaderBatches(data, rows, 1, CPU)
     before = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()
@@ -123,7 +123,7 @@ def test_batches_leave_the_global_generators_alone(kind: str) -> None:
     assert (np.random.get_state()[1] == before[2]).all()
 
 
-def test_too_large_a_batch_is_an_error_that_says_so() -> None:
+def test_a_batch_larger_than_the_rows_is_refused() -> None:
     with pytest.raises(DataError) as caught:
         order(160, 161, drop=True)
     assert str(caught.value) == (
@@ -134,7 +134,7 @@ def test_too_large_a_batch_is_an_error_that_says_so() -> None:
     assert order(160, 161, drop=False).n_batches == 1
 
 
-def test_derived_seeds_do_not_meet() -> None:
+def test_derived_seeds_are_distinct() -> None:
     seeds = [
         derive_seed(seed, epoch, stream)
         for seed in (0, 1, 2, 2**63 - 1) for epoch in range(500) for stream in range(3)

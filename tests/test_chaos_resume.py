@@ -1,4 +1,4 @@
-"""SIGKILL at random moments, and the resumed run is the uninterrupted one."""
+"""A run killed by SIGKILL at random moments and resumed equals the uninterrupted run."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from conftest import DATA, Workspace, wait_until
 from in_process import NOISY, bits, difference, history, last_checkpoint, train_until
 from runback.config import TrainConfig
 from runback.storage.checkpoints import local_positions
+from runback.storage.paths import known_run_dirs
 
 OPTIONS = {
     "data": str(DATA / "non_linear.csv"), "batch_size": "16", "epochs": "60", "optimizer": "adam",
     "checkpoint_every": "3", "checkpoint_minutes": "0.002", "keep_checkpoints": "3",
-    "scheduler": "plateau", "lr": "0.01",
+    "scheduler": "plateau", "lr": "0.01", "model": NOISY,
 }  # fmt: skip
 
 
@@ -32,18 +33,13 @@ def digest(folder: Path) -> str:
     return found.hexdigest()
 
 
-def options(folder: Path) -> dict[str, str]:
-    (folder / "noisy.py").write_text(NOISY)
-    return {**OPTIONS, "model": f"{folder}/noisy.py:Noisy"}
-
-
-def arguments(folder: Path) -> list[str]:
-    pairs = options(folder).items()
+def arguments() -> list[str]:
+    pairs = OPTIONS.items()
     return [word for name, value in pairs for word in (f"--{name.replace('_', '-')}", value)]
 
 
 def killed_child(folder: Path, config: TrainConfig, seconds: float) -> bool:
-    """Trains in a child and kills it after a while; whether it was still training."""
+    """Trains in a child and kills it after `seconds`; returns whether it was still training."""
     child = os.fork()
     if child == 0:
         try:
@@ -58,9 +54,9 @@ def killed_child(folder: Path, config: TrainConfig, seconds: float) -> bool:
 @pytest.mark.parametrize(
     "times", [20, pytest.param(200, marks=pytest.mark.chaos)], ids=["20 kills", "200 kills"]
 )
-def test_kills_of_the_training_and_its_writer(tmp_path: Path, times: int) -> None:
-    """Without the courier: many kills in little time, most of them near a checkpoint's write."""
-    rng, config = random.Random(times), TrainConfig.from_mapping(options(tmp_path))
+def test_killed_trainings_resume_to_equal_results(tmp_path: Path, times: int) -> None:
+    """Without the courier, so that kills are frequent and many fall into a checkpoint's write."""
+    rng, config = random.Random(times), TrainConfig.from_mapping(OPTIONS)
     whole = tmp_path / "whole"
     began = time.monotonic()
     train_until(whole, config)
@@ -80,8 +76,8 @@ def test_kills_of_the_training_and_its_writer(tmp_path: Path, times: int) -> Non
 
 
 def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
-    """The commands themselves, on one run after another, until they have been killed often enough."""
-    rng, words = random.Random(seed), arguments(workspace.folder)
+    """Kills and resumes commands, one run after another, until `times` kills are reached."""
+    rng, words = random.Random(seed), arguments()
     whole = workspace.runback("train", *words, "--register", "none")
     assert whole.returncode == 0, whole.stderr
     expected = workspace.home(whole.stdout.strip())
@@ -91,10 +87,10 @@ def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
         process = workspace.start("train", *words, "--register", "none")
         run_id = new_run(workspace, known)
         for _ in range(min(times - killed, rng.randrange(2, 5))):
-            place_before = local_positions(workspace.home(run_id) / "checkpoints")
+            before = local_positions(workspace.home(run_id) / "checkpoints")
             deadline = time.monotonic() + 60
             while process.poll() is None and time.monotonic() < deadline:
-                if local_positions(workspace.home(run_id) / "checkpoints") != place_before:
+                if local_positions(workspace.home(run_id) / "checkpoints") != before:
                     break
                 time.sleep(0.01)
             time.sleep(rng.uniform(0.0, 0.4))
@@ -111,10 +107,10 @@ def kill_and_resume(workspace: Workspace, times: int, seed: int) -> None:
 
 
 def new_run(workspace: Workspace, known: set[str]) -> str:
-    """The run that a command has begun, once its journal is there."""
+    """Waits for the journal of a new run and returns the run's ID."""
 
     def begun() -> set[str]:
-        return {path.parent.name for path in workspace.folder.glob(".runback/*/journal.db")} - known
+        return {folder.run_id for folder in known_run_dirs()} - known
 
     wait_until(lambda: bool(begun()), 180)
     return begun().pop()
@@ -130,12 +126,12 @@ def assert_each_point_once(workspace: Workspace, run_id: str) -> None:
     assert len(steps) == len(set(steps))
 
 
-def test_kills_of_the_command(workspace: Workspace) -> None:
+def test_killed_commands_resume_to_equal_results(workspace: Workspace) -> None:
     kill_and_resume(workspace, 2, seed=1)
 
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("seed", range(10))
-def test_many_kills_of_the_command(workspace: Workspace, seed: int) -> None:
+def test_many_killed_commands_resume_to_equal_results(workspace: Workspace, seed: int) -> None:
     """200 kills in all."""
     kill_and_resume(workspace, 20, seed)

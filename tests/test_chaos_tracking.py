@@ -19,9 +19,9 @@ from conftest import Server, Workspace, wait_until
 from tracking_parts import (
     check_delivered,
     ended,
-    first_line,
     journal_points,
     quick,
+    run_and_courier,
     start_trainer,
     status_of,
     training_run,
@@ -32,7 +32,7 @@ DETACHED_SECONDS = 30.0
 
 @contextmanager
 def outages(server: Server, run_begun, times: int) -> Iterator[list[tuple[float, float]]]:
-    """SIGKILLs and restarts the server again and again; yields when it was away, in ms."""
+    """Kills and restarts the server `times` times; yields the list of outages (start, end) in ms."""
     away: list[tuple[float, float]] = []
 
     def torment() -> None:
@@ -52,7 +52,7 @@ def outages(server: Server, run_begun, times: int) -> Iterator[list[tuple[float,
 
 
 def survive_outages(remote: Workspace, server: Server, times: int) -> dict[str, float]:
-    """One real training through `times` SIGKILLs of its server; returns the figures."""
+    """Trains while the server is killed `times` times; returns the measurements."""
     begun = threading.Event()
     with outages(server, begun, times) as away:
         epochs = 15_000 if times < 5 else 12_000 * (times + 2)
@@ -87,7 +87,7 @@ def outage_slowdown(stamps: list[int], away: list[tuple[float, float]]) -> dict[
     return {**result, "ms_without": 50 / without if without else 0}
 
 
-def test_a_server_killed_again_and_again_costs_nothing(remote: Workspace, server: Server) -> None:
+def test_server_outages_lose_and_slow_nothing(remote: Workspace, server: Server) -> None:
     figures = survive_outages(remote, server, 2)
     if figures["windows"] >= 5:  # else the training was over before the server was killed
         assert figures["ms_without"] < 3 * figures["ms_with"]
@@ -95,7 +95,7 @@ def test_a_server_killed_again_and_again_costs_nothing(remote: Workspace, server
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("times", [5, 20])
-def test_a_server_killed_many_times_costs_nothing(
+def test_many_server_outages_lose_and_slow_nothing(
     remote: Workspace, server: Server, times: int
 ) -> None:
     figures = survive_outages(remote, server, times)
@@ -122,14 +122,17 @@ def kill_at_random(workspace: Workspace, generator: random.Random, begun: bool) 
     return status_of(workspace, run_id), check_delivered(workspace, run_id)
 
 
-def test_a_training_killed_at_random_leaves_nothing_behind(workspace: Workspace) -> None:
-    """A real training, and some without torch, which begin and die faster."""
-    generator = random.Random()
-    status, points = kill_at_random(workspace, generator, begun=True)
+def test_a_training_killed_at_random_is_delivered(workspace: Workspace) -> None:
+    status, points = kill_at_random(workspace, random.Random(), begun=True)
     assert status == "FAILED" and points > 0
+
+
+def test_processes_killed_at_random_are_delivered(workspace: Workspace) -> None:
+    """Without torch, so that they start and are killed faster."""
+    generator = random.Random()
     for _ in range(3):
         trainer = start_trainer(workspace, 100_000, 0.0002, "FINISHED")
-        run_id, _ = first_line(trainer)
+        run_id, _ = run_and_courier(trainer)
         time.sleep(generator.uniform(0, 0.7))
         trainer.kill()
         wait_until(lambda run_id=run_id: status_of(workspace, run_id) == "FAILED", DETACHED_SECONDS)
@@ -139,9 +142,7 @@ def test_a_training_killed_at_random_leaves_nothing_behind(workspace: Workspace)
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("times", [20, 200])
-def test_many_trainings_killed_at_random_leave_nothing_behind(
-    remote: Workspace, times: int
-) -> None:
+def test_many_trainings_killed_at_random_are_delivered(remote: Workspace, times: int) -> None:
     generator = random.Random()
     found = [kill_at_random(remote, generator, begun=index % 4 > 0) for index in range(times)]
     sys.stdout.write(f"{times} kills; points: {sorted(points for _, points in found)}\n")

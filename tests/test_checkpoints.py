@@ -1,4 +1,4 @@
-"""Checkpoints: whole or not there, verified, bound to their run, pruned with care."""
+"""Checkpoints: written atomically, verified, bound to their run, and pruned."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import DATA
-from in_process import NoCourier, difference, last_checkpoint, train_until
+from conftest import DATA, PROGRAMS
+from in_process import NoCourier, difference, held_run, last_checkpoint, train_until
+from runback.commands.resume import restore_into
 from runback.config import TrainConfig
 from runback.errors import CheckpointError, ModelError
-from runback.run.restore import restore
+from runback.stateful import snapshot
 from runback.storage import atomic as files
+from runback.storage.checkpoint_writer import CheckpointWriter
 from runback.storage.checkpoints import (
     CheckpointKey,
-    CheckpointWriter,
     Manifest,
-    Retention,
     checkpoint_name,
     load_checkpoint,
     local_positions,
@@ -35,7 +35,9 @@ from runback.storage.checkpoints import (
     write_checkpoint,
 )
 from runback.storage.paths import RunDir
-from runback.training.setup import prepare
+from runback.storage.retention import Retention
+from runback.tracking.messages import ListArtifacts
+from runback.training.setup import TrainingSetup, prepare
 
 OWNER = CheckpointKey("a-run", "a-configuration")
 CONFIG = TrainConfig(
@@ -64,21 +66,26 @@ def folder(trained: Path, tmp_path: Path) -> RunDir:
 
 
 class Artifacts(NoCourier):
-    """A desk whose run has the files of a folder as its checkpoints."""
+    """Stands for `CourierClient`: the run's checkpoint artifacts are the files of a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def ask(self, op: str, **args: Any) -> Any:
-        if op == "checkpoints":
+    def ask(self, question: Any) -> Any:
+        if isinstance(question, ListArtifacts):
             return [file.name for file in self.folder.iterdir()]
-        Path(args["folder"]).mkdir(parents=True, exist_ok=True)
-        return shutil.copy(self.folder / Path(args["path"]).name, args["folder"])
+        Path(question.folder).mkdir(parents=True, exist_ok=True)
+        return shutil.copy(self.folder / Path(question.path).name, question.folder)
 
 
-def restored_place(folder: RunDir, desk: Any = None, config: TrainConfig = CONFIG) -> Any:
-    found = restore(prepare(config), folder, desk or NoCourier())
-    return found and found.manifest.workspace
+def restored(setup: TrainingSetup, folder: RunDir, courier: Any = None) -> Any:
+    """Restores the run in a folder; the position it continues from, None without a checkpoint."""
+    run = held_run(folder.path, setup, courier=courier)
+    return setup.state.position if restore_into(run, setup) else None
+
+
+def restored_position(folder: RunDir, courier: Any = None, config: TrainConfig = CONFIG) -> Any:
+    return restored(prepare(config), folder, courier)
 
 
 def damage(rng: random.Random, file: Path, *, truncate: bool) -> None:
@@ -90,71 +97,136 @@ def damage(rng: random.Random, file: Path, *, truncate: bool) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize(("truncate", "times"), [(False, 400), (True, 200)])
+@pytest.mark.parametrize(("truncate", "times"), [(False, 200), (True, 100)])
 def test_no_damaged_checkpoint_is_loaded(
     folder: RunDir, capsys: pytest.CaptureFixture[str], truncate: bool, times: int
 ) -> None:
     rng, work = random.Random(truncate), prepare(CONFIG)
     newest = folder.checkpoints / checkpoint_name(6)
-    for file in (newest, newest.with_suffix(".json")) * (times // 2):
-        whole = file.read_bytes()
-        damage(rng, file, truncate=truncate)
-        found = restore(work, folder, NoCourier())  # type: ignore[arg-type]
-        file.write_bytes(whole)
-        assert found is not None
-        assert found.manifest.workspace == (4, 0)
-        assert work.state.epoch == 4
+    whole = newest.read_bytes()
+    for _ in range(times):
+        damage(rng, newest, truncate=truncate)
+        found = restored(work, folder)
+        newest.write_bytes(whole)
+        assert found == (4, 0)
         assert f"warning: skipped {newest.with_suffix('')}" in capsys.readouterr().err
-    assert restored_place(folder) == (6, 0)
+    assert restored_position(folder) == (6, 0)
 
 
-def test_the_remote_copy_counts_before_the_previous_one(folder: RunDir, tmp_path: Path) -> None:
+def refused_or_harmless(path: Path, content: bytes, intact: Manifest, key: CheckpointKey) -> bool:
+    """Whether a manifest is refused; if it is not, all that decides a resume must be intact."""
+    path.write_bytes(content)
+    try:
+        manifest = Manifest.read(path)
+        manifest.check_key(key)
+        load_checkpoint(path.parent, manifest)
+    except CheckpointError:
+        return True
+    assert dataclasses.replace(manifest, versions={}) == dataclasses.replace(intact, versions={})
+    return False
+
+
+def test_a_flipped_bit_in_a_manifest_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Every bit; those that go unnoticed lie in `versions`, which decides nothing."""
+    intact = write_checkpoint(tmp_path, a_state(7), OWNER, {"torch": "2.10.0"})
+    path, whole = tmp_path / intact.manifest_file, intact.as_bytes()
+    start, end = whole.index(b'"versions"') + len(b'"versions"'), len(whole)
+    for bit in range(len(whole) * 8):
+        content = bytearray(whole)
+        content[bit // 8] ^= 1 << bit % 8
+        refused = refused_or_harmless(path, bytes(content), intact, OWNER)
+        assert refused or start <= bit // 8 < end, (bit, bytes(content))
+
+
+def test_a_truncated_manifest_is_refused_or_harmless(tmp_path: Path) -> None:
+    """Every length; only the line break at the end may be missing."""
+    intact = write_checkpoint(tmp_path, a_state(7), OWNER, {"torch": "2.10.0"})
+    path, whole = tmp_path / intact.manifest_file, intact.as_bytes()
+    for length in range(len(whole)):
+        refused = refused_or_harmless(path, whole[:length], intact, OWNER)
+        assert refused or whole[length:] == b"\n"
+
+
+@pytest.mark.parametrize(("truncate", "times"), [(False, 200), (True, 100)])
+def test_a_damaged_manifest_never_leads_to_a_wrong_resume(
+    folder: RunDir, trained: Path, truncate: bool, times: int
+) -> None:
+    """It is skipped, or what it resumes is what the intact one resumes."""
+    rng, work = random.Random(truncate), prepare(CONFIG)
+    newest, whole = folder.checkpoints / manifest_name(checkpoint_name(6)), last_checkpoint(trained)
+    intact, states = newest.read_bytes(), []
+    for _ in range(times):
+        damage(rng, newest, truncate=truncate)
+        found = restored(work, folder)
+        newest.write_bytes(intact)
+        states.append(found.epoch)
+        if found.epoch == 6:
+            kept = work.state.kept().items()
+            state = {f"{name}_state_dict": snapshot(target) for name, target in kept}
+            assert difference(state, {key: whole[key] for key in state}) == ""
+    assert set(states) <= {4, 6} and states.count(4) > times / 2
+
+
+def test_a_damaged_checkpoint_comes_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
     remote = tmp_path / "artifacts"
     shutil.copytree(folder.checkpoints, remote)
     newest = folder.checkpoints / checkpoint_name(6)
     damage(random.Random(1), newest, truncate=False)
-    assert restored_place(folder, Artifacts(remote)) == (6, 0)
+    assert restored_position(folder, Artifacts(remote)) == (6, 0)
     assert newest.read_bytes() == (remote / newest.name).read_bytes(), "the good copy comes back"
     for copy in (newest, remote / newest.name):
         damage(random.Random(2), copy, truncate=False)
-    assert restored_place(folder, Artifacts(remote)) == (4, 0)
+    assert restored_position(folder, Artifacts(remote)) == (4, 0)
 
 
-def test_an_empty_folder_is_filled_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
-    here = RunDir(tmp_path / "clean_env" / "run")
-    assert restored_place(here, Artifacts(folder.checkpoints)) == (6, 0)
+def test_missing_checkpoints_come_from_the_artifacts(folder: RunDir, tmp_path: Path) -> None:
+    here = RunDir(tmp_path / "elsewhere" / "run")
+    assert restored_position(here, Artifacts(folder.checkpoints)) == (6, 0)
     assert local_positions(here.checkpoints) == [(6, 0)]
     assert not here.fetched.exists()
 
 
-def test_checkpoints_of_others_are_refused(
+def test_checkpoints_of_another_run_are_refused(
     folder: RunDir, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     other = tmp_path / "other-run"
     shutil.copytree(folder.path, other)
-    assert restored_place(RunDir(other)) is None
+    assert restored_position(RunDir(other)) is None
     assert "belongs to run run" in capsys.readouterr().err
+
+
+def test_checkpoints_of_another_configuration_are_refused(
+    folder: RunDir, capsys: pytest.CaptureFixture[str]
+) -> None:
     changed = dataclasses.replace(CONFIG, seed=1)
-    assert restored_place(folder, config=changed) is None
+    assert restored_position(folder, config=changed) is None
     assert "another configuration" in capsys.readouterr().err
 
 
-def test_weights_that_do_not_fit_are_refused_by_leaf(folder: RunDir) -> None:
-    work = prepare(CONFIG)
+def test_a_checkpoint_needs_only_its_position(tmp_path: Path) -> None:
+    """What else it holds is for the caller to say."""
+    manifest = write_checkpoint(tmp_path, {"epoch": 7, "batch": 0}, OWNER, {})
+    assert load_checkpoint(tmp_path, manifest) == {"epoch": 7, "batch": 0}
+
+
+def test_weights_of_another_shape_are_refused(folder: RunDir) -> None:
     wider = prepare(dataclasses.replace(CONFIG, model_args={"degree": 3}))
     odd = dataclasses.replace(wider, config=CONFIG)
     with pytest.raises(
         ModelError, match=r"weight.* is stored as torch.float32 \[1, 2\].* \[1, 3\]"
     ):
-        restore(odd, folder, NoCourier())  # type: ignore[arg-type]
-    double = dataclasses.replace(work, state=work.state)
+        restored(odd, folder)
+
+
+def test_weights_of_another_dtype_are_refused(folder: RunDir) -> None:
+    double = prepare(CONFIG)
     double.state.model.double()
     with pytest.raises(ModelError, match=r"torch.float32 .*torch.float64"):
-        restore(double, folder, NoCourier())  # type: ignore[arg-type]
+        restored(double, folder)
 
 
-def sealed(folder: Path, **fields: Any) -> Path:
-    """A manifest that is whole and lies."""
+def forged(folder: Path, **fields: Any) -> Path:
+    """A manifest that is whole JSON and wrong."""
     manifest = write_checkpoint(folder, a_state(7), OWNER, {})
     path = folder / manifest.manifest_file
     path.write_bytes(dataclasses.replace(manifest, **fields).as_bytes())
@@ -177,8 +249,8 @@ def sealed(folder: Path, **fields: Any) -> Path:
         {"size": -1},
     ],
 )
-def test_a_lying_manifest_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
-    path = sealed(tmp_path, **fields)
+def test_a_manifest_with_wrong_fields_is_refused(tmp_path: Path, fields: dict[str, Any]) -> None:
+    path = forged(tmp_path, **fields)
     with pytest.raises(CheckpointError, match=r"checkpoint-000007\.json"):
         Manifest.read(path)
 
@@ -187,16 +259,16 @@ def test_a_lying_manifest_is_refused(tmp_path: Path, fields: dict[str, Any]) -> 
     "content",
     [b"", b"{}", b"[]", b"null", b"\xff\xfe", b"[" * 50_000, b"1" * 10_000, b'{"file": 1}' * 9_000],
 )
-def test_a_manifest_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_manifest_that_does_not_parse_is_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "checkpoint-000007.json"
     path.write_bytes(content)
     with pytest.raises(CheckpointError, match=r"checkpoint-000007\.json"):
         Manifest.read(path)
 
 
-def test_wrong_size_and_digest_types_are_damage(tmp_path: Path) -> None:
+def test_a_wrong_size_or_digest_is_damage(tmp_path: Path) -> None:
     for fields in ({"size": 10**30}, {"sha256": 5}, {"sha256": None}):
-        manifest = Manifest.read(sealed(tmp_path, **fields))
+        manifest = Manifest.read(forged(tmp_path, **fields))
         with pytest.raises(CheckpointError, match="damaged"):
             verify(tmp_path, manifest)
 
@@ -207,14 +279,16 @@ class Bomb:
 
 
 def disguised(folder: Path, content: bytes) -> Manifest:
-    """A checkpoint of any content, with a manifest that fits it."""
+    """A checkpoint file of any content, with a manifest of its size and digest."""
     manifest = write_checkpoint(folder, a_state(7), OWNER, {})
     (folder / manifest.file).write_bytes(content)
     digest = hashlib.sha256(content).hexdigest()
     return dataclasses.replace(manifest, size=len(content), sha256=digest)
 
 
-def test_a_hostile_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hostile_checkpoint_is_not_executed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save({**a_state(7), "extra": Bomb()}, tmp_path / "bomb")
     for content in ((tmp_path / "bomb").read_bytes(), pickle.dumps(Bomb()), b"", b"PK\x03\x04"):
@@ -224,43 +298,44 @@ def test_a_hostile_pickle_is_not_executed(tmp_path: Path, monkeypatch: pytest.Mo
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.parametrize("state", [a_state(8), [1, 2], {"epoch": 7, "batch": 0}])
-def test_a_checkpoint_that_is_none_is_refused(tmp_path: Path, state: Any) -> None:
+@pytest.mark.parametrize("state", [a_state(8), [1, 2], {"batch": 0}, {"epoch": 7}])
+def test_a_checkpoint_without_its_entries_is_refused(tmp_path: Path, state: Any) -> None:
     torch.save(state, tmp_path / "odd")
     manifest = disguised(tmp_path, (tmp_path / "odd").read_bytes())
     with pytest.raises(CheckpointError, match=r"checkpoint-000007.pt"):
         load_checkpoint(tmp_path, manifest)
 
 
-def test_half_a_training_state_is_skipped(
+def test_an_incomplete_training_state_is_skipped(
     folder: RunDir, capsys: pytest.CaptureFixture[str]
 ) -> None:
     owner = CheckpointKey("run", CONFIG.identity())
     whole = last_checkpoint(folder.path)
-    for missing in ("optimizer_state_dict", "generators", "best"):
+    for missing in (
+        "model_state_dict",
+        "optimizer_state_dict",
+        "generators",
+        "progress_state_dict",
+    ):
         state = {**{k: v for k, v in whole.items() if k != missing}, "epoch": 8}
         write_checkpoint(folder.checkpoints, state, owner, {})
-        assert restored_place(folder) == (6, 0)
-        assert "skipped checkpoint-000008.pt: not a whole" in capsys.readouterr().err
+        assert restored_position(folder) == (6, 0)
+        assert "skipped checkpoint-000008.pt: incomplete" in capsys.readouterr().err
 
 
-def test_extra_state_that_cannot_come_back_is_refused_before_training(tmp_path: Path) -> None:
-    (tmp_path / "odd.py").write_text(
-        "from pathlib import PurePath\nfrom torch import nn\n"
-        "class Odd(nn.Linear):\n"
-        "    def get_extra_state(self): return PurePath('x')\n"
-        "    def set_extra_state(self, state): pass\n"
-    )
-    config = dataclasses.replace(CONFIG, model=f"{tmp_path}/odd.py:Odd")
-    with pytest.raises(ModelError, match=r"'_extra_state' .* no checkpoint can give back"):
+def test_unloadable_extra_state_is_refused() -> None:
+    config = dataclasses.replace(CONFIG, model=f"{PROGRAMS}/odd_state.py:Odd")
+    with pytest.raises(ModelError, match=r"'_extra_state' .* cannot be checkpointed"):
         prepare(config)
 
 
 # Writing
 
 
-def test_the_order_of_a_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File, fsync, rename, fsync of the folder; the manifest the same way, and after it."""
+def test_a_write_syncs_file_and_folder_in_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Write, fsync, rename, fsync of the folder: first the checkpoint, then its manifest."""
     seen: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -291,7 +366,7 @@ def test_new_folders_are_synced_into_their_parents(
     assert set(synced) == {tmp_path, tmp_path / "a"}
 
 
-def test_a_file_that_reads_back_differently_gets_no_manifest(
+def test_a_wrongly_written_file_gets_no_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("runback.storage.checkpoints.sha256_of", lambda _: "0" * 64)
@@ -301,7 +376,7 @@ def test_a_file_that_reads_back_differently_gets_no_manifest(
 
 
 def write_for_ever(folder: Path, first: int) -> None:
-    """In a child: checkpoints one after another, on the writer's thread, until killed."""
+    """Writes checkpoints on the writer's thread until the process is killed."""
     weights = torch.ones(100_000)
     writer = CheckpointWriter(lambda state: write_checkpoint(folder, state, OWNER, {}) and None)
     for epoch in range(first, first + 10_000):
@@ -325,14 +400,14 @@ def kills_while_writing(folder: Path, times: int) -> int:
         left += len(list(folder.glob(".*.tmp")))
         files.remove_leftovers(folder)
         assert not list(folder.glob(".*"))
-        for workspace in local_positions(folder):
-            manifest = Manifest.read(folder / manifest_name(checkpoint_name(*workspace)))
+        for position in local_positions(folder):
+            manifest = Manifest.read(folder / manifest_name(checkpoint_name(*position)))
             state = load_checkpoint(folder, manifest)
-            assert bool((state["model_state_dict"]["w"] == workspace[0]).all())
+            assert bool((state["model_state_dict"]["w"] == position[0]).all())
         assert local_positions(folder)[: len(known)] == known, "an older one has gone"
-        for workspace in known[:-2]:  # the disk is small
-            (folder / checkpoint_name(*workspace)).unlink()
-            (folder / manifest_name(checkpoint_name(*workspace))).unlink()
+        for position in known[:-2]:  # the disk is small
+            (folder / checkpoint_name(*position)).unlink()
+            (folder / manifest_name(checkpoint_name(*position))).unlink()
     return left
 
 
@@ -345,14 +420,14 @@ def test_many_kills_while_writing_leave_only_whole_checkpoints(tmp_path: Path) -
     assert kills_while_writing(tmp_path / "c", 300) > 0
 
 
-def test_leftovers_are_gone_at_the_next_start(folder: RunDir) -> None:
+def test_temporary_files_are_removed_at_the_next_start(folder: RunDir) -> None:
     for name in (".checkpoint-000007.pt.123.tmp", ".checkpoint-000007.json.123.tmp"):
         (folder.checkpoints / name).write_bytes(b"half")
     train_until(folder.path, dataclasses.replace(CONFIG, epochs=7))
     assert not list(folder.checkpoints.glob(".*"))
 
 
-def test_a_failed_write_is_raised_at_the_next_chance() -> None:
+def test_a_failed_write_is_raised_by_the_next_call() -> None:
     def fail(_: dict[str, Any]) -> None:
         raise CheckpointError("no room")
 
@@ -366,68 +441,77 @@ def test_a_failed_write_is_raised_at_the_next_chance() -> None:
     writer.close()
 
 
-# Which ones stay
+# Retention
 
 
-def shelved(folder: Path, keep: int, places: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The places that are left after writing `places` in order."""
-    shelf = Retention(folder, OWNER, keep)
-    for epoch, batch in places:
-        shelf.add(write_checkpoint(folder, a_state(epoch, batch), OWNER, {}))
+def retained(folder: Path, keep: int, written: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The positions that are left after writing checkpoints at `written`, in order."""
+    retention = Retention(folder, OWNER, keep)
+    for epoch, batch in written:
+        retention.add(write_checkpoint(folder, a_state(epoch, batch), OWNER, {}))
     return local_positions(folder)
 
 
 @pytest.mark.parametrize(
     ("keep", "left"), [(0, [1, 2, 3, 4, 5]), (1, [4, 5]), (2, [4, 5]), (3, [3, 4, 5])]
 )
-def test_how_many_are_kept(tmp_path: Path, keep: int, left: list[int]) -> None:
-    assert shelved(tmp_path, keep, [(e, 0) for e in range(1, 6)]) == [(e, 0) for e in left]
+def test_keep_checkpoints_keeps_the_newest(tmp_path: Path, keep: int, left: list[int]) -> None:
+    assert retained(tmp_path, keep, [(e, 0) for e in range(1, 6)]) == [(e, 0) for e in left]
     assert len(list(tmp_path.glob("*.pt"))) == len(left)
 
 
-def test_those_inside_epochs_go_when_two_newer_ones_are_good(tmp_path: Path) -> None:
-    places = [(1, 0), (1, 5), (1, 9), (2, 0), (2, 3)]
-    assert shelved(tmp_path, 0, places) == [(1, 0), (2, 0), (2, 3)]
+def test_checkpoints_inside_epochs_are_pruned(tmp_path: Path) -> None:
+    written = [(1, 0), (1, 5), (1, 9), (2, 0), (2, 3)]
+    assert retained(tmp_path, 0, written) == [(1, 0), (2, 0), (2, 3)]
 
 
-def test_a_damaged_or_foreign_one_is_not_counted_as_good(tmp_path: Path) -> None:
-    assert shelved(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
+def test_damaged_checkpoints_do_not_count(tmp_path: Path) -> None:
+    assert retained(tmp_path, 2, [(1, 0), (2, 0)]) == [(1, 0), (2, 0)]
     damage(random.Random(0), tmp_path / checkpoint_name(2), truncate=False)
-    shelf = Retention(tmp_path, OWNER, 2)
-    assert shelf.add(write_checkpoint(tmp_path, a_state(3), OWNER, {})) == []
+    retention = Retention(tmp_path, OWNER, 2)
+    assert retention.add(write_checkpoint(tmp_path, a_state(3), OWNER, {})) == []
     assert local_positions(tmp_path) == [(1, 0), (2, 0), (3, 0)]
+
+
+def test_checkpoints_of_another_run_do_not_count(tmp_path: Path) -> None:
+    retained(tmp_path, 2, [(2, 0), (3, 0)])
     write_checkpoint(tmp_path, a_state(9), CheckpointKey("another", "a-configuration"), {})
-    shelf = Retention(tmp_path, OWNER, 2)
-    shelf.add(write_checkpoint(tmp_path, a_state(4), OWNER, {}))
+    retention = Retention(tmp_path, OWNER, 2)
+    retention.add(write_checkpoint(tmp_path, a_state(4), OWNER, {}))
     assert {(3, 0), (4, 0)} <= set(local_positions(tmp_path))
 
 
-def test_the_shelf_reads_nothing_when_nothing_may_go(
+def test_retention_without_pruning_reads_no_manifest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelved(tmp_path, 0, [(e, 0) for e in range(1, 6)])
-    shelf, manifest = (
+    retained(tmp_path, 0, [(e, 0) for e in range(1, 6)])
+    retention, manifest = (
         Retention(tmp_path, OWNER, 0),
         write_checkpoint(tmp_path, a_state(6), OWNER, {}),
     )
     monkeypatch.setattr(Manifest, "read", None)
-    assert shelf.add(manifest) == []
+    assert retention.add(manifest) == []
 
 
-def test_the_best_weights_are_in_every_checkpoint_once(tmp_path: Path) -> None:
-    """Shared storage where they are the current ones; never forgotten by a resume or by pruning."""
+def test_every_checkpoint_holds_the_best_weights_once(tmp_path: Path) -> None:
+    """They share storage with equal current weights, and survive resumes and pruning."""
     diverging = dataclasses.replace(
         CONFIG, model="linear", lr=0.02, momentum=0.999, checkpoint_every=1, keep_checkpoints=2
     )
     run = tmp_path / "run"
     train_until(run, dataclasses.replace(diverging, epochs=1))
     first = last_checkpoint(run)
-    best, current = first["best"]["model_state_dict"], first["model_state_dict"]
+    best, current = (
+        first["progress_state_dict"]["best"]["model_state_dict"],
+        first["model_state_dict"],
+    )
     assert all(best[k].data_ptr() == current[k].data_ptr() for k in best)
     for epochs in range(2, 12):
         train_until(run, dataclasses.replace(diverging, epochs=epochs))
     train_until(tmp_path / "whole", dataclasses.replace(diverging, epochs=11))
-    found = last_checkpoint(run)["best"]
-    assert difference(found, last_checkpoint(tmp_path / "whole")["best"]) == ""
+    found = last_checkpoint(run)["progress_state_dict"]["best"]
+    assert (
+        difference(found, last_checkpoint(tmp_path / "whole")["progress_state_dict"]["best"]) == ""
+    )
     assert found["epoch"] < 10, "the case is not what this test is about"
     assert difference(found["model_state_dict"], last_checkpoint(run)["model_state_dict"]) != ""

@@ -1,10 +1,11 @@
-"""TrainConfig: what it takes, what it refuses and how it says so, and its way through text."""
+"""TrainConfig: accepted and refused values, error messages, and text forms."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +13,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conftest import DATA, Workspace
+from runback import config as config_module
 from runback.cli import main, read_config
-from runback.config import FIELDS, OPTION_NAMES, TrainConfig, parse, render
+from runback.config import FIELDS, OPTION_NAMES, Limits, TrainConfig, choices, parse, render
 from runback.errors import ConfigError
 
 DEFAULT = TrainConfig()
 KINDS = {name: type(getattr(DEFAULT, name)) for name in OPTION_NAMES}
 NUMBERS = [name for name, kind in KINDS.items() if kind in (int, float)]
-CHOICES = [name for name, spec in FIELDS.items() if spec.metadata["choices"]]
+CHOICES = [name for name in OPTION_NAMES if choices(name)]
 
 
 def named(kind: type) -> list[str]:
     return [name for name in OPTION_NAMES if KINDS[name] is kind]
+
+
+def limits(name: str) -> Limits:
+    (found,) = FIELDS[name].type.__metadata__
+    return found
 
 
 def refused(**values: Any) -> str:
@@ -34,7 +42,7 @@ def refused(**values: Any) -> str:
     return message
 
 
-def test_the_defaults_are_the_seeds_non_linear_regression() -> None:
+def test_the_defaults_train_the_non_linear_regression() -> None:
     assert DEFAULT.data == "data/non_linear.csv"
     assert (DEFAULT.model, DEFAULT.loss, DEFAULT.optimizer) == ("polynomial", "mse", "sgd")
     assert (DEFAULT.lr, DEFAULT.epochs, DEFAULT.batch_size) == (1e-4, 10_000, 128)
@@ -54,7 +62,7 @@ def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_a_number_outside_its_range_is_refused_by_name(name: str) -> None:
-    low, high = FIELDS[name].metadata["low"], FIELDS[name].metadata["high"]
+    low, high = limits(name).ge, limits(name).le
     below, above = KINDS[name](low - 1), KINDS[name](high * 2)
     assert refused(**{name: below}) == f"option {name}: {below!r} is less than {low}"
     assert refused(**{name: above}) == f"option {name}: {above!r} is more than {high}"
@@ -69,10 +77,10 @@ def test_a_number_that_is_not_finite_is_refused(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_a_value_outside_the_choices_is_refused_and_they_are_listed(name: str) -> None:
+def test_a_value_outside_the_choices_is_refused(name: str) -> None:
     message = refused(**{name: "other"})
     assert message.startswith(f"option {name}: 'other' is not one of ")
-    assert all(choice in message for choice in FIELDS[name].metadata["choices"])
+    assert all(choice in message for choice in choices(name))
 
 
 @pytest.mark.parametrize(
@@ -84,13 +92,13 @@ def test_a_value_outside_the_choices_is_refused_and_they_are_listed(name: str) -
         ("epochs", "1e4", "'1e4' is not a whole number"),
         ("epochs", "9" * 5000, "is not a whole number"),
         ("epochs", "0", "0 is less than 1"),
-        ("drop_last", "maybe", "'maybe' is neither true nor false"),
+        ("drop_last", "maybe", "'maybe' is not true or false"),
         ("model_args", "{degree: 2}", "is not JSON (Expecting property name"),
         ("model_args", "[2]", "is not a JSON object such as {}"),
         ("model_args", '{"degree": NaN}', "cannot be written as JSON"),
         ("model_args", '{"degree": ' + "9" * 5000 + "}", "is not JSON"),
         ("model_args", '{"a":' * 100_000, "is not JSON"),
-        ("model_args", '{"a": "' + "x" * 6000 + '"}', "longer than the 6000 characters"),
+        ("model_args", '{"a": "' + "x" * 6000 + '"}', "longer than 6000 characters"),
         ("target", '["y"', "is not JSON"),
         ("target", "[1]", "[1] is not a list of column names"),
         ("target", '[""]', "[''] is not a list of column names"),
@@ -103,7 +111,7 @@ def test_a_value_outside_the_choices_is_refused_and_they_are_listed(name: str) -
         ("threads", "5000", "5000 is more than 1024"),
     ],
 )
-def test_text_that_does_not_fit_is_refused_by_name(name: str, text: str, problem: str) -> None:
+def test_unparsable_text_is_refused_by_name(name: str, text: str, problem: str) -> None:
     with pytest.raises(ConfigError) as caught:
         TrainConfig.from_mapping({name: text})
     assert str(caught.value).startswith(f"option {name}: ")
@@ -113,9 +121,13 @@ def test_text_that_does_not_fit_is_refused_by_name(name: str, text: str, problem
 
 def test_options_that_contradict_each_other_are_refused() -> None:
     assert refused(patience=3, split="9:0:1").startswith("option patience: early stopping needs")
-    assert refused(momentum=0.9, optimizer="adam").startswith("option momentum: adam has none")
-    assert refused(target=("y",), features=("x", "y")) == "option features: 'y' is a target as well"
-    assert refused(scheduler_args={"gamma": 0.5}).startswith("option scheduler_args: scheduler is")
+    assert refused(momentum=0.9, optimizer="adam").startswith(
+        "option momentum: adam has no momentum"
+    )
+    assert refused(target=("y",), features=("x", "y")) == "option features: 'y' is also a target"
+    assert refused(scheduler_args={"gamma": 0.5}).startswith(
+        "option scheduler_args: scheduler none"
+    )
 
 
 def test_an_unknown_option_is_refused_with_the_nearest_one() -> None:
@@ -137,11 +149,28 @@ def test_columns_are_given_with_commas_or_as_json() -> None:
     assert TrainConfig.from_mapping({"target": '["a, b"]'}).target == ("a, b",)
 
 
-def test_a_configuration_does_not_follow_its_callers_later_changes() -> None:
+def test_a_configuration_copies_its_arguments() -> None:
     args: dict[str, Any] = {"hidden": [8]}
     config = TrainConfig(model="mlp", model_args=args)
     args["hidden"].append(9)
     assert config.model_args == {"hidden": [8]}
+
+
+@pytest.mark.parametrize(
+    "value", [{1: 2}, {"a": (1,)}, {"a": math.nan}, {"a": {"b": object()}}, {"a": {"b"}}]
+)
+def test_arguments_that_are_not_json_are_refused(value: dict[Any, Any]) -> None:
+    assert refused(model_args=value).endswith("cannot be written as JSON and read back")
+
+
+def test_arguments_nested_too_deeply_are_refused() -> None:
+    cyclic: dict[str, Any] = {}
+    cyclic["self"] = cyclic
+    deep: dict[str, Any] = {}
+    for _ in range(100_000):
+        deep = {"a": deep}
+    for value in (cyclic, deep):
+        assert refused(model_args=value).endswith("cannot be written as JSON and read back")
 
 
 # Any value that an option may have, built from its own bounds and choices.
@@ -163,14 +192,15 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
 
 
 def values_of(name: str) -> st.SearchStrategy[Any]:
-    meta, kind = FIELDS[name].metadata, KINDS[name]
+    kind = KINDS[name]
     if name in SPECIAL:
         return SPECIAL[name]
-    if meta["choices"]:
-        return st.sampled_from(meta["choices"])
+    if choices(name):
+        return st.sampled_from(choices(name))
+    if kind is int:
+        return st.integers(limits(name).ge, limits(name).le)
     by_kind: dict[type, st.SearchStrategy[Any]] = {
         bool: st.booleans(),
-        int: st.integers(meta["low"] if kind is int else 0, meta["high"]),
         float: st.floats(0.0, 1e18),
         str: st.text(max_size=20),
         dict: st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4),
@@ -187,7 +217,7 @@ def configs(draw: st.DrawFn) -> TrainConfig:
 
 
 @given(configs())
-def test_every_configuration_survives_its_way_through_text(config: TrainConfig) -> None:
+def test_every_configuration_round_trips_through_text(config: TrainConfig) -> None:
     params = config.as_params()
     again = TrainConfig.from_mapping(params)
     assert again == config
@@ -204,9 +234,7 @@ def test_every_configuration_survives_its_way_through_text(config: TrainConfig) 
     st.sampled_from(OPTION_NAMES),
     st.text('01289.-+eE:,{}[]"\\ \n\tnaiftruecdps٣é\x00', max_size=12),
 )
-def test_any_text_is_a_value_or_refused_by_the_options_name_in_one_line(
-    name: str, text: str
-) -> None:
+def test_any_text_is_parsed_or_refused_by_name(name: str, text: str) -> None:
     try:
         config = TrainConfig.from_mapping({name: text})
     except ConfigError as error:
@@ -216,7 +244,7 @@ def test_any_text_is_a_value_or_refused_by_the_options_name_in_one_line(
         assert TrainConfig.from_mapping(config.as_params()) == config
 
 
-def test_the_identity_follows_the_options_that_decide_the_numbers_only() -> None:
+def test_the_identity_ignores_options_without_effect() -> None:
     changed: dict[str, Any] = {
         "data": "x.csv", "epochs": 5, "device": "cpu", "register": "m", "checkpoint_every": 2,
         "checkpoint_minutes": 1.0, "keep_checkpoints": 3,
@@ -248,7 +276,7 @@ def toml(folder: Path, content: str | bytes) -> str:
     return str(file)
 
 
-def test_default_gives_way_to_file_and_file_to_command_line(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_file(tmp_path: Path) -> None:
     file = toml(
         tmp_path,
         'lr = 0.5\nepochs = 7\ntarget = ["y"]\nmodel = "mlp"\nshuffle = false\n'
@@ -263,9 +291,7 @@ def test_default_gives_way_to_file_and_file_to_command_line(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "content", [b"\xef\xbb\xbflr = 0.5\r\n", b'lr = "0.5"\n', b"lr = 5e-1\n# a comment\n"]
 )
-def test_byte_order_mark_line_ends_and_text_values_are_understood(
-    tmp_path: Path, content: bytes
-) -> None:
+def test_toml_with_bom_or_crlf_is_read(tmp_path: Path, content: bytes) -> None:
     assert read_config(toml(tmp_path, content), {}).lr == 0.5
 
 
@@ -287,7 +313,7 @@ def test_byte_order_mark_line_ends_and_text_values_are_understood(
         (b"a = " + b"[" * 100_000, "not TOML: "),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
+def test_an_invalid_toml_file_is_refused(tmp_path: Path, content: bytes, problem: str) -> None:
     file = toml(tmp_path, content)
     with pytest.raises(ConfigError) as caught:
         read_config(file, {})
@@ -297,31 +323,46 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, content: bytes, pro
     assert len(str(caught.value)) < 300
 
 
-def test_a_mistake_in_the_file_is_told_even_where_the_command_line_overrides_it(
+def test_an_overridden_mistake_in_the_file_is_refused(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(ConfigError, match="option lr: 'abc' is not a number"):
         read_config(toml(tmp_path, 'lr = "abc"\n'), {"lr": "0.5"})
 
 
-def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
     for path, problem in ((tmp_path / "no.toml", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError, match=f"{path}: {problem}"):
             read_config(str(path), {})
 
 
-def test_a_file_that_could_change_nothing_is_refused(
+def test_a_config_file_without_effect_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = toml(tmp_path, "lr = 0.5\n")
     options = [f"--{name.replace('_', '-')}={text}" for name, text in DEFAULT.as_params().items()]
     assert main(["train", "--config", file, *options]) == 2
-    assert "option config: every option is given on the command line already" in (
-        capsys.readouterr().err
-    )
+    assert "option config: the file has no effect" in (capsys.readouterr().err)
 
 
-def test_options_that_one_tag_cannot_hold_are_refused() -> None:
+def test_options_longer_than_one_tag_are_refused() -> None:
     half = [f"column_{index}" for index in range(480)]
-    with pytest.raises(ConfigError, match="in all, and MLflow stores 8000"):
+    with pytest.raises(ConfigError, match="limit is 8000"):
         TrainConfig(features=half, model_args={"note": "x" * 4000})
+
+
+def test_options_are_parsed_and_rendered_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On their way from the command line to the run; the courier reads none of them."""
+    parsed, rendered = Counter[str](), []
+    parse, render = config_module.parse, config_module.render
+    TrainConfig().identity()  # the defaults are rendered once a process
+    monkeypatch.setattr(config_module, "parse", lambda n, v: parsed.update([n]) or parse(n, v))
+    monkeypatch.setattr(config_module, "render", lambda v: rendered.append(v) or render(v))
+    options = {"data": str(DATA / "non_linear.csv"), "epochs": "3", "lr": "1e-5", "split": "7:2:1"}
+    assert main(["train", *(word for n, v in options.items() for word in (f"--{n}", v))]) == 0
+    assert parsed == dict.fromkeys(options, 1)
+    assert len(rendered) == len(OPTION_NAMES)
+    run = workspace.client.get_run(capsys.readouterr().out.strip())
+    assert run.data.params["lr"] == "1e-05"

@@ -1,4 +1,4 @@
-"""A run is made once, also where the server makes it and its answer is lost on the wire."""
+"""A run is created once, even if the response of the server is lost."""
 
 from __future__ import annotations
 
@@ -12,20 +12,32 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from conftest import Server, Workspace
-from tracking_parts import check_delivered, ended, first_line, start_trainer, status_of
+from runback.commands.sync import sync
+from runback.storage.journal import Journal
+from runback.storage.lock import FileLock
+from runback.storage.paths import RunDir, pending_run_dir
+from runback.tracking import tags
+from tracking_parts import (
+    check_delivered,
+    create_pending,
+    ended,
+    run_and_courier,
+    start_trainer,
+    status_of,
+)
 
 CREATE = "/api/2.0/mlflow/runs/create"
 
 
 class Wire(ThreadingHTTPServer):
-    """A loopback proxy in front of a real server that spoils the answers to `runs/create`.
+    """A loopback proxy before a real server that loses or damages responses to `runs/create`.
 
     Attributes:
-        faults: what happens to the next answers, one each: "lost" (the connection is closed without
-            a byte), "cut" (closed in the middle), "page" (a gateway's 502), "late" (lost, and the
-            server gets the question only after that), "away" (lost, and all further ones too).
-        away: whether the server cannot be reached.
-        questions: how often a run has been asked for.
+        faults: the faults of the next responses: "lost" (the connection closes without a byte),
+            "cut" (it closes in the middle), "page" (a 502 page of a gateway), "late" (lost, and the
+            server gets the request afterwards), "away" (lost, and all further responses too).
+        away: whether the server is unreachable.
+        questions: the number of create requests.
     """
 
     daemon_threads = True
@@ -95,24 +107,21 @@ def wire(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch) 
 
 
 def runs_of(where: Workspace) -> dict[str, str]:
-    """The runs that are not deleted, with their status."""
+    """The status of each run that is not deleted, by run ID."""
     return {run.info.run_id: run.info.status for run in where.client.search_runs(["0"])}
 
 
-def test_a_run_whose_answer_is_lost_is_found_and_taken(
+def test_a_lost_create_response_makes_one_run(
     workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No answer, half an answer, a gateway's page, a server slower than its wire; and retries."""
+    """For each fault of the proxy, and with the HTTP client's own retries."""
     from mlflow import MlflowClient
-
-    from runback.tracking.create_run import new_run
 
     behind = Workspace(workspace.folder, server.uri)
     client, made = MlflowClient(wire.uri), []
 
     def open_one() -> None:
-        with new_run(client) as run_id:
-            made.append(run_id)
+        made.append(create_pending(client))
 
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # as the courier has it
     for fault in ("lost", "cut", "page", "late"):
@@ -131,12 +140,10 @@ def test_a_run_whose_answer_is_lost_is_found_and_taken(
     assert wire.questions == 8 and runs_of(behind) == dict.fromkeys(made, "RUNNING")
 
 
-def test_a_training_through_a_lossy_wire_leaves_no_run_to_nobody(
+def test_training_after_a_lost_response_makes_one_run(
     workspace: Workspace, server: Server, wire: Wire, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The courier's own path; then a server that goes away with its answer, and sync afterwards."""
-    from runback.commands.sync import sync
-
+    """Also if the server then becomes unreachable: `sync` deletes the duplicate run later."""
     behind = Workspace(workspace.folder, server.uri)
     through = Workspace(
         workspace.folder, wire.uri, {**workspace.env, "MLFLOW_TRACKING_URI": wire.uri}
@@ -144,7 +151,7 @@ def test_a_training_through_a_lossy_wire_leaves_no_run_to_nobody(
     home = workspace.folder / ".runback"
     wire.faults = ["lost"]
     trainer = start_trainer(through, 40, 0.0, "FINISHED")
-    run_id, _ = first_line(trainer)
+    run_id, _ = run_and_courier(trainer)
     assert ended(trainer)[0] == 0
     assert runs_of(behind) == {run_id: "FINISHED"} and wire.questions == 1
     assert check_delivered(behind, run_id) == 80
@@ -155,43 +162,55 @@ def test_a_training_through_a_lossy_wire_leaves_no_run_to_nobody(
     trainer = start_trainer(through, 40, 0.0, "FINISHED", RUNBACK_CONNECT_SECONDS="1")
     code, errors = ended(trainer)
     assert code == 1 and "runback sync deletes it" in errors, errors
-    assert sync()["waiting"] == 1
+    assert sync().waiting == 1
     assert sorted(runs_of(behind).values()) == ["FINISHED", "RUNNING"]
     wire.away = False
-    assert sync()["waiting"] == 0
+    assert sync().waiting == 0
     assert runs_of(behind) == {run_id: "FINISHED"}
     assert [file.name for file in home.iterdir()] == [run_id]
 
 
-def test_only_a_run_that_nobody_took_over_is_put_right(
-    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A courier that dies between the run and its journal; one at work; a run in use."""
-    from runback.commands.sync import sync
-    from runback.tracking.create_run import TAG_OPENING, new_run
-    from runback.tracking.runs import TAG_CONFIG
+def abandoned(workspace: Workspace, experiment: str = "0") -> tuple[RunDir, str]:
+    """What a courier leaves that is killed when the server has created its run."""
+    pending = pending_run_dir()
+    with contextlib.closing(Journal(pending.journal)) as journal:
+        journal.set_facts({"tracking_uri": workspace.uri, "experiment_id": experiment})
+    run = workspace.client.create_run("0", tags={tags.MARK: pending.mark})
+    return pending, run.info.run_id
 
-    class Killed(Exception): ...
 
-    home = workspace.folder / ".runback"
-    with pytest.raises(Killed), new_run(workspace.client) as lost:
-        assert sync()["waiting"] == 0  # the opening's lock is held
-        assert status_of(workspace, lost) == "RUNNING"
-        raise Killed
-    (note,) = home.glob("opening-*.json")
-    workspace.client.set_tag(lost, TAG_CONFIG, "{}")
-    text = note.read_bytes()
-    assert sync()["waiting"] == 0 and status_of(workspace, lost) == "RUNNING"
-    assert not list(home.iterdir())
-
-    note.write_bytes(text)
-    workspace.client.delete_tag(lost, TAG_CONFIG)
-    other = workspace.client.create_run("0", tags={TAG_OPENING: "another"}).info.run_id
-    assert sync()["waiting"] == 0
-    assert runs_of(workspace) == {other: "RUNNING"} and not list(home.iterdir())
+def test_sync_deletes_a_run_that_no_training_got(workspace: Workspace) -> None:
+    pending, lost = abandoned(workspace)
+    other = workspace.client.create_run("0", tags={tags.MARK: "another"}).info.run_id
+    assert sync().waiting == 0
+    assert runs_of(workspace) == {other: "RUNNING"} and not pending.path.exists()
     assert workspace.client.get_run(lost).info.status == "FAILED"
 
-    note.write_bytes(text.replace(b'"0"', b'"77"'))  # the server knows of no run: it may come yet
-    assert sync()["waiting"] == 0 and note.exists()
-    os.utime(note, (0, 0))
-    assert sync()["waiting"] == 0 and not list(home.iterdir())
+
+@pytest.mark.parametrize("name", ["lock", "courier_lock"])
+def test_sync_leaves_a_run_that_is_being_created(workspace: Workspace, name: str) -> None:
+    pending, run_id = abandoned(workspace)
+    with FileLock(getattr(pending, name)).acquire("it"):
+        assert sync().waiting == 0
+        assert status_of(workspace, run_id) == "RUNNING" and pending.path.exists()
+
+
+def test_sync_leaves_a_run_that_is_in_use(workspace: Workspace) -> None:
+    pending, run_id = abandoned(workspace)
+    workspace.client.set_tag(run_id, tags.CONFIG, "{}")
+    assert sync().waiting == 0
+    assert status_of(workspace, run_id) == "RUNNING" and not pending.path.exists()
+
+
+def test_sync_waits_for_a_run_that_may_yet_appear(workspace: Workspace) -> None:
+    pending, _ = abandoned(workspace, experiment="77")
+    assert sync().waiting == 0 and pending.path.exists()
+    os.utime(pending.journal, (0, 0))
+    assert sync().waiting == 0 and not pending.path.exists()
+
+
+def test_sync_removes_a_directory_without_a_run(workspace: Workspace) -> None:
+    """A training that was killed before it asked for its run."""
+    pending = pending_run_dir()
+    Journal(pending.journal).close()
+    assert sync().waiting == 0 and not pending.path.exists()

@@ -1,9 +1,10 @@
-"""The command line, TrainConfig and MLproject say the same, and no command forgets a parameter."""
+"""The command line, TrainConfig and MLproject have the same options and defaults."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import runpy
 import shlex
 from typing import Any
 
@@ -12,7 +13,7 @@ import yaml
 
 from conftest import ROOT
 from runback import cli
-from runback.config import FIELDS, OPTION_NAMES, TrainConfig, render
+from runback.config import FIELDS, OPTION_NAMES, TrainConfig, choices, render
 
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "MLproject").read_text())[
     "entry_points"
@@ -35,7 +36,7 @@ def command_of(entry: str) -> str:
     return "train" if entry == "main" else entry
 
 
-def test_the_command_line_has_every_field_and_no_other_option() -> None:
+def test_the_command_line_has_exactly_the_options() -> None:
     assert [a.dest for a in arguments("train")] == ["config", *OPTION_NAMES]
     for action in arguments("train")[1:]:
         assert action.option_strings[0] == f"--{action.dest.replace('_', '-')}"
@@ -43,15 +44,20 @@ def test_the_command_line_has_every_field_and_no_other_option() -> None:
         assert FIELDS[action.dest].metadata["help"] in str(action.help).replace("%%", "%")
 
 
-def test_mlproject_has_every_field_with_the_same_default() -> None:
+def test_mlproject_has_every_option_and_default() -> None:
     defaults = {name: spec["default"] for name, spec in MAIN["parameters"].items()}
     assert defaults == TrainConfig().as_params()
     assert list(defaults) == list(OPTION_NAMES)
     assert TrainConfig.from_mapping(defaults) == TrainConfig()
 
 
+def test_mlproject_is_what_make_mlproject_writes() -> None:
+    script = runpy.run_path(str(ROOT / "tools" / "write_mlproject.py"))
+    assert script["mlproject"]() == (ROOT / "MLproject").read_text(encoding="utf-8")
+
+
 def test_every_entry_point_parameter_is_text() -> None:
-    """MLflow refuses "1e-4" for a float and checks nothing else: runback checks them all itself."""
+    """MLflow refuses "1e-4" as a float; runback validates all parameters itself."""
     for entry in ENTRY_POINTS.values():
         assert {spec["type"] for spec in entry["parameters"].values()} <= {"string"}
 
@@ -61,7 +67,7 @@ def test_every_command_is_an_entry_point() -> None:
 
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
-def test_no_command_forgets_a_parameter(entry: str) -> None:
+def test_every_parameter_is_used_by_its_command(entry: str) -> None:
     spec = ENTRY_POINTS[entry]
     used = re.findall(r"{(\w+)}", spec["command"])
     assert sorted(used) == sorted(spec["parameters"])
@@ -69,7 +75,7 @@ def test_no_command_forgets_a_parameter(entry: str) -> None:
 
 @pytest.mark.parametrize("entry", ENTRY_POINTS)
 def test_every_parameter_reaches_the_option_of_its_name(entry: str) -> None:
-    """Each entry point's command, filled in as MLflow does it, parses to the values put in."""
+    """The command of an entry point, formatted as by MLflow, parses to the given values."""
     spec = ENTRY_POINTS[entry]
     given = {name: f"<{name}> 'x' & y" for name in spec["parameters"]}
     words = shlex.split(spec["command"].format(**{k: shlex.quote(v) for k, v in given.items()}))
@@ -81,8 +87,8 @@ def test_every_parameter_reaches_the_option_of_its_name(entry: str) -> None:
 
 
 @pytest.mark.parametrize("entry", [e for e in ENTRY_POINTS if e != "main"])
-def test_an_entry_point_has_every_argument_of_its_command_that_it_can_use(entry: str) -> None:
-    """`resume` lists all options to refuse most of them by name; MLproject passes RUN on."""
+def test_an_entry_point_has_every_usable_argument(entry: str) -> None:
+    """`resume` accepts all options only to refuse most of them by name."""
     wanted = {"run_id" if a.dest == "run" else a.dest for a in arguments(entry)}
     if entry == "resume":
         wanted -= set(OPTION_NAMES)
@@ -90,17 +96,17 @@ def test_an_entry_point_has_every_argument_of_its_command_that_it_can_use(entry:
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
-def test_an_option_of_the_command_line_is_obeyed(name: str) -> None:
+def test_every_command_line_option_is_read(name: str) -> None:
     other: dict[str, str] = {
         "data": "x.csv", "target": "a,b", "features": "c", "model": "mlp",
         "model_args": '{"degree": 3}', "scheduler_args": '{"gamma": 0.5}', "split": "7:2:1",
         "device": "cpu", "register": "m",
     }  # fmt: skip
-    spec, default = FIELDS[name], getattr(TrainConfig(), name)
+    default = getattr(TrainConfig(), name)
     if name in other:
         text = other[name]
-    elif spec.metadata["choices"]:
-        text = spec.metadata["choices"][-1]
+    elif choices(name):
+        text = choices(name)[-1]
     else:
         text = render(not default if isinstance(default, bool) else default + 1)
     with_name = ["--scheduler", "step"] if name == "scheduler_args" else []

@@ -1,4 +1,4 @@
-"""A user's mistake: one sentence, exit code 2, no traceback, no run left behind as RUNNING."""
+"""A user's mistake: one sentence, exit code 2, no traceback, and no run left RUNNING."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from conftest import DATA, ROOT, SECONDS, Workspace
+from conftest import DATA, PROGRAMS, ROOT, SECONDS, Workspace
 from runback.cli import main
 from runback.errors import UsageError
-from runback.tracking.create_run import new_run
+from tracking_parts import create_pending
 
 MISTAKES = {
     "lrr=3": "runback: unknown option 'lrr'; did you mean 'lr'?",
@@ -28,7 +28,7 @@ MISTAKES = {
 
 @dataclass
 class Launch:
-    """A `mlflow run` that has ended, and the store of its own that it used."""
+    """A finished `mlflow run` and a client of its store."""
 
     done: subprocess.CompletedProcess[str]
     client: MlflowClient
@@ -55,9 +55,7 @@ def launch(folder: Path, database: Path, parameter: str) -> Launch:
     return Launch(done, MlflowClient(uri))
 
 
-def test_a_mistake_under_mlflow_run_is_one_sentence_and_one_failed_run(
-    tmp_path: Path, empty_database: Path
-) -> None:
+def test_an_invalid_mlflow_run_is_one_failed_run(tmp_path: Path, empty_database: Path) -> None:
     with ThreadPoolExecutor(2) as pool:
         futures = [
             pool.submit(launch, tmp_path / str(index), empty_database, parameter)
@@ -90,19 +88,19 @@ def test_a_mistake_under_mlflow_run_is_one_sentence_and_one_failed_run(
          "step_size is not a whole number of at least 1"),
         (["--data", "own.csv", "--device", "cuda:77"], "option device: 'cuda:77': this machine has "),
         (["--data", "own.csv", "--register", " "],
-         "option register: a model cannot be registered as ' '; give another name, or none"),
+         "option register: a model cannot be registered as ' '; use another name, or none"),
         (["--data", "own.csv", "--register", "../x"], "option register: a model cannot be"),
         (["--data", "own.csv", "--register", "x" * 257],
          "option register: a model cannot be registered as a name of 257 characters"),
         (["--data", "six.csv"], "option split: 8:1:1 of 6 rows leaves no validation row; "
-         "give more rows, or another ratio such as 1:0:0"),
+         "use more rows, or another ratio such as 1:0:0"),
     ],
     ids=lambda value: " ".join(value[-2:]) if isinstance(value, list) else "",
 )  # fmt: skip
-def test_a_mistake_that_only_the_job_can_see(
+def test_an_invalid_option_leaves_no_run(
     workspace: Workspace, options: list[str], sentence: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """In this process, to save time; the courier is a real one."""
+    """In the test process, to save time, with a real courier."""
     shutil.copyfile(DATA / "non_linear.csv", "own.csv")
     shutil.copyfile(DATA / "multiple_linear.csv", "six.csv")
     assert main(["train", *options]) == 2
@@ -114,10 +112,10 @@ def test_a_mistake_that_only_the_job_can_see(
     assert not (workspace.folder / ".runback").exists()
 
 
-def test_refused_arguments_end_the_run_that_was_made_for_them_and_no_other(
+def test_refused_arguments_fail_their_run_only(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without `mlflow run`, which would see the exit code, nobody else says why it got nothing."""
+    """Without `mlflow run` nothing else reports the reason in the run."""
     client = workspace.client
 
     def refused(arguments: str, **run: str) -> tuple[str, str]:
@@ -138,28 +136,17 @@ def test_refused_arguments_end_the_run_that_was_made_for_them_and_no_other(
     assert client.get_run(os.environ["MLFLOW_RUN_ID"]).info.status == "FINISHED"
 
 
-def test_the_command_line_itself_ends_with_two(workspace: Workspace) -> None:
+def test_an_invalid_option_exits_with_two(workspace: Workspace) -> None:
     done = workspace.runback("train", "--lr", "abc")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "runback: option lr: 'abc' is not a number\n"
 
 
-HUNGRY = """
-import torch
-class Hungry(torch.nn.Linear):
-    def forward(self, x):
-        if len(x) > 100:
-            torch.empty(2**60, dtype=torch.uint8)
-        return super().forward(x)
-"""
-
-
-def test_a_training_without_memory_fails_in_one_sentence(
+def test_a_training_out_of_memory_fails_in_one_sentence(
     workspace: Workspace, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    (workspace.folder / "hungry.py").write_text(HUNGRY)
-    data = str(DATA / "non_linear.csv")
-    assert main(["train", "--data", data, "--model", "hungry.py:Hungry", "--epochs", "2"]) == 1
+    data, model = str(DATA / "non_linear.csv"), f"{PROGRAMS}/hungry.py:Hungry"
+    assert main(["train", "--data", data, "--model", model, "--epochs", "2"]) == 1
     out, err = capfd.readouterr()
     assert out == ""
     assert "runback: no memory left on cpu; try a smaller batch_size or a smaller model (" in err
@@ -168,10 +155,10 @@ def test_a_training_without_memory_fails_in_one_sentence(
     assert run.info.status == "FAILED"
 
 
-def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(
+def test_training_with_closed_streams_finishes(
     workspace: Workspace,
 ) -> None:
-    """With all streams closed, the next files opened would be taken for them."""
+    """With closed streams, the next opened files would get their descriptors."""
     train = f"{sys.executable} -m runback train --data {DATA}/non_linear.csv --epochs 2"
     closed = subprocess.run(
         ["sh", "-c", f"{train} <&- >&- 2>&-"], env=workspace.env, timeout=SECONDS
@@ -179,6 +166,9 @@ def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(
     assert closed.returncode == 0
     (run,) = workspace.client.search_runs(["0"])
     assert run.info.status == "FINISHED"
+
+
+def test_a_full_standard_output_is_one_sentence(workspace: Workspace) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [sys.executable, "-m", "runback", "sync"], stdout=full, stderr=subprocess.PIPE,
@@ -188,7 +178,7 @@ def test_a_training_needs_no_terminal_and_says_where_its_answer_cannot_go(
     assert (done.returncode, done.stderr) == (1, sentence)
 
 
-def test_an_experiment_that_is_not_there_is_the_users_mistake(
+def test_a_missing_experiment_is_refused(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     deleted = workspace.client.create_experiment("deleted")
@@ -197,18 +187,23 @@ def test_an_experiment_that_is_not_there_is_the_users_mistake(
         with monkeypatch.context() as patch:
             patch.setenv(f"MLFLOW_EXPERIMENT_{what}", value)
             with pytest.raises(UsageError, match=f"^MLFLOW_EXPERIMENT_{what} '{value}': "):
-                new_run(workspace.client).__enter__()
+                create_pending(workspace.client)
+
+
+def test_a_new_experiment_name_is_created_once(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "new / one")
     for _ in range(2):
-        with new_run(workspace.client) as run_id:
-            experiment = workspace.client.get_run(run_id).info.experiment_id
+        run_id = create_pending(workspace.client)
+        experiment = workspace.client.get_run(run_id).info.experiment_id
         assert workspace.client.get_experiment(experiment).name == "new / one"
 
 
-def test_a_run_that_has_ended_is_nobodys_launch(
+def test_an_ended_mlflow_run_id_is_refused_unchanged(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither a mistake nor a training changes the run that a forgotten MLFLOW_RUN_ID names."""
+    """MLFLOW_RUN_ID can be left over in the environment."""
     other = workspace.client.create_run("0").info.run_id
     workspace.client.set_terminated(other)
     before = workspace.client.get_run(other).to_dictionary()

@@ -1,4 +1,4 @@
-"""Scores against their definitions, and plots of whatever columns and costs a run may have."""
+"""Scores match their definitions, and plots take any columns and costs."""
 
 from __future__ import annotations
 
@@ -11,17 +11,23 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from runback import cli
+from runback.config import choices
+from runback.model.batched_forward import predict_rows
 from runback.model.builtin import Mlp
-from runback.tasks.regression import is_better, plot_costs, plot_predictions, predict_rows, scores
+from runback.tasks import TASKS, by_loss
+from runback.tasks.figures import plot_costs, save_figure
+from runback.tasks.regression import Regression
+
+scores, METRICS = Regression().scores, Regression().metrics
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4)
 
 
 @given(st.lists(VALUES, min_size=2, max_size=9))
-def test_scores_are_their_definitions(rows: list[list[float]]) -> None:
+def test_scores_match_their_definitions(rows: list[list[float]]) -> None:
     table = torch.tensor(rows)
     predicted, actual = table[:, :2], table[:, 2:]
     found = scores(predicted, actual, "mse")
@@ -35,15 +41,18 @@ def test_scores_are_their_definitions(rows: list[list[float]]) -> None:
         assert found["r2"] == pytest.approx(r2.mean(), rel=1e-6, abs=1e-6)
 
 
-def test_the_cost_is_the_runs_own() -> None:
+def test_the_cost_score_uses_the_loss_of_the_run() -> None:
     predicted, actual = torch.tensor([[0.0], [4.0]]), torch.tensor([[0.5], [1.0]])
     costs = {loss: scores(predicted, actual, loss)["cost"] for loss in ("mse", "l1", "huber")}
     assert costs == {"mse": 4.625, "l1": 1.75, "huber": 1.3125}
 
 
-def test_one_row_has_no_r2_and_infinite_predictions_have_a_cost_only() -> None:
+def test_one_row_has_no_r2() -> None:
     one = torch.ones(1, 1)
     assert set(scores(one, one, "mse")) == {"cost", "rmse", "mae"}
+
+
+def test_predictions_that_are_not_finite_have_few_scores() -> None:
     wrong = torch.tensor([[math.nan], [1.0]])
     assert set(scores(wrong, torch.ones(2, 1), "mse")) == {"cost"}
     huge = torch.tensor([[1e200], [-1e200]], dtype=torch.float64)
@@ -56,7 +65,7 @@ def test_a_target_that_never_changes_has_no_r2() -> None:
     assert scores(actual[:, :1], actual[:, :1], "mse")["r2"] == 1
 
 
-def test_json_on_standard_output_is_strict(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_json_has_null_for_nan_and_infinity(capsys: pytest.CaptureFixture[str]) -> None:
     cli._print_json({"scores": {"cost": math.nan, "rmse": math.inf, "mae": 0.5}})
     out = capsys.readouterr().out
     assert json.loads(out, parse_constant=pytest.fail)["scores"] == {
@@ -64,7 +73,7 @@ def test_json_on_standard_output_is_strict(capsys: pytest.CaptureFixture[str]) -
     }  # fmt: skip
 
 
-def test_predictions_are_made_in_eval_mode_which_is_put_back() -> None:
+def test_predictions_use_eval_mode_and_restore_it() -> None:
     module = Mlp(2, 1, hidden=[4], dropout=0.5)
     x = torch.randn(50, 2)
     for training in (True, False):
@@ -74,12 +83,28 @@ def test_predictions_are_made_in_eval_mode_which_is_put_back() -> None:
     assert not predict_rows(module, x).requires_grad
 
 
-def test_better_goes_by_the_metrics_own_direction() -> None:
-    assert is_better("rmse", 1.0, 2.0)
-    assert not is_better("rmse", 2.0, 2.0)
-    assert is_better("r2", 0.9, 0.5)
-    assert not is_better("r2", math.nan, 0.5)
-    assert is_better("r2", 0.5, math.nan)
+def test_better_depends_on_the_metric() -> None:
+    for name in ("cost", "rmse", "mae"):
+        assert METRICS[name].is_better(1.0, 2.0) and not METRICS[name].is_better(2.0, 2.0)
+    assert METRICS["r2"].is_better(0.9, 0.5) and not METRICS["r2"].is_better(0.5, 0.9)
+    assert not METRICS["r2"].is_better(math.nan, 0.5)
+    assert METRICS["r2"].is_better(0.5, math.nan)
+
+
+def test_the_option_loss_offers_the_losses_of_all_tasks() -> None:
+    """The option names them itself, as --help imports no torch; a loss belongs to one task."""
+    losses = [loss for task in TASKS.values() for loss in task.losses]
+    assert tuple(losses) == choices("loss")
+    for loss in losses:
+        assert loss in by_loss(loss).losses
+
+
+def test_each_score_has_a_metric_with_a_direction() -> None:
+    rows = torch.tensor([[1.0], [2.0], [4.0]])
+    for task in TASKS.values():
+        for loss in task.losses:
+            assert task.scores(rows + 1, rows, loss).keys() == task.metrics.keys()
+        assert task.primary_metric in task.metrics
 
 
 def drawn(file: Path) -> bool:
@@ -90,27 +115,34 @@ def drawn(file: Path) -> bool:
     "values", [[2.0], [2.0, 2.0], [0.0, 0.0], [1.0, math.nan], [math.nan] * 2, [math.inf, 1.0],
                [1e308, 1.7e308], [1e300, 1e-300], [3.0, 2.0, 1.0] * 50, [-1.0, 2.0]],
 )  # fmt: skip
-def test_any_costs_can_be_drawn(tmp_path: Path, values: list[float]) -> None:
+def test_any_costs_are_plotted(tmp_path: Path, values: list[float]) -> None:
     file = tmp_path / "plots" / "cost.png"
     steps = range(1, len(values) + 1)
     plot_costs(file, {"cost": (steps, values), "val_cost": (steps, values[::-1])})
     assert drawn(file)
 
 
+def plot_predictions(file: Path, actual: Tensor, predicted: Tensor, names: list[str]) -> None:
+    ((stem, figure),) = Regression().plots(predicted, actual, names)
+    assert stem == "predictions"
+    save_figure(figure, file)
+
+
 @pytest.mark.parametrize(
     "name", ["y", "$x_$", "price in $", "$$", "_y", "温度", "a\nb", "y" * 500, "\\frac{", "%", "^"]
 )
-def test_columns_of_any_name_can_be_drawn(tmp_path: Path, name: str) -> None:
+def test_columns_of_any_name_are_plotted(tmp_path: Path, name: str) -> None:
     file = tmp_path / "predictions.png"
-    plot_predictions(file, np.ones((3, 1)), np.zeros((3, 1)), [name])
+    plot_predictions(file, torch.ones(3, 1), torch.zeros(3, 1), [name])
     assert drawn(file)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1.7e308, math.nan, math.inf])
 @pytest.mark.parametrize("width", [1, 200])
-def test_any_predictions_can_be_drawn(tmp_path: Path, value: float, width: int) -> None:
+def test_any_predictions_are_plotted(tmp_path: Path, value: float, width: int) -> None:
     file = tmp_path / "predictions.png"
     actual = np.linspace(-value if math.isfinite(value) else -1, 1, 5 * width).reshape(5, width)
     names = [f"target number {index}" for index in range(width)]
-    plot_predictions(file, actual, np.full((5, width), value), names)
+    predicted = torch.full((5, width), value, dtype=torch.float64)
+    plot_predictions(file, torch.from_numpy(actual), predicted, names)
     assert drawn(file)

@@ -1,4 +1,4 @@
-"""Interrupted and resumed is bit-identical to uninterrupted, wherever the interruption falls."""
+"""An interrupted and resumed run is bit-identical to an uninterrupted one, at any position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runback.config import TrainConfig
 from runback.storage.checkpoints import local_positions
 
 EPOCHS, BATCHES = 5, 3
-PLACES = [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES)][1:]
+POSITIONS = [(epoch, batch) for epoch in range(EPOCHS) for batch in range(BATCHES)][1:]
 
 VARIANTS = {
     "momentum, steps": {"momentum": 0.9, "scheduler": "step", "scheduler_args": '{"step_size": 2}'},
@@ -32,17 +32,16 @@ VARIANTS = {
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A table of 30 rows and the module that draws from every generator."""
+    """The folder of a table of 30 rows."""
     folder = tmp_path_factory.mktemp("data")
     rows = "".join(f"{x / 7},{(x * 13 % 30) / 11},{(x * 7 % 30) / 10}\n" for x in range(30))
     (folder / "table.csv").write_text("a,b,y\n" + rows)
-    (folder / "noisy.py").write_text(NOISY)
     return folder
 
 
 def configured(data: Path, **options: object) -> TrainConfig:
     usual = {
-        "data": str(data / "table.csv"), "model": f"{data}/noisy.py:Noisy", "epochs": EPOCHS,
+        "data": str(data / "table.csv"), "model": NOISY, "epochs": EPOCHS,
         "batch_size": 10, "split": "8:2:0", "drop_last": "false", "lr": 0.01,
         "checkpoint_every": 2, "checkpoint_minutes": 0,
     }  # fmt: skip
@@ -50,28 +49,30 @@ def configured(data: Path, **options: object) -> TrainConfig:
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    """The whole last checkpoint and the whole metric history, at zero tolerance."""
+    """Compares the last checkpoints and the metric histories bit by bit."""
     assert difference(history(one), history(other)) == ""
     assert difference(last_checkpoint(one), last_checkpoint(other)) == ""
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_every_place_of_interruption(data: Path, tmp_path: Path, variant: str) -> None:
+def test_stopped_at_any_batch_resumes_bit_identical(
+    data: Path, tmp_path: Path, variant: str
+) -> None:
     config = configured(data, **VARIANTS[variant])
     train_until(tmp_path / "whole", config)
     assert len(history(tmp_path / "whole")) >= 3, "nothing was trained"
-    for epoch, batch in PLACES:
+    for epoch, batch in POSITIONS:
         part = tmp_path / f"{epoch}-{batch}"
         train_until(part, config, (epoch, batch))
         train_until(part, config)
         assert_same_end(part, tmp_path / "whole")
 
 
-def test_every_place_of_a_kill(data: Path, tmp_path: Path) -> None:
-    """Without a checkpoint at the end the last one is far back: epochs are trained again."""
+def test_killed_at_any_batch_resumes_bit_identical(data: Path, tmp_path: Path) -> None:
+    """Without a final checkpoint, epochs are trained again."""
     config = configured(data, momentum=0.9, scheduler="cosine")
     train_until(tmp_path / "whole", config)
-    for epoch, batch in PLACES:
+    for epoch, batch in POSITIONS:
         part = tmp_path / f"{epoch}-{batch}"
         train_until(part, config, (epoch, batch), kill=True)
         train_until(part, config)
@@ -80,7 +81,7 @@ def test_every_place_of_a_kill(data: Path, tmp_path: Path) -> None:
 
 @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
-    stops=st.lists(st.tuples(st.sampled_from(PLACES), st.booleans()), min_size=2, max_size=4),
+    stops=st.lists(st.tuples(st.sampled_from(POSITIONS), st.booleans()), min_size=2, max_size=4),
     options=st.fixed_dictionaries(
         {
             "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
@@ -93,13 +94,13 @@ def test_every_place_of_a_kill(data: Path, tmp_path: Path) -> None:
         }
     ),
 )
-def test_any_sequence_of_interruptions_and_kills(
+def test_any_sequence_of_stops_and_kills_is_bit_identical(
     data: Path, tmp_path_factory: pytest.TempPathFactory, stops, options
 ) -> None:
     folder, config = tmp_path_factory.mktemp("any"), configured(data, **options)
     train_until(folder / "whole", config)
-    for workspace, kill in sorted(stops):
-        train_until(folder / "part", config, workspace, kill=kill)
+    for position, kill in sorted(stops):
+        train_until(folder / "part", config, position, kill=kill)
     train_until(folder / "part", config)
     assert_same_end(folder / "part", folder / "whole")
 
@@ -107,11 +108,11 @@ def test_any_sequence_of_interruptions_and_kills(
 def test_checkpoints_inside_epochs_change_nothing(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`checkpoint_minutes` so short that every batch is saved; only the newest two are kept."""
+    """A checkpoint after every batch; only the newest two inside epochs are kept."""
     config = configured(data, momentum=0.9)
     train_until(tmp_path / "whole", config)
-    saved: list[tuple[int, int]] = []
-    monkeypatch.setattr(StopAt, "due", lambda self: not saved.append(self.workspace))
+    saved: list[int] = []
+    monkeypatch.setattr(StopAt, "should_checkpoint", lambda self: not saved.append(1))
     train_until(tmp_path / "often", config)
     assert len(saved) > EPOCHS * BATCHES, "the loop did not ask after each batch"
     assert_same_end(tmp_path / "often", tmp_path / "whole")
@@ -130,8 +131,8 @@ def test_loader_workers_resume_inside_an_epoch(data: Path, tmp_path: Path) -> No
     assert difference(history(tmp_path / "plain"), history(tmp_path / "whole")) == ""
 
 
-def test_more_epochs_keep_the_shape_of_the_schedule(data: Path, tmp_path: Path) -> None:
-    """Trained on past the end: as if the schedule's shape had been given in full from the start."""
+def test_more_epochs_keep_the_schedule_of_the_run(data: Path, tmp_path: Path) -> None:
+    """As if the schedule's arguments had been given explicitly from the start."""
     for name, shape in (("cosine", '{"T_max": 3}'), ("step", '{"step_size": 1}')):
         short = configured(data, epochs=3, scheduler=name)
         longer = configured(data, epochs=5, scheduler=name)
@@ -142,7 +143,7 @@ def test_more_epochs_keep_the_shape_of_the_schedule(data: Path, tmp_path: Path) 
         assert difference(history(tmp_path / name), history(tmp_path / f"{name}-given")) == ""
 
 
-def test_the_comparison_itself_can_fail(data: Path, tmp_path: Path) -> None:
+def test_one_flipped_bit_is_a_difference(data: Path, tmp_path: Path) -> None:
     """One flipped bit in one generator's state is a difference."""
     config = configured(data)
     train_until(tmp_path / "a", config)

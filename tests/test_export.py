@@ -1,4 +1,4 @@
-"""Exported files compute what the module does; wrong wishes and half-written files are refused."""
+"""Exported files compute what the module does; invalid options and files are refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_each_format_computes_what_the_module_does(
         pytest.importorskip("onnxscript")
     file = tmp_path / "model.out"
     made = export(finished_runs.ids[name], format, str(file))
-    assert made["bytes"] == file.stat().st_size and made["run_id"] == finished_runs.ids[name]
+    assert made.bytes == file.stat().st_size and made.run_id == finished_runs.ids[name]
     module = load_model(finished_runs.ids[name])
     n_features = {"strong": 1, "own": 10, "pair": 2}[name]
     with torch.no_grad():
@@ -52,11 +52,8 @@ def run(file: Path, format: str, module: torch.nn.Module, x: torch.Tensor) -> to
     return torch.from_numpy(session.run(["predictions"], {"features": x.numpy()})[0])
 
 
-def test_wrong_wishes_are_refused_before_anything_is_loaded(
-    finished_runs: FinishedRuns,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+def test_invalid_export_options_are_refused_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     taken = tmp_path / "taken.pt"
     taken.write_text("mine")
@@ -68,6 +65,11 @@ def test_wrong_wishes_are_refused_before_anything_is_loaded(
         assert main(["export", "no such run", *options]) == 2
         assert problem in capsys.readouterr().err
     assert taken.read_text() == "mine"
+
+
+def test_onnx_without_its_packages_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(runback.commands.export, "ONNX_PACKAGES", ("onnx", "no_such_package"))
     with pytest.raises(
         UsageError, match=r"needs no_such_package; .* pip install 'runback\[onnx\]'"
@@ -95,7 +97,7 @@ def test_a_file_that_fails_its_check_is_not_left_behind(
         assert list(tmp_path.iterdir()) == []
 
 
-def test_the_command_prints_json(
+def test_export_prints_json(
     finished_runs: FinishedRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "weights.pt"

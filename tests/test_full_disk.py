@@ -1,9 +1,9 @@
-"""A full disk at every write: the last checkpoint survives, the error says what is full, and the run
-goes on when there is room."""
+"""A full disk: old checkpoints survive, the error names the folder, and the run can be resumed."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 import subprocess
@@ -31,7 +31,7 @@ CONFIG = TrainConfig(
 
 
 def mounted(folder: Path) -> bool:
-    """Mounts a small disk, where this process may."""
+    """Mounts a small tmpfs; returns whether that was permitted."""
     folder.mkdir(exist_ok=True)
     command = ["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", str(folder)]
     with contextlib.suppress(OSError):
@@ -41,7 +41,7 @@ def mounted(folder: Path) -> bool:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
-    """A small disk."""
+    """A mounted disk of 3 MB."""
     folder = tmp_path / "disk"
     if not mounted(folder):
         pytest.skip("no small disk can be mounted here")
@@ -61,7 +61,7 @@ def file_size_limit(size: int) -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The run as it is without a full disk."""
+    """The same run without a full disk."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     train_until(folder, CONFIG)
     return folder
@@ -70,9 +70,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def assert_good(run: Path) -> int:
     """Every checkpoint with a manifest loads; returns how many there are."""
     checkpoints = run / "checkpoints"
-    for workspace in local_positions(checkpoints):
-        manifest = Manifest.read(checkpoints / manifest_name(checkpoint_name(*workspace)))
-        assert load_checkpoint(checkpoints, manifest)["epoch"] == workspace[0]
+    for position in local_positions(checkpoints):
+        manifest = Manifest.read(checkpoints / manifest_name(checkpoint_name(*position)))
+        assert load_checkpoint(checkpoints, manifest)["epoch"] == position[0]
     return len(local_positions(checkpoints))
 
 
@@ -82,25 +82,25 @@ def assert_ends_like(run: Path, whole: Path) -> None:
 
 
 def leave_free(disk: Path, kilobytes: int) -> Path:
-    """Fills a disk but for some room; returns the file to delete."""
+    """Fills a disk except for `kilobytes`; returns the file that fills it."""
     ballast, found = disk / "ballast", os.statvfs(disk)
     ballast.write_bytes(b"\0" * (found.f_bavail * found.f_frsize - kilobytes * 1024))
     return ballast
 
 
-def test_a_full_disk_at_every_write(disk: Path, whole: Path) -> None:
-    """The same training with a little room more each time: ever another write finds none."""
+def test_a_full_disk_at_any_write_keeps_old_checkpoints(disk: Path, whole: Path) -> None:
+    """Each attempt has 4 kB more, so that another write fails."""
     run = disk / "run"
-    places, errors = [0], []
+    counts, errors = [0], []
     for room in range(4, 64, 4):
         ballast = leave_free(disk, room)
         with pytest.raises((CheckpointError, JournalError)) as caught:
             train_until(run, CONFIG)
         errors.append(str(caught.value))
         ballast.unlink()
-        places.append(assert_good(run) if run.exists() else 0)
-    assert places == sorted(places), "a checkpoint has gone"
-    assert places[-1] > 3, "the disk was always full"
+        counts.append(assert_good(run) if run.exists() else 0)
+    assert counts == sorted(counts), "a checkpoint has gone"
+    assert counts[-1] > 3, "the disk was always full"
     assert any("no space left on the disk that holds" in text for text in errors)
     assert any("journal" in text for text in errors)
     assert all(str(disk) in text for text in errors)
@@ -109,10 +109,12 @@ def test_a_full_disk_at_every_write(disk: Path, whole: Path) -> None:
 
 
 @pytest.mark.parametrize("kilobytes", [1, 4, 12, 17, 24, 48, 90])
-def test_a_file_size_limit(tmp_path: Path, whole: Path, kilobytes: int) -> None:
-    """Limits below the size of a manifest, of a checkpoint, of the journal, of its log."""
+def test_a_file_size_limit_keeps_old_checkpoints(
+    tmp_path: Path, whole: Path, kilobytes: int
+) -> None:
+    """Limits below the size of a manifest, a checkpoint, the journal and its log."""
     run = tmp_path / "run"
-    train_until(run, TrainConfig(**{**vars(CONFIG), "epochs": 4}))
+    train_until(run, dataclasses.replace(CONFIG, epochs=4))
     before = {f.name: f.read_bytes() for f in (run / "checkpoints").iterdir()}
     with file_size_limit(kilobytes * 1024), contextlib.suppress(CheckpointError, JournalError):
         train_until(run, CONFIG)
@@ -124,7 +126,7 @@ def test_a_file_size_limit(tmp_path: Path, whole: Path, kilobytes: int) -> None:
     assert_ends_like(run, whole)
 
 
-def test_what_is_full_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_error_names_the_folder(tmp_path: Path) -> None:
     with (
         file_size_limit(100),
         pytest.raises(StorageError, match=f"file size limit .* on the disk that holds {tmp_path}"),
@@ -135,8 +137,8 @@ def test_what_is_full_is_named(tmp_path: Path) -> None:
         (tmp_path / "absent" / "plot.png").write_bytes(b"")
 
 
-def test_a_full_disk_under_the_command(workspace: Workspace, disk: Path) -> None:
-    """FAILED and not RUNNING, one sentence, and resumable when there is room."""
+def test_a_full_disk_fails_the_run_and_it_resumes(workspace: Workspace, disk: Path) -> None:
+    """One sentence is printed, and the run resumes when there is room."""
     options = ("--data", CONFIG.data, "--epochs", "300", "--checkpoint-every", "10")
     home = {"RUNBACK_HOME": str(disk / "home"), "RUNBACK_DRAIN_SECONDS": "3"}
     ballast = leave_free(disk, 400)

@@ -1,7 +1,8 @@
-"""The journal: what goes in comes out bit-equal, once, whatever fails in between."""
+"""The journal: recorded points are read bit-equal and once, whatever fails in between."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import signal
@@ -14,9 +15,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from conftest import PROGRAMS
 from runback.errors import JournalError
 from runback.storage.journal import Journal, Point
 
@@ -45,8 +47,9 @@ def everything(journal: Journal) -> dict[tuple[str, int], bytes]:
 
 
 @given(recordings, st.integers(1, 7))
+@example([(1, "cost", -0.0), (2, "cost", 3.0), (3, "cost", 2.0**60)], 1)
 @settings(max_examples=60, deadline=None)
-def test_the_first_value_of_each_point_is_kept_bit_equal(
+def test_the_first_value_of_each_point_is_kept(
     tmp_path_factory: pytest.TempPathFactory, recorded: list[tuple[int, str, float]], every: int
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.db"
@@ -69,13 +72,14 @@ def test_the_first_value_of_each_point_is_kept_bit_equal(
 
 @given(st.lists(values, min_size=1, max_size=10), st.lists(values, min_size=1, max_size=10))
 @settings(max_examples=40, deadline=None)
-def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
+def test_repeated_values_are_compared_not_replaced(
     tmp_path_factory: pytest.TempPathFactory, first: list[float], second: list[float]
 ) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.db"
     for values_now in (first, second):
         journal = Journal(path)
         for step, value in enumerate(values_now, start=1):
+            journal.reach(step)
             journal.record([("cost", value)], step)
         journal.flush()
         found = {m.step for m in journal.mismatches}
@@ -97,7 +101,7 @@ def test_values_trained_again_are_compared_and_the_recorded_ones_stay(
     st.integers(0, 12),
 )
 @settings(max_examples=60, deadline=None)
-def test_adopted_points_count_as_published_and_others_go_on_waiting(
+def test_adopted_points_count_as_delivered(
     tmp_path_factory: pytest.TempPathFactory,
     here: dict[int, float],
     there: dict[int, float],
@@ -121,6 +125,67 @@ def test_adopted_points_count_as_published_and_others_go_on_waiting(
     journal.close()
 
 
+def test_reached_is_written_with_the_points_of_a_flush(journal: Journal) -> None:
+    for step in (1, 2, 3):
+        journal.reach(step)
+        journal.record([("loss", 0.5)], step)
+    assert journal.reached() == 3
+    with contextlib.closing(Journal(journal.path)) as before:
+        assert before.reached() == 0
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as after:
+        assert after.reached() == 3
+
+
+def test_a_step_without_metrics_is_reached_too(journal: Journal) -> None:
+    journal.reach(5)
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert again.reached() == 5
+
+
+def test_reached_never_falls(journal: Journal) -> None:
+    """A resumed run trains again what came after its checkpoint."""
+    journal.reach(9)
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        again.reach(4)
+        again.record([("loss", 0.5)], 4)
+        again.flush()
+        assert again.reached() == 9
+    with contextlib.closing(Journal(journal.path)) as last:
+        assert last.reached() == 9
+
+
+def test_reached_is_the_largest_adopted_step(journal: Journal) -> None:
+    journal.reach(2)
+    journal.adopt([Point("loss", 7, 0.5, 1), Point("lr", 3, 0.1, 1)])
+    assert journal.reached() == 7
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert again.reached() == 7
+    journal.record([("loss", 0.25)], 7)
+    journal.flush()
+    assert [(m.recorded, m.retrained) for m in journal.mismatches] == [(0.5, 0.25)]
+    journal.adopt([])
+    assert journal.reached() == 7
+
+
+def test_reached_is_not_written_where_the_flush_fails(journal: Journal) -> None:
+    (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
+    journal._db.execute(f"PRAGMA max_page_count = {pages}")
+    for step in range(1, 2001):
+        journal.reach(step)
+        journal.record([("loss", float(step))], step)
+    with pytest.raises(JournalError, match="full"):
+        journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert (again.reached(), again.points("loss")) == (0, [])
+    journal._db.execute("PRAGMA max_page_count = 100000")
+    journal.flush()
+    with contextlib.closing(Journal(journal.path)) as again:
+        assert again.reached() == 2000
+
+
 def test_a_point_keeps_the_timestamp_of_its_first_recording(journal: Journal) -> None:
     journal.record([("cost", 1.0)], 1)
     journal.flush()
@@ -130,7 +195,7 @@ def test_a_point_keeps_the_timestamp_of_its_first_recording(journal: Journal) ->
     assert journal.points("cost") == [first]
 
 
-def test_a_full_disk_loses_nothing_and_is_told_in_one_sentence(journal: Journal) -> None:
+def test_a_full_journal_disk_loses_nothing(journal: Journal) -> None:
     (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
     journal._db.execute(f"PRAGMA max_page_count = {pages}")
     for step in range(1, 2001):
@@ -139,13 +204,13 @@ def test_a_full_disk_loses_nothing_and_is_told_in_one_sentence(journal: Journal)
         journal.flush()
     with pytest.raises(JournalError, match="full"):
         journal.set_fact("status", ["FAILED", "x" * 10_000])
-    journal._db.execute("PRAGMA max_page_count = 100000")  # somebody has made room
+    journal._db.execute("PRAGMA max_page_count = 100000")  # now there is room
     journal.record([("cost", 2001.0)], 2001)
     journal.flush()
     assert [p.value for p in journal.points("cost")] == [float(n) for n in range(1, 2002)]
 
 
-def test_an_exception_in_the_middle_of_a_flush_loses_nothing(
+def test_an_exception_during_a_flush_loses_nothing(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Signal(BaseException):
@@ -184,18 +249,9 @@ def test_recording_and_flushing_on_two_threads_loses_nothing(journal: Journal) -
     assert len(journal.points("cost")) == 20_000
 
 
-def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
-    script = (
-        "import sys, pathlib; from runback.storage.journal import Journal\n"
-        "journal = Journal(pathlib.Path(sys.argv[1]), tidy=False)\n"
-        "for step in range(1, 1000001):\n"
-        "    journal.record([('cost', step / 3)], step)\n"
-        "    if journal.flush_if_due(): print(step, flush=True)\n"
-    )
-    path = tmp_path / "journal.db"
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(path)], stdout=subprocess.PIPE, text=True
-    )
+def test_flushed_points_survive_sigkill(tmp_path: Path) -> None:
+    program, path = PROGRAMS / "record_until_killed.py", tmp_path / "journal.db"
+    process = subprocess.Popen([sys.executable, program, path], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     flushed = [int(process.stdout.readline()) for _ in range(3)][-1]
     os.kill(process.pid, signal.SIGKILL)
@@ -204,18 +260,18 @@ def test_what_was_flushed_survives_kill_9(tmp_path: Path) -> None:
     process.stdout.close()
     found = [(p.step, p.value) for p in Journal(path).points("cost")]
     assert found == [(step, step / 3) for step in range(1, len(found) + 1)]
-    assert len(found) >= flushed - 1  # a step is told after the flush that held it
+    assert len(found) >= flushed - 1  # a step is printed after its flush
 
 
 @pytest.mark.parametrize("content", [b"no database at all, but long enough to be read" * 50])
-def test_a_damaged_file_is_told_by_name(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_journal_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(content)
     with pytest.raises(JournalError, match=f"{path} cannot be opened as a journal"):
         Journal(path)
 
 
-def test_the_outbox_keeps_its_order_and_refusals_can_be_retried(journal: Journal) -> None:
+def test_the_outbox_keeps_order_and_retries_refusals(journal: Journal) -> None:
     for name in ("a", "b", "c"):
         journal.post("artifact", file=name, artifact_path="plots", sha256="")
     first = journal.next_item()
@@ -250,7 +306,7 @@ def test_facts_are_stored_together_or_not_at_all(journal: Journal) -> None:
     assert journal.fact("nothing", 7) == 7
 
 
-def test_the_loop_never_waits_for_another_threads_flush(journal: Journal) -> None:
+def test_flush_if_due_never_waits_for_another_flush(journal: Journal) -> None:
     journal._flushed = 0.0
     with journal._lock:
         assert journal.flush_if_due() is False

@@ -1,4 +1,4 @@
-"""What the seed's two regressions must learn, with the default options."""
+"""Convergence of the two example regressions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from runback.training.setup import TrainingSetup, prepare
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """`prepare` sets torch's threads for its process, which here is everyone's."""
+    """Restores the thread count of torch, which `prepare` sets for the whole process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -28,7 +28,7 @@ def results(work: TrainingSetup) -> Iterator[EpochResult]:
         yield event
 
 
-def test_the_polynomial_finds_the_least_squares_solution() -> None:
+def test_the_polynomial_converges_to_least_squares() -> None:
     work = prepare(TrainConfig(data=str(DATA / "non_linear.csv")))
     rows = work.split.train
     x = work.table.features[rows, 0].double().numpy()
@@ -51,7 +51,7 @@ def test_the_polynomial_finds_the_least_squares_solution() -> None:
     assert abs(costs[-1] - noise) < 0.1 * noise
 
 
-def test_the_multiple_regression_is_learned_to_the_end() -> None:
+def test_multiple_regression_converges() -> None:
     work = prepare(
         TrainConfig(
             data=str(DATA / "multiple_linear.csv"), target=("y1", "y2"), model="linear",

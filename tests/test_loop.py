@@ -1,4 +1,4 @@
-"""The loop against a loop written by hand, against torch's own schedules, and its edges."""
+"""The training loop against a handwritten loop and torch's schedules, and edge cases."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def order_of(config: TrainConfig) -> Order:
 def trained(
     config: TrainConfig, held: TableDataset | None = None, dropout: float = 0.0
 ) -> tuple[TrainState, list[EpochResult]]:
-    """Trains our way; returns the state and the epochs."""
+    """Trains with `run_epochs`; returns the state and the epochs."""
     dtype = torch.float64 if config.precision == "float64" else torch.float32
     state = TrainState.fresh(model_of(config, dropout), config, CPU)
     batches = TensorBatches(part(N_ROWS, 1, dtype), order_of(config))
@@ -66,7 +66,7 @@ def trained(
     return state, results
 
 
-# A loop as the textbook writes it, of torch's own parts alone
+# A handwritten loop that uses torch only
 
 
 def by_hand(config: TrainConfig) -> tuple[dict[str, Tensor], list[float]]:
@@ -117,7 +117,7 @@ WAYS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: " ".join(map(str, way.values())))
-def test_the_loop_is_the_textbooks_bit_for_bit(way: dict[str, Any]) -> None:
+def test_the_loop_equals_a_handwritten_loop(way: dict[str, Any]) -> None:
     config = config_of(**way)
     weights, costs = by_hand(config)
     state, results = trained(config)
@@ -136,11 +136,11 @@ def test_the_loop_is_the_textbooks_bit_for_bit(way: dict[str, Any]) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_an_option_of_the_training_is_obeyed(way: dict[str, Any]) -> None:
+def test_every_training_option_changes_the_result(way: dict[str, Any]) -> None:
     assert trained(config_of(**way))[1][-1].cost != trained(config_of())[1][-1].cost
 
 
-def test_adams_weight_decay_is_not_adamws() -> None:
+def test_weight_decay_differs_between_adam_and_adamw() -> None:
     adam, adamw = (config_of(optimizer=o, weight_decay=0.3) for o in ("adam", "adamw"))
     assert trained(adam)[1][-1].cost != trained(adamw)[1][-1].cost
 
@@ -160,7 +160,7 @@ def test_the_smaller_last_batch_counts_as_one_batch() -> None:
 # Validation
 
 
-def test_val_cost_is_taken_in_eval_mode_after_the_epoch_and_changes_nothing() -> None:
+def test_validation_uses_eval_mode_and_changes_nothing() -> None:
     config, held = config_of(), part(N_HELD, 2)
     state, results = trained(config, held, dropout=0.5)
     alone, without = trained(config, None, dropout=0.5)
@@ -181,7 +181,7 @@ def test_batch_statistics_are_not_learned_from_validation_rows() -> None:
     state = TrainState.fresh(model, config_of(), CPU)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     batches = TensorBatches(part(N_ROWS, 1), order_of(config_of()))
-    EagerSteps(state, batches, part(N_HELD, 2), config_of()).validate()
+    EagerSteps(state, batches, part(N_HELD, 2), nn.functional.mse_loss, config_of()).validate()
     assert model.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
@@ -200,14 +200,14 @@ def test_no_held_out_rows_give_no_val_cost() -> None:
         assert state.best is None
 
 
-def test_the_best_epoch_is_the_one_of_the_lowest_val_cost() -> None:
+def test_the_best_epoch_has_the_lowest_val_cost() -> None:
     held = part(N_HELD, 2)
     config = config_of(lr=0.3, epochs=25)
     state, results = trained(config, held)
     values = [result.val_cost for result in results]
     best = min(range(25), key=lambda index: values[index] or math.inf)
     assert state.best is not None
-    assert best < 24, "the last epoch is the best: this test sees nothing"
+    assert best < 24, "the last epoch is the best: nothing is tested"
     assert (state.best.epoch, state.best.val_cost) == (best + 1, values[best])
     state.model.load_state_dict(state.best.model_state_dict)
     with torch.no_grad():
@@ -215,7 +215,7 @@ def test_the_best_epoch_is_the_one_of_the_lowest_val_cost() -> None:
 
 
 @pytest.mark.parametrize("patience", [1, 2, 5])
-def test_patience_stops_after_so_many_epochs_without_a_better_one(patience: int) -> None:
+def test_patience_stops_after_epochs_without_improvement(patience: int) -> None:
     held = part(N_HELD, 2)
     endless = [r.val_cost or 0.0 for r in trained(config_of(lr=0.3, epochs=60), held)[1]]
     best, expected = math.inf, 60
@@ -225,13 +225,13 @@ def test_patience_stops_after_so_many_epochs_without_a_better_one(patience: int)
         if since == patience:
             expected = epoch
             break
-    assert expected < 60, "it never stops: this test sees nothing"
+    assert expected < 60, "it never stops: nothing is tested"
     _, results = trained(config_of(lr=0.3, epochs=60, patience=patience), held)
     assert len(results) == expected
     assert [r.val_cost for r in results] == endless[:expected]
 
 
-def test_patience_counts_epochs_whose_val_cost_is_not_a_number() -> None:
+def test_patience_counts_epochs_with_nan_val_cost() -> None:
     held = TableDataset(torch.full((3, 3), math.nan), torch.zeros(3, 2))
     state, results = trained(config_of(epochs=20, patience=4), held)
     assert len(results) == 4
@@ -252,7 +252,7 @@ SCHEDULES: list[tuple[dict[str, Any], Any]] = [
 
 
 @pytest.mark.parametrize(("options", "make"), SCHEDULES, ids=lambda value: str(value)[:60])
-def test_a_schedule_is_torchs_own_curve(options: dict[str, Any], make: Any) -> None:
+def test_a_schedule_gives_the_rates_of_torch(options: dict[str, Any], make: Any) -> None:
     _, results = trained(config_of(epochs=12, **options))
     optimizer = optim.SGD(model_of(config_of()).parameters(), lr=0.01)
     theirs = make(optimizer)
@@ -266,7 +266,7 @@ def test_a_schedule_is_torchs_own_curve(options: dict[str, Any], make: Any) -> N
 
 
 @pytest.mark.parametrize("watched", ["val_cost", "cost"])
-def test_plateau_watches_val_cost_or_cost_where_there_is_none(watched: str) -> None:
+def test_plateau_follows_val_cost_or_else_cost(watched: str) -> None:
     held = part(N_HELD, 2) if watched == "val_cost" else None
     args = {"patience": 1, "factor": 0.5}
     config = config_of(epochs=40, lr=0.5, scheduler="plateau", scheduler_args=args)
@@ -281,7 +281,7 @@ def test_plateau_watches_val_cost_or_cost_where_there_is_none(watched: str) -> N
     assert len(set(expected)) > 2
 
 
-def test_a_cosine_stays_at_its_lowest_point() -> None:
+def test_a_cosine_schedule_stays_at_its_minimum() -> None:
     config = config_of(epochs=20, scheduler="cosine", scheduler_args={"T_max": 6, "eta_min": 0.002})
     _, results = trained(config)
     rates = [result.lr for result in results]
@@ -311,7 +311,7 @@ def test_schedule_arguments_that_do_not_fit_are_refused(scheduler: str, args: An
     assert "\n" not in str(caught.value)
 
 
-def test_trying_a_schedule_leaves_the_real_one_at_its_beginning() -> None:
+def test_checking_a_schedule_does_not_advance_it() -> None:
     config = config_of(scheduler="step", scheduler_args={"step_size": 1})
     optimizer = optim.SGD(model_of(config).parameters(), lr=0.01)
     schedule = make_schedule(config, optimizer)
@@ -338,7 +338,7 @@ def test_bf16_computes_in_bf16_and_keeps_float32_weights() -> None:
     assert set(seen) == {torch.bfloat16}
 
 
-def test_float64_is_float64_all_the_way() -> None:
+def test_float64_keeps_weights_and_costs_in_float64() -> None:
     state, results = trained(config_of(precision="float64", epochs=2), part(5, 2, torch.float64))
     assert {p.dtype for p in state.model.parameters()} == {torch.float64}
     assert state.cost_sum.dtype == torch.float64
@@ -361,7 +361,7 @@ NOT_HERE = {"cuda": not torch.cuda.is_available(), "mps": not torch.backends.mps
 
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:1", "mps", "cuda:64"])
-def test_a_device_that_is_not_there_is_refused(device: str) -> None:
+def test_a_missing_device_is_refused(device: str) -> None:
     if not NOT_HERE[device.split(":")[0]] and device != "cuda:64":
         pytest.skip(f"this machine may have {device}")
     with pytest.raises(ConfigError) as caught:
@@ -373,12 +373,12 @@ def test_a_device_that_is_not_there_is_refused(device: str) -> None:
 
 
 @pytest.mark.parametrize("device", ["tpu", "", "CUDA", "cuda:", "cuda:x", "cpu:0", "xla"])
-def test_what_is_no_device_is_refused(device: str) -> None:
+def test_an_unknown_device_is_refused(device: str) -> None:
     with pytest.raises(ConfigError, match=f"option device: '{device}' is not one of auto, cpu"):
         choose_device(device)
 
 
-def test_auto_takes_what_is_there() -> None:
+def test_device_auto_without_an_accelerator_is_cpu() -> None:
     assert choose_device("cpu") == CPU
     if all(NOT_HERE.values()):
         assert choose_device("auto") == CPU
@@ -391,7 +391,7 @@ def threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-def test_small_steps_get_one_thread_and_large_ones_torchs_own_number(threads: None) -> None:
+def test_only_large_steps_use_all_threads(threads: None) -> None:
     own = choose_threads(0, 10**9, 128)
     assert choose_threads(0, 100, 128) == 1
     assert choose_threads(3, 100, 128) == 3
@@ -399,9 +399,7 @@ def test_small_steps_get_one_thread_and_large_ones_torchs_own_number(threads: No
     assert choose_threads(0, 10**9, 128) == own
 
 
-def test_scales_do_not_depend_on_the_threads_that_an_earlier_run_left(
-    threads: None, tmp_path: Path
-) -> None:
+def test_scales_do_not_depend_on_the_thread_count(threads: None, tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(150_000, 2, generator=generator, dtype=torch.float64) * 100
     pq.write_table(pa.table({"x": x[:, 0].numpy(), "y": x[:, 1].numpy()}), tmp_path / "t.parquet")
@@ -416,12 +414,15 @@ def test_scales_do_not_depend_on_the_threads_that_an_earlier_run_left(
     assert torch.equal(found[0], found[2])
 
 
-def test_a_full_memory_is_said_in_one_sentence_and_other_errors_pass_through() -> None:
+def test_out_of_memory_is_one_sentence() -> None:
     with pytest.raises(MemoryShortError) as caught, short_of_memory(CPU):
         torch.empty(2**60, dtype=torch.uint8)
     assert str(caught.value).startswith("no memory left on cpu; try a smaller batch_size")
     assert "\n" not in str(caught.value)
     with pytest.raises(MemoryShortError), short_of_memory(CPU):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 ...")
+
+
+def test_errors_other_than_out_of_memory_pass_through() -> None:
     with pytest.raises(RuntimeError, match="shapes"), short_of_memory(CPU):
         torch.zeros(2, 3) @ torch.zeros(2, 3)

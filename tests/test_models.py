@@ -1,4 +1,4 @@
-"""Modules: what they compute, what they refuse, and their round trip through JSON."""
+"""Built-in modules: results, refused arguments, and saving and loading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import nn
 
 from conftest import DATA
 from runback.config import TrainConfig
-from runback.data.table import read_table
+from runback.data.table import Columns, read_table
 from runback.errors import CheckpointError, DataError, ModelError
 from runback.model.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
 from runback.model.scaling import Scale, Scaled
@@ -33,13 +33,13 @@ from runback.model.spec import (
     load_weights,
     save_model,
 )
-from runback.training.setup import prepare
+from runback.training.setup import prepare, spec_of
 
 
 def build(model: str, n_features: int = 2, n_targets: int = 1, **options: Any) -> BuiltModel:
     features = tuple(f"x{index}" for index in range(n_features))
     targets = tuple(f"y{index}" for index in range(n_targets))
-    return build_model(TrainConfig(model=model, **options), features, targets)
+    return build_model(spec_of(TrainConfig(model=model, **options), Columns(features, targets)))
 
 
 def refused(model: str, **options: Any) -> str:
@@ -59,7 +59,7 @@ def test_linear_is_one_linear_layer() -> None:
     assert module(x).shape == (5, 2)
 
 
-def test_one_feature_of_degree_two_reads_as_w1_w2_b() -> None:
+def test_degree_two_weights_are_in_descending_order() -> None:
     module = Polynomial(1, 1)
     x = torch.tensor([[3.0], [-2.0]])
     assert module.terms(x).tolist() == [[9.0, 3.0], [4.0, -2.0]]
@@ -67,13 +67,13 @@ def test_one_feature_of_degree_two_reads_as_w1_w2_b() -> None:
     assert torch.allclose(module(x)[:, 0], w1 * x[:, 0] ** 2 + w2 * x[:, 0] + b)
 
 
-def test_two_features_of_degree_two_come_in_the_order_that_is_written_down() -> None:
+def test_two_features_of_degree_two_have_a_fixed_order() -> None:
     terms = PolynomialFeatures(2, 2)(torch.tensor([[2.0, 5.0]]))
     assert terms.tolist() == [[4.0, 10.0, 25.0, 2.0, 5.0]]
 
 
 @given(st.integers(1, 4), st.integers(1, 5), st.data())
-def test_polynomial_terms_are_scikit_learns_in_another_order(
+def test_polynomial_terms_are_those_of_scikit_learn(
     n_features: int, degree: int, data: st.DataObject
 ) -> None:
     values = st.lists(st.integers(-4, 4), min_size=n_features, max_size=n_features)
@@ -94,7 +94,7 @@ def _degrees(n_features: int, degree: int) -> list[float]:
     return (two / one).log2()[0].tolist()
 
 
-def test_mlp_has_the_layers_asked_for() -> None:
+def test_mlp_has_the_requested_layers() -> None:
     module = Mlp(4, 2, hidden=[8, 3], activation="tanh", dropout=0.5)
     kinds = [type(layer) for layer in module.hidden]
     assert kinds == [nn.Linear, nn.Tanh, nn.Dropout] * 2
@@ -145,7 +145,7 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
         ("mlp", {"dropout": -0.1}, "dropout -0.1 is not in [0, 1)"),
     ],
 )  # fmt: skip
-def test_models_and_arguments_that_do_not_fit(model: str, args: Any, problem: str) -> None:
+def test_unknown_models_and_arguments_are_refused(model: str, args: Any, problem: str) -> None:
     message = refused(model, model_args=args)
     assert message.startswith("option model")
     assert problem in message
@@ -166,7 +166,7 @@ def test_a_module_without_parameters_is_refused() -> None:
 
 
 class Shaped(nn.Module):
-    """Returns, or raises, what it is told."""
+    """Its argument decides what forward returns or raises."""
 
     def __init__(self, n_features: int, n_targets: int, what: str) -> None:
         super().__init__()
@@ -200,7 +200,7 @@ def test_a_module_with_another_output_is_refused(what: str, problem: str) -> Non
     assert "\n" not in str(caught.value)
 
 
-def test_checking_a_module_changes_neither_it_nor_the_generator() -> None:
+def test_check_output_changes_no_module_or_generator() -> None:
     module = Shaped(2, 1, "good").train()
     before, weights = torch.get_rng_state(), module.layer.weight.clone()
     check_output(module, torch.randn(3, 2, generator=torch.Generator()), 1)
@@ -235,7 +235,8 @@ def built_models(draw: st.DrawFn) -> BuiltModel:
         normalize=draw(st.sampled_from(["none", "standard", "minmax"])),
         precision=draw(st.sampled_from(["float32", "bf16", "float64"])),
     )
-    return build_model(config, tuple(names[:count]), tuple(names[count:]))
+    columns = Columns(tuple(names[:count]), tuple(names[count:]))
+    return build_model(spec_of(config, columns))
 
 
 @given(built_models())
@@ -260,7 +261,7 @@ def test_every_module_comes_back_from_its_folder(
         assert one.dtype == two.dtype == built.spec.torch_dtype
 
 
-def test_weights_that_do_not_fit_are_refused_by_the_leafs_name() -> None:
+def test_unfitting_weights_are_refused_by_name() -> None:
     state = build("mlp", model_args={"hidden": [4]}).module.state_dict()
     module = build("mlp", model_args={"hidden": [4]}).module
     before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
@@ -273,7 +274,7 @@ def test_weights_that_do_not_fit_are_refused_by_the_leafs_name() -> None:
         ({**state, "hidden.0.weight": state["hidden.0.weight"].double()},
          "'hidden.0.weight' is stored as torch.float64 [4, 2], the module has torch.float32 [4, 2]"),
         ({**state, "output.bias": [1.0]}, "'output.bias' is stored as list"),
-        (torch.zeros(3), "a Tensor is no state_dict"),
+        (torch.zeros(3), "a Tensor is not a state_dict"),
     ):  # fmt: skip
         with pytest.raises(ModelError) as caught:
             load_weights(module, wrong)  # type: ignore[arg-type]
@@ -286,7 +287,8 @@ def test_weights_that_do_not_fit_are_refused_by_the_leafs_name() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"format": 2}, {"model": 3}, {"model_args": []}, {"features": "abc"}, {"features": [1]},
+        {"format": 2}, {"task": None}, {"task": "other"},
+        {"model": 3}, {"model_args": []}, {"features": "abc"}, {"features": [1]},
         {"targets": []}, {"normalize": "log"}, {"dtype": "int8"}, {"own_module": None},
         {"model": "other"}, {"model_args": {"depth": 3}},
     ],
@@ -300,7 +302,7 @@ def test_a_damaged_spec_is_refused_in_one_sentence(tmp_path: Path, change: dict[
     assert "\n" not in str(caught.value)
 
 
-def test_what_is_missing_from_a_model_folder_is_named(tmp_path: Path) -> None:
+def test_a_missing_entry_of_a_model_is_named(tmp_path: Path) -> None:
     built = build("linear")
     save_model(tmp_path, built, built.module.state_dict())
     stored = built.spec.as_json()
@@ -356,7 +358,7 @@ def test_a_constant_column_becomes_zero(how: str, value: float) -> None:
         assert scale(x).isfinite().all()
 
 
-def test_a_spread_too_small_for_the_dtype_does_not_divide_by_zero() -> None:
+def test_a_tiny_spread_does_not_divide_by_zero() -> None:
     x = torch.tensor([[0.0], [1e-300]], dtype=torch.float64)
     scale = Scale(1)
     scale.fit(x, "minmax")
@@ -371,7 +373,9 @@ def test_a_spread_too_large_for_the_dtype_is_refused(how: str, value: float, dty
         x *= 1e100
         x[:, 1] = torch.tensor([1e308, -1e308])
     scale = Scale(2).to(dtype)
-    with pytest.raises(DataError, match="option normalize: feature column 2 spreads too far"):
+    with pytest.raises(
+        DataError, match="option normalize: the range of feature column 2 is too large"
+    ):
         scale.fit(x, how)
 
 
@@ -385,7 +389,7 @@ def test_scaling_is_part_of_the_weights_and_not_trained() -> None:
     ]  # fmt: skip
 
 
-def test_building_says_nothing() -> None:
+def test_building_a_model_warns_of_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for model in ("linear", "polynomial", "mlp"):

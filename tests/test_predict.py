@@ -1,4 +1,4 @@
-"""`predict` takes tables of any size, keeps columns, and gives the module's own bits."""
+"""`predict` takes tables of any size, keeps columns, and is bit-identical to the module."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def expected(finished_runs: FinishedRuns, name: str, frame: pd.DataFrame) -> lis
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
 @pytest.mark.parametrize("target", ["out.csv", "out.parquet"])
-def test_every_row_is_the_modules_own_answer(
+def test_predict_equals_the_module_bit_for_bit(
     finished_runs: FinishedRuns, tmp_path: Path, source: str, target: str
 ) -> None:
     frame = table(1000)
@@ -55,7 +55,7 @@ def test_every_row_is_the_modules_own_answer(
     assert found["y"].tolist() == expected(finished_runs, "strong", frame)
 
 
-def test_the_table_itself_is_never_written_over(
+def test_predict_refuses_to_overwrite_its_table(
     finished_runs: FinishedRuns, tmp_path: Path
 ) -> None:
     file = tmp_path / "in.csv"
@@ -63,15 +63,20 @@ def test_the_table_itself_is_never_written_over(
     before = file.read_bytes()
     (tmp_path / "link.csv").symlink_to(file)
     for output in (file, tmp_path / "link.csv"):
-        with pytest.raises(UsageError, match="is the table itself, which would be lost"):
+        with pytest.raises(UsageError, match="is the table itself; use another file"):
             predict_file(finished_runs.ids["strong"], str(file), str(output))
     assert file.read_bytes() == before
+
+
+def test_a_kept_column_named_twice_is_refused(finished_runs: FinishedRuns, tmp_path: Path) -> None:
+    file = tmp_path / "in.csv"
+    table(3).to_csv(file, index=False)
     with pytest.raises(UsageError, match="--keep id,id: names a column twice"):
         predict_file(finished_runs.ids["strong"], str(file), "", ["id", "id"])
 
 
 @pytest.mark.parametrize("source", ["in.csv", "in.parquet"])
-def test_blocks_join_without_a_seam(
+def test_predictions_in_blocks_equal_those_of_one_block(
     finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str
 ) -> None:
     frame, file = table(101), tmp_path / source
@@ -96,7 +101,7 @@ def test_blocks_join_without_a_seam(
     np.testing.assert_allclose(found["y"], expected(finished_runs, "strong", frame), rtol=1e-6)
 
 
-def test_the_command_prints_csv_and_says_how_many_rows(
+def test_predict_prints_csv_and_the_row_count(
     finished_runs: FinishedRuns, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     frame = pd.DataFrame({"z": ["a", "b", "c"], "x": [1, 5, 11]})
@@ -112,7 +117,7 @@ def test_the_command_prints_csv_and_says_how_many_rows(
     assert "predicted 3 rows" in printed.err
 
 
-def test_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None:
+def test_predict_takes_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None:
     for rows in (1, 0):
         for suffix in ("csv", "parquet"):
             file, out = tmp_path / f"in{rows}.{suffix}", tmp_path / f"out{rows}.{suffix}"
@@ -126,7 +131,7 @@ def test_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("content", "options", "problem"),
     [
-        ("a,b\n1,2\n", [], "no column 'x'; it has a, b"),
+        ("a,b\n1,2\n", [], "no column 'x'; the columns are a, b"),
         ("x\n" + "1\n" * 25 + "oops\n1\n", [], "column 'x', data row 26: 'oops' is not a number"),
         ("x\n" + "1\n" * 25 + "\"\"\n" + "1\n" * 9, [], "column 'x', data row 26: has no value"),
         ("x\n" + "1\n" * 25 + "1,2\n", [], "data row 26 has 2 cell(s)"),
@@ -137,7 +142,7 @@ def test_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path: Path) -> None
         ("", [], "the file is empty"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_and_nothing_is_left(
+def test_a_predict_error_names_it_and_leaves_no_file(
     finished_runs: FinishedRuns,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -155,8 +160,8 @@ def test_what_is_wrong_is_named_and_nothing_is_left(
     assert [file.name for file in tmp_path.iterdir()] == ["in.csv"]
 
 
-def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
-    """What Arrow holds at most does not grow with the table."""
+def test_predict_memory_does_not_grow_with_the_table(tmp_path: Path) -> None:
+    """The peak memory of Arrow does not depend on the number of rows."""
 
     def most_held(rows: int) -> int:
         table(rows).to_parquet(tmp_path / "in.parquet", row_group_size=10_000)
@@ -172,7 +177,7 @@ def test_a_table_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     assert many < 1.5 * few, (few, many)
 
 
-def test_pyfunc_and_predict_agree_on_more_rows_than_a_block(
+def test_pyfunc_equals_predict_beyond_one_block(
     finished_runs: FinishedRuns, tmp_path: Path
 ) -> None:
     numbers = np.random.default_rng(1)

@@ -1,4 +1,4 @@
-"""`promote` moves an alias to the better model, refuses what cannot be compared, and rolls back."""
+"""`promote` moves an alias to the better model, refuses incomparable ones, and rolls back."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from conftest import DATA, Workspace
+from conftest import DATA, PROGRAMS, Workspace
 from finished_runs import FinishedRuns, make_runs
 from runback.cli import main
-from runback.commands.load import evaluate
+from runback.commands.evaluate import evaluate
 from runback.commands.promote import promote, rollback
 from runback.errors import UsageError
 
 
 def register_apart(finished_runs: FinishedRuns, name: str, *runs: str) -> list[str]:
-    """Registers runs under a name of the test's own; returns models:/NAME/VERSION."""
+    """Registers runs under a separate name; returns models:/NAME/VERSION of each."""
     client = finished_runs.workspace.client
     client.create_registered_model(name)
     made = []
@@ -42,38 +42,39 @@ def holder(finished_runs: FinishedRuns, name: str, alias: str = "champion") -> s
     return None if found is None else str(found)
 
 
-def test_the_alias_goes_to_the_better_and_back(finished_runs: FinishedRuns) -> None:
+def test_promote_moves_the_alias_and_rollback_returns_it(finished_runs: FinishedRuns) -> None:
     weak, strong = register_apart(finished_runs, "ladder", "weak", "strong")
     first = promote(weak)
-    assert (first["moved"], first["holder"], first["version"]) == (True, None, "1")
-    assert first["score"] == evaluate(finished_runs.ids["weak"])["scores"]["rmse"]
+    assert (first.moved, first.holder, first.version, first.metric) == (True, None, "1", "rmse")
+    assert first.score == evaluate(finished_runs.ids["weak"]).scores["rmse"]
     second = promote(strong)
-    assert (second["moved"], second["holder"], second["version"]) == (True, "1", "2")
-    assert second["score"] < second["holder_score"] == first["score"]
-    assert promote(strong)["reason"] == "it has the alias already"
+    assert (second.moved, second.holder, second.version) == (True, "1", "2")
+    assert second.score is not None and second.holder_score is not None
+    assert second.score < second.holder_score == first.score
+    assert promote(strong).reason == "it has the alias already"
     third = promote(weak)
-    assert (third["moved"], holder(finished_runs, "ladder")) == (False, "2")
-    assert third["reason"] == "its rmse is not better"
+    assert (third.moved, holder(finished_runs, "ladder")) == (False, "2")
+    assert third.reason == "its rmse is not better"
     forced = promote(weak, force=True)
-    assert (forced["moved"], holder(finished_runs, "ladder")) == (True, "1")
+    assert (forced.moved, holder(finished_runs, "ladder")) == (True, "1")
     for restored in ("2", "1", None):
-        assert rollback(weak)["version"] == restored
+        assert rollback(weak).version == restored
         assert holder(finished_runs, "ladder") == restored
     with pytest.raises(UsageError, match="no promotion to undo"):
         rollback(weak)
 
 
-def test_directions_of_the_metrics_are_known(finished_runs: FinishedRuns) -> None:
+def test_promote_follows_the_direction_of_each_metric(finished_runs: FinishedRuns) -> None:
     weak, strong = register_apart(finished_runs, "directions", "weak", "strong")
     for metric in ("cost", "rmse", "mae", "r2"):
         promote(weak, alias=metric, metric=metric)
-        assert promote(strong, alias=metric, metric=metric)["moved"]
-        assert not promote(weak, alias=metric, metric=metric)["moved"]
+        assert promote(strong, alias=metric, metric=metric).moved
+        assert not promote(weak, alias=metric, metric=metric).moved
     with pytest.raises(UsageError, match="metric 'auc' is not one of cost, rmse, mae, r2"):
         promote(weak, metric="auc")
 
 
-def test_other_test_rows_are_refused_unless_a_table_is_given(
+def test_other_test_rows_need_a_common_table(
     workspace: Workspace, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     runs: dict[str, dict[str, Any]] = {
@@ -87,7 +88,7 @@ def test_other_test_rows_are_refused_unless_a_table_is_given(
     first = json.loads(capsys.readouterr().out)
     assert first["moved"] and first["holder"] is None
     assert main(["promote", ids["two"]]) == 2
-    assert "differ; give a table that neither has seen with --data" in capsys.readouterr().err
+    assert "differ; compare them on a table that neither was trained on" in capsys.readouterr().err
     assert main(["promote", ids["two"], "--data", str(DATA / "non_linear.csv")]) == 0
     second = json.loads(capsys.readouterr().out)
     assert second["moved"] and second["score"] < second["holder_score"]
@@ -106,26 +107,16 @@ def test_other_test_rows_are_refused_unless_a_table_is_given(
     (tmp_path / "table.csv").write_text("x,y\n1,2\n")
     assert main(["promote", ids["two"]]) == 2
     assert main(["promote", ids["two"], "--force", "maybe"]) == 2
-    assert "option force: 'maybe' is neither true nor false" in capsys.readouterr().err
+    assert "option force: 'maybe' is not true or false" in capsys.readouterr().err
 
 
-# Promotes a version to a new alias each time that it is told one.
-PROMOTER = """
-import json, sys
-from runback.commands.promote import promote
-
-for alias in sys.stdin:
-    found = promote(sys.argv[1], alias.strip()) if alias.strip() else {}
-    print(json.dumps(found), flush=True)
-"""
-
-
-def test_two_that_promote_at_once_take_turns(finished_runs: FinishedRuns) -> None:
-    """Each is judged against the holder that it replaces, so the better one has the alias."""
+def test_concurrent_promotions_are_serialized(finished_runs: FinishedRuns) -> None:
+    """Each is compared with the holder that it replaces, so the better one has the alias."""
     versions = register_apart(finished_runs, "race", "strong", "weak")
+    program = PROGRAMS / "promote_on_request.py"
     two = [
         subprocess.Popen(
-            [sys.executable, "-c", PROMOTER, version], env=dict(os.environ), text=True,
+            [sys.executable, program, version], env=dict(os.environ), text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
         )
         for version in versions
@@ -151,7 +142,9 @@ def test_two_that_promote_at_once_take_turns(finished_runs: FinishedRuns) -> Non
     assert [process.returncode for process in two] == [0, 0]
 
 
-def test_on_a_real_server(remote: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_promote_and_rollback_through_a_server(
+    remote: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
     ids = make_runs(
         remote, {"a": {"data": "table.csv", "epochs": 3}, "b": {"data": "table.csv", "epochs": 40}}
     ).ids

@@ -1,4 +1,4 @@
-"""The README speaks the truth: its blocks run, and its tables are those of the code."""
+"""The README is correct: its blocks run, and its tables match the code."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```\n(<!-- not run by the README's own test)?", re.M | re.S)
 
 
-def test_every_option_stands_in_the_readme_with_its_default() -> None:
+def test_the_readme_lists_every_option_and_default() -> None:
     rows = dict(re.findall(r"^\| `(\w+)` \| (.*?) \|", README, re.M))
     defaults = {name: render(getattr(TrainConfig(), name)) for name in FIELDS}
     assert {name: rows.get(name) for name in FIELDS} == {
@@ -26,7 +26,7 @@ def test_every_option_stands_in_the_readme_with_its_default() -> None:
     }
 
 
-def test_every_dependency_has_a_reason() -> None:
+def test_the_readme_explains_every_dependency() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -42,7 +42,7 @@ def test_every_dependency_has_a_reason() -> None:
     assert names <= told, names - told
 
 
-def test_every_command_stands_in_the_readme() -> None:
+def test_the_readme_lists_every_command() -> None:
     text = subprocess.run(
         [sys.executable, "-m", "runback", "--help"], text=True, capture_output=True, check=True
     ).stdout
@@ -52,7 +52,7 @@ def test_every_command_stands_in_the_readme() -> None:
         assert f"| `{command}" in README
 
 
-def test_every_block_is_run_or_says_why_not() -> None:
+def test_every_readme_block_is_run_or_marked() -> None:
     assert {kind for kind, _, _ in BLOCK.findall(README)} <= {"sh", "python", "text"}
     for kind, text, skipped in BLOCK.findall(README):
         if skipped:
@@ -62,7 +62,7 @@ def test_every_block_is_run_or_says_why_not() -> None:
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A copy of what a clone holds, with a store of its own."""
+    """A copy of the repository's files, as in a fresh clone."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
         cwd=ROOT, text=True, capture_output=True, check=True,
@@ -74,7 +74,7 @@ def checkout(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_blocks_run_in_order(checkout: Path) -> None:
+def test_the_readme_blocks_run_in_order(checkout: Path) -> None:
     script = ["set -euo pipefail"]
     for kind, text, skipped in BLOCK.findall(README):
         if kind == "sh" and not skipped:

@@ -1,7 +1,8 @@
-"""Models come back: by every name of a run, clean_env, later, as the training process left them."""
+"""Loading models: by every name of a run, in another environment, bit-identical to the training."""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -12,13 +13,15 @@ import pandas as pd
 import pytest
 import torch
 
-from clean_env import SecondEnvironment
+from clean_env import CleanEnvironment
+from conftest import PROGRAMS
 from finished_runs import FinishedRuns
 from runback import load_model
-from runback.commands.load import evaluate, predict
+from runback.commands.evaluate import evaluate
+from runback.commands.predict import predict
 from runback.commands.reproduce import weights_digest
 from runback.errors import ConfigError, DataError, RunNotFoundError
-from runback.tracking.runs import find_run
+from runback.tracking.find_run import find_run
 
 PROBE = torch.tensor([[1.0], [5.0], [11.0]])
 
@@ -26,9 +29,7 @@ PROBE = torch.tensor([[1.0], [5.0], [11.0]])
 @pytest.mark.parametrize(
     "name", ["{id}", "{prefix}", "runs:/{id}", "models:/table/{version}", "models:/table@best"]
 )
-def test_every_name_of_a_run_brings_back_its_weights_bit_for_bit(
-    finished_runs: FinishedRuns, name: str
-) -> None:
+def test_every_name_of_a_run_loads_the_same_weights(finished_runs: FinishedRuns, name: str) -> None:
     run_id = finished_runs.ids["strong"]
     (version,) = finished_runs.workspace.client.search_model_versions(
         f"run_id = '{run_id}' AND name = 'table'"
@@ -41,7 +42,7 @@ def test_every_name_of_a_run_brings_back_its_weights_bit_for_bit(
         assert module(PROBE).tolist() == finished_runs.answers["strong"]
 
 
-def test_latest_is_the_run_made_last(finished_runs: FinishedRuns) -> None:
+def test_latest_is_the_newest_run(finished_runs: FinishedRuns) -> None:
     (last,) = finished_runs.workspace.client.search_runs(
         ["0"],
         filter_string="tags.`runback.version` != ''",  # other tests make runs that are not ours
@@ -60,20 +61,10 @@ def test_pyfunc_agrees_by_run_and_by_version(finished_runs: FinishedRuns) -> Non
         assert found.tolist() == [row[0] for row in finished_runs.answers["strong"]]
 
 
-SECOND = """
-import importlib.util, mlflow, pandas as pd
-assert importlib.util.find_spec("runback") is None
-model = mlflow.pyfunc.load_model({uri!r})
-import runback
-assert "/code/runback/" in runback.__file__, runback.__file__
-print(model.predict(pd.DataFrame({frame!r})).tolist())
-"""
-
-
-def test_a_users_module_comes_back_without_its_file_and_without_runback(
-    finished_runs: FinishedRuns, clean_env: SecondEnvironment
+def test_a_user_module_loads_without_file_and_runback(
+    finished_runs: FinishedRuns, clean_env: CleanEnvironment
 ) -> None:
-    """The finished_runs has renamed the class and broken the sibling that it imports."""
+    """Its class was renamed, and the sibling that it imports was broken, after the training."""
     run_id, expected = finished_runs.ids["own"], [row[0] for row in finished_runs.answers["own"]]
     rows = torch.arange(30.0).reshape(3, 10) / 7
     with torch.no_grad():
@@ -81,13 +72,14 @@ def test_a_users_module_comes_back_without_its_file_and_without_runback(
     uri = f"runs:/{run_id}/model"
     columns = mlflow.models.get_model_info(uri).signature.inputs.input_names()
     frame = {name: rows[:, index].tolist() for index, name in enumerate(columns)}
-    script = SECOND.format(uri=uri, frame=frame)
-    done = clean_env.run(script, finished_runs.workspace.folder, finished_runs.workspace.env)
+    program = PROGRAMS / "load_model_without_runback.py"
+    folder, env = finished_runs.workspace.folder, finished_runs.workspace.env
+    done = clean_env.run(str(program), uri, json.dumps(frame), cwd=folder, env=env)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(expected)
 
 
-def test_the_code_that_trained_wins_over_what_is_imported_here(
+def test_the_stored_code_wins_over_imported_modules(
     finished_runs: FinishedRuns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("nets", "layers"):
@@ -103,7 +95,7 @@ def test_the_code_that_trained_wins_over_what_is_imported_here(
         del sys.modules[name]
 
 
-def test_two_targets_make_two_columns_in_the_frames_own_order_of_rows(
+def test_two_targets_give_two_columns_in_row_order(
     finished_runs: FinishedRuns,
 ) -> None:
     frame = pd.DataFrame({"x2": [2, 1], "x1": [1, 3]}, index=[7, 3])
@@ -114,7 +106,7 @@ def test_two_targets_make_two_columns_in_the_frames_own_order_of_rows(
     assert "mlflow.pyfunc" in sys.modules and len(model.predict(frame.iloc[:0])) == 0
 
 
-def test_unknown_runs_and_devices_are_named(finished_runs: FinishedRuns) -> None:
+def test_unknown_runs_are_refused(finished_runs: FinishedRuns) -> None:
     for name in ("0" * 32, "models:/table/99", "models:/table@nobody", "models:/nothing/1"):
         with pytest.raises(RunNotFoundError):
             load_model(name)
@@ -128,9 +120,12 @@ def test_unknown_runs_and_devices_are_named(finished_runs: FinishedRuns) -> None
     ):
         with pytest.raises(RunNotFoundError, match="RUN is a run ID, a unique prefix of one"):
             find_run(finished_runs.workspace.client, name)
-    if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="no CUDA device"):
-            load_model(finished_runs.ids["strong"], device="cuda")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a CUDA device")
+def test_loading_to_a_missing_device_is_refused(finished_runs: FinishedRuns) -> None:
+    with pytest.raises(ConfigError, match="no CUDA device"):
+        load_model(finished_runs.ids["strong"], device="cuda")
 
 
 @pytest.mark.gpu
@@ -148,7 +143,7 @@ def test_a_model_goes_from_cpu_to_gpu_and_back(finished_runs: FinishedRuns) -> N
     assert all(value.device.type == "cpu" for value in weights.values())
 
 
-def test_a_table_that_is_gone_is_named_with_its_place(finished_runs: FinishedRuns) -> None:
+def test_a_missing_table_is_named_with_its_path(finished_runs: FinishedRuns) -> None:
     gone = re.escape(str(finished_runs.workspace.folder / "pair.csv"))
-    with pytest.raises(DataError, match=f"{gone}: the run's table is no longer there; put it back"):
+    with pytest.raises(DataError, match=f"{gone}: the run's table does not exist; restore it"):
         evaluate(finished_runs.ids["pair"])

@@ -1,4 +1,4 @@
-"""`reproduce` trains a run again from its own record and says whether it came out the same."""
+"""`reproduce` trains a run again from its record and reports whether the results are equal."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from finished_runs import FinishedRuns
 from runback import TrainConfig, resume, train
 from runback.cli import main
 from runback.commands.reproduce import reproduce
-from runback.commands.train import Outcome
+from runback.commands.train import TrainResult
 
 
 def test_a_run_reproduces_to_the_last_bit(
     finished_runs: FinishedRuns, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With the own module that it was trained with, though the file has changed since."""
+    """With the user's module as it was at training time, although the file has changed."""
     run_id = finished_runs.ids["own"]
     assert main(["reproduce", run_id]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -36,23 +36,25 @@ def test_a_run_reproduces_to_the_last_bit(
     )
 
 
-def test_a_run_that_was_resumed_reproduces_too(workspace: Workspace) -> None:
-    """A schedule keeps the shape of the run's first epochs, and a patience that ended is known."""
+def test_a_resumed_run_reproduces(workspace: Workspace) -> None:
+    """With a schedule set by the first number of epochs, and a patience that ended."""
     config = TrainConfig(
         data=str(DATA / "non_linear.csv"), epochs=3, scheduler="cosine", patience=9, lr=2e-4
     )
-    run_id = train(config)
+    run_id = train(config).run_id
     resume(run_id, epochs=5)
     resume(run_id, epochs=7, patience=1)
     found = reproduce(run_id)
-    assert found["equal"], found["first_difference"]
+    assert found.equal, found.first_difference
 
 
-def test_a_difference_is_found_and_named(
+def test_a_differing_reproduction_is_reported(
     finished_runs: FinishedRuns, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     other = finished_runs.ids["weak"]
-    monkeypatch.setattr(runback.commands.reproduce, "run_training", lambda *_: Outcome(other, True))
+    monkeypatch.setattr(
+        runback.commands.reproduce, "run_training", lambda *_: TrainResult(other, True)
+    )
     assert main(["reproduce", finished_runs.ids["strong"]]) == 1
     found = json.loads(capsys.readouterr().out)
     assert not found["equal"] and not found["weights_equal"]
@@ -75,7 +77,7 @@ def test_changed_data_are_refused_before_training(
         shutil.copyfile(tmp_path / "kept.csv", table)
 
 
-def test_the_digest_sees_every_weight() -> None:
+def test_the_digest_covers_every_weight_and_buffer() -> None:
     module = torch.nn.BatchNorm1d(2)
     before = runback.commands.reproduce.weights_digest(module)
     module.num_batches_tracked.add_(1)

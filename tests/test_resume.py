@@ -1,4 +1,4 @@
-"""`runback resume`: the same run, the same curve, the same weights, as if nothing had happened."""
+"""`runback resume`: the same run with the metrics and weights of an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from conftest import DATA, ROOT, SECONDS, Workspace, wait_until
+from finished_runs import FinishedRuns
 from in_process import NOISY, difference, last_checkpoint
-from runback.commands import train as jobs
+from runback.commands import resume as resuming
+from runback.commands.resume import run_resume
+from runback.commands.train import train
 from runback.config import MUTABLE_ON_RESUME, TrainConfig
 from runback.errors import (
     ConfigError,
@@ -32,31 +35,26 @@ from runback.errors import (
 from runback.storage import lease
 from runback.storage.checkpoints import local_positions
 from runback.storage.lock import FileLock
-from runback.storage.paths import RunDir
-
-# A module that takes its time where a test has to catch it in the middle.
-SLOW = NOISY.replace("import random\n", "import os, random, time\n").replace(
-    "        noise =",
-    "        time.sleep(float(os.environ.get('SLEEP_SECONDS', '0')) * self.training)\n        noise =",
-)
+from runback.storage.paths import RunDir, known_run_dirs
+from runback.tracking import tags
+from runback.tracking.client import CourierClient
 
 
 @pytest.fixture
-def slow(tmp_path: Path) -> tuple[str, ...]:
-    """Options of a training of 20 batches an epoch, each as long as SLEEP_SECONDS says."""
-    (tmp_path / "slow.py").write_text(SLOW)
+def slow() -> tuple[str, ...]:
+    """Arguments of a training of 20 batches an epoch; SLEEP_SECONDS sets the time of each."""
     return (
-        "train", "--data", str(DATA / "non_linear.csv"), "--model", f"{tmp_path}/slow.py:Noisy",
+        "train", "--data", str(DATA / "non_linear.csv"), "--model", NOISY,
         "--batch-size", "8", "--epochs", "12", "--checkpoint-every", "3", "--optimizer", "adam",
         "--scheduler", "cosine", "--lr", "0.01",
     )  # fmt: skip
 
 
 def run_of(workspace: Workspace) -> str:
-    """The run that a command has begun, once its journal is there."""
-    wait_until(lambda: bool(list(workspace.folder.glob(".runback/*/journal.db"))), SECONDS)
-    (journal,) = workspace.folder.glob(".runback/*/journal.db")
-    return journal.parent.name
+    """Waits for the journal of the only run and returns the run's ID."""
+    wait_until(lambda: bool(known_run_dirs()), SECONDS)
+    (folder,) = known_run_dirs()
+    return folder.run_id
 
 
 def wait_for_checkpoint(workspace: Workspace, run_id: str, epoch: int) -> None:
@@ -65,7 +63,7 @@ def wait_for_checkpoint(workspace: Workspace, run_id: str, epoch: int) -> None:
 
 
 def points(workspace: Workspace, run_id: str) -> dict[tuple[str, int], tuple[float, int]]:
-    """Value and timestamp of each point of the run; fails on a point that is there twice."""
+    """Value and timestamp of each point of the run; asserts that no point is there twice."""
     found = {}
     for key in workspace.client.get_run(run_id).data.metrics:
         for p in workspace.client.get_metric_history(run_id, key):
@@ -75,7 +73,7 @@ def points(workspace: Workspace, run_id: str) -> dict[tuple[str, int], tuple[flo
 
 
 def artifacts(workspace: Workspace, run_id: str) -> Path:
-    """Where the store keeps the run's checkpoints."""
+    """The folder of the run's checkpoint artifacts."""
     uri = workspace.client.get_run(run_id).info.artifact_uri
     folder = Path(uri.removeprefix("file://")) / "checkpoints"
     assert list(folder.glob("checkpoint-*.pt"))
@@ -95,7 +93,7 @@ def end(process: subprocess.Popen[str], number: int | None = None) -> tuple[int,
 
 
 def assert_like_uninterrupted(workspace: Workspace, run_id: str, slow: tuple[str, ...]) -> None:
-    """Trains the same once more, in one go, and compares the whole checkpoint and all points."""
+    """Trains the same without interruption; compares the last checkpoint and all points."""
     whole = workspace.runback(*slow, "--register", "none")
     assert whole.returncode == 0, whole.stderr
     other = whole.stdout.strip()
@@ -130,10 +128,10 @@ def test_sigterm_inside_an_epoch_then_two_resumes_at_once(
     assert_like_uninterrupted(workspace, run_id, slow)
 
 
-def test_resume_on_another_machine_through_a_server(
+def test_resume_on_another_machine_is_bit_identical(
     remote: Workspace, slow: tuple[str, ...]
 ) -> None:
-    """SIGKILL, then nothing local is left: the artifacts and the history are enough."""
+    """After SIGKILL and without local files: artifacts and metric history are enough."""
     training = remote.start(*slow, SLEEP_SECONDS="0.01")
     run_id = run_of(remote)
     wait_for_checkpoint(remote, run_id, 6)
@@ -148,7 +146,7 @@ def test_resume_on_another_machine_through_a_server(
     resumed = remote.runback("resume", run_id)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.strip() == run_id
-    assert "determinism broke" not in resumed.stderr
+    assert "not deterministic" not in resumed.stderr
     after = points(remote, run_id)
     assert before.items() <= after.items(), "a point has changed, or its timestamp has"
     assert {step for key, step in after if key == "cost"} == set(range(1, 13))
@@ -158,17 +156,15 @@ def test_resume_on_another_machine_through_a_server(
     assert_like_uninterrupted(remote, run_id, slow)
 
 
-def test_the_courier_of_the_killed_training_is_still_there(
-    remote: Workspace, slow: tuple[str, ...]
-) -> None:
-    """It is made to hang, with the delivery's lock in its hand, until the resumed one has trained."""
+def test_a_resume_waits_for_a_stopped_old_courier(remote: Workspace, slow: tuple[str, ...]) -> None:
+    """The old courier is stopped while it holds the delivery lock, and continued later."""
     training = remote.start(*slow, SLEEP_SECONDS="0.03")
     run_id = run_of(remote)
     wait_for_checkpoint(remote, run_id, 3)
     courier = json.loads((remote.home(run_id) / "courier.lock").read_text())["pid"]
     os.kill(courier, signal.SIGSTOP)
     training.kill()
-    training.wait()  # its pipes stay open in the courier's hands
+    training.wait()  # the courier keeps its pipes open
     resumed = remote.start("resume", run_id, SLEEP_SECONDS="0.01")
     wait_for_checkpoint(remote, run_id, 9)
     os.kill(courier, signal.SIGCONT)
@@ -179,42 +175,72 @@ def test_the_courier_of_the_killed_training_is_still_there(
     assert remote.client.get_run(run_id).info.status == "FINISHED"
 
 
+def resumed(run: str, **changes: Any) -> str:
+    """Resumes in this process as the command line does; the run ID."""
+    with CourierClient() as courier:
+        return run_resume(run, changes, courier).run_id
+
+
 @pytest.fixture
 def finished(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A finished run of 20 epochs; resumes in this process may follow."""
+    """A finished run of 20 epochs, which a test may resume in the test process."""
     shutil.copy(DATA / "non_linear.csv", workspace.folder / "table.csv")
     monkeypatch.setenv("PYTHONPATH", os.environ.get("PYTHONPATH", ""))
     yield workspace.train("--data", "table.csv", "--scheduler", "cosine", "--keep-checkpoints", "0")
 
 
-def test_a_finished_run_can_be_trained_on(
-    workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With `--epochs`; what else decides the numbers is refused by name, and nothing is changed."""
-    untouched = workspace.client.get_run(finished)
+@pytest.fixture
+def refused(finished_runs: FinishedRuns) -> Callable[..., None]:
+    """Resumes the finished run "weak" of 5 epochs; asserts that this fails and changes nothing."""
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["weak"]
 
-    def refused(kind: type[Exception], match: str, **changes: Any) -> None:
+    def resume(kind: type[Exception], match: str, **changes: Any) -> None:
+        before = client.get_run(run_id).to_dictionary()
         with pytest.raises(kind, match=match):
-            jobs.resume(finished, **changes)
-        assert workspace.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
+            resumed(run_id, **changes)
+        assert client.get_run(run_id).to_dictionary() == before
 
-    workspace.client.delete_run(finished)
-    with pytest.raises(RunNotFoundError, match=f"run {finished} has been deleted; bring it back"):
-        jobs.resume(finished, epochs=30)
-    workspace.client.restore_run(finished)
+    return resume
+
+
+def test_a_resume_of_a_deleted_run_is_refused(
+    finished_runs: FinishedRuns, refused: Callable[..., None]
+) -> None:
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["weak"]
+    client.delete_run(run_id)
+    try:
+        refused(RunNotFoundError, f"run {run_id} has been deleted; restore it with", epochs=30)
+    finally:
+        client.restore_run(run_id)
+
+
+def test_a_resume_with_other_options_is_refused(refused: Callable[..., None]) -> None:
     refused(ConfigError, "option seed: the run has 0, and a resume cannot change it", seed=1)
-    refused(ConfigError, "option epochs: 19 is less than the 20 epochs", epochs="19")
-    table = workspace.folder / "table.csv"
+    refused(ConfigError, "option epochs: 4 is less than the 5 epochs", epochs="4")
+
+
+def test_a_resume_with_changed_data_is_refused(
+    finished_runs: FinishedRuns, refused: Callable[..., None]
+) -> None:
+    table = finished_runs.workspace.folder / "table.csv"
     rows = table.read_text()
     table.write_text(rows.replace("1", "2", 1))
-    refused(DataError, "not the data of the run", epochs=30)
-    table.write_text(rows)
-    assert jobs.resume(finished) == finished
-    assert "has finished; train on with" in capsys.readouterr().err
+    try:
+        refused(DataError, "not the data of the run", epochs=30)
+    finally:
+        table.write_text(rows)
+
+
+def test_a_finished_run_resumes_with_more_epochs(
+    workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    untouched = workspace.client.get_run(finished)
+    assert resumed(finished) == finished
+    assert "has finished; continue with" in capsys.readouterr().err
     assert workspace.client.get_run(finished).to_dictionary() == untouched.to_dictionary()
 
     before = points(workspace, finished)
-    assert jobs.resume(finished, epochs=30, seed=0, checkpoint_every="5") == finished
+    assert resumed(finished, epochs=30, seed=0, checkpoint_every="5") == finished
     run, after = workspace.client.get_run(finished), points(workspace, finished)
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "20"
@@ -235,35 +261,35 @@ def test_a_finished_run_can_be_trained_on(
     assert len(workspace.client.search_model_versions("name = 'table'")) <= 2
 
 
-def test_a_run_whose_patience_ended_can_be_trained_on(
+def test_a_run_stopped_by_patience_can_be_resumed(
     workspace: Workspace, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """To where a run of endless patience comes, bit for bit."""
+    """Bit-identical to a run without early stopping."""
     hasty = TrainConfig(data=str(DATA / "non_linear.csv"), lr=2e-4, epochs=40, patience=1)
-    run_id = jobs.train(hasty)
+    run_id = train(hasty).run_id
     done = max(step for _, step in points(workspace, run_id))
     assert done < 40
     assert f"stopped after epoch {done}: no better val_cost for 1 epochs" in capsys.readouterr().err
-    assert jobs.resume(run_id, epochs=50, register="other") == run_id
+    assert resumed(run_id, epochs=50, register="other") == run_id
     told = capsys.readouterr().err
-    assert f"its patience of 1 epochs ended after epoch {done}; train on with: " in told
+    assert f"its patience of 1 epochs ended after epoch {done}; continue with: " in told
     assert f"runback resume {run_id} --patience 0" in told
-    assert "option register changes nothing where nothing is trained" in told
-    assert jobs.resume(run_id, patience=0) == run_id
-    patient = jobs.train(dataclasses.replace(hasty, patience=0))
-    resumed, whole = (values(points(workspace, name)) for name in (run_id, patient))
-    scored = {(key, step) for key, step in resumed if key.startswith("test_") and step < 40}
+    assert "option register has no effect: no epoch is left to train" in told
+    assert resumed(run_id, patience=0) == run_id
+    patient = train(dataclasses.replace(hasty, patience=0)).run_id
+    again, whole = (values(points(workspace, name)) for name in (run_id, patient))
+    scored = {(key, step) for key, step in again if key.startswith("test_") and step < 40}
     assert scored, "the first end was scored, and stays so"
-    assert {workspace: resumed[workspace] for workspace in resumed.keys() - scored} == whole
+    assert {point: again[point] for point in again.keys() - scored} == whole
     ends = [last_checkpoint(workspace.home(name)) for name in (run_id, patient)]
     assert not difference(ends[0]["model_state_dict"], ends[1]["model_state_dict"])
     assert not difference(ends[0]["optimizer_state_dict"], ends[1]["optimizer_state_dict"])
 
 
-def test_a_value_that_differs_is_told_and_training_goes_on(
+def test_a_changed_value_is_reported_on_resume(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A published value is tampered with, and its epochs are trained again."""
+    """A recorded value is changed, and its epoch is trained again."""
     journal = workspace.home(finished) / "journal.db"
     with sqlite3.connect(journal) as database:
         database.execute("UPDATE metrics SET value = 1.5 WHERE key = 'cost' AND step = 17")
@@ -273,10 +299,10 @@ def test_a_value_that_differs_is_told_and_training_goes_on(
     for file in artifacts(workspace, finished).glob("checkpoint-000020.*"):
         file.unlink()
     before = points(workspace, finished)
-    jobs.resume(finished)
+    resumed(finished)
     told = capsys.readouterr().err
     assert "checkpoint-000020.json" in told
-    assert "determinism broke: cost of epoch 17 was 1.5 and is " in told
+    assert "not deterministic: cost of epoch 17 was 1.5 and is " in told
     run = workspace.client.get_run(finished)
     assert run.data.tags["runback.mismatch"].startswith("cost of epoch 17 was 1.5 and is ")
     assert repr(before["cost", 17][0]) in run.data.tags["runback.mismatch"]
@@ -284,27 +310,36 @@ def test_a_value_that_differs_is_told_and_training_goes_on(
     assert points(workspace, finished) == before
 
 
-def test_a_run_that_another_machine_holds(
+def lease_of_another_machine(until: float) -> str:
+    """A lease that ends at `until`, in seconds since the epoch."""
+    return json.dumps({"host": "other-host", "home": "/x", "pid": 7, "until": int(until * 1000)})
+
+
+def test_a_run_that_another_machine_holds_is_refused(finished_runs: FinishedRuns) -> None:
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["weak"]
+    client.set_tag(run_id, tags.LEASE, lease_of_another_machine(time.time() + 99))
+    try:
+        with pytest.raises(
+            RunHeldError, match=r"held by process 7 on other-host \(/x\) until 20"
+        ) as got:
+            resumed(run_id, epochs=30)
+        assert got.value.exit_code == 3
+        assert client.get_run(run_id).info.status == "FINISHED"
+    finally:
+        client.set_tag(run_id, tags.LEASE, "")
+
+
+def test_a_run_without_checkpoints_is_trained_anew(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    held = json.dumps(
-        {"host": "clean_env", "home": "/x", "pid": 7, "until": int((time.time() + 99) * 1000)}
-    )
-    workspace.client.set_tag(finished, lease.TAG, held)
-    with pytest.raises(
-        RunHeldError, match=r"held by process 7 on clean_env \(/x\) until 20"
-    ) as got:
-        jobs.resume(finished, epochs=30)
-    assert got.value.exit_code == 3
-    assert workspace.client.get_run(finished).info.status == "FINISHED"
-    # No checkpoint anywhere, and no journal: the same run from the start, each point once.
-    workspace.client.set_tag(finished, lease.TAG, held.replace(held[-14:-1], "1000000000000"))
+    """Neither a checkpoint nor a journal is left, and the lease of another machine has expired."""
+    workspace.client.set_tag(finished, tags.LEASE, lease_of_another_machine(1e9))
     before = points(workspace, finished)
     shutil.rmtree(workspace.folder / ".runback")
     for file in artifacts(workspace, finished).iterdir():
         file.unlink()
-    jobs.resume(finished, epochs="25")
-    assert "has no good checkpoint: it is trained from epoch 0" in capsys.readouterr().err
+    resumed(finished, epochs="25")
+    assert "has no valid checkpoint: training starts from epoch 0" in capsys.readouterr().err
     after = points(workspace, finished)
     assert before.items() <= after.items()
     assert {step for key, step in after if key == "cost"} == set(range(1, 26))
@@ -324,7 +359,7 @@ def mlflow_run(workspace: Workspace, *arguments: str) -> None:
 
 
 def test_resume_through_mlflow_run(workspace: Workspace, slow: tuple[str, ...]) -> None:
-    """`--run-id RUN` goes on in RUN; `-P run_id=RUN` nests the launch that MLflow makes under it."""
+    """`--run-id RUN` continues RUN; with `-P run_id=RUN` MLflow's launch run is nested under RUN."""
     training = workspace.start(*slow, SLEEP_SECONDS="0.03")
     run_id = run_of(workspace)
     wait_for_checkpoint(workspace, run_id, 3)
@@ -342,19 +377,19 @@ def test_resume_through_mlflow_run(workspace: Workspace, slow: tuple[str, ...]) 
     assert {launch.info.status, run.info.status} == {"FINISHED"}
     assert not launch.data.metrics
 
-    from runback.tracking.runs import find_run
+    from runback.tracking.find_run import find_run
 
     assert find_run(workspace.client, "latest").run_id == run_id
     with pytest.raises(UsageError, match="not trained by runback"):
         _ = find_run(workspace.client, launch.info.run_id).config
 
 
-# The parts by themselves
+# Parts without a training
 
 
-def test_what_a_resume_may_change() -> None:
+def test_only_mutable_options_change_on_resume() -> None:
     config = TrainConfig(epochs=20)
-    new, real = jobs.changed(config, {"epochs": "40", "seed": "0", "keep_checkpoints": 2})
+    new, real = resuming.changed(config, {"epochs": "40", "seed": "0", "keep_checkpoints": 2})
     assert (new.epochs, new.keep_checkpoints) == (40, 2)
     assert real == {"epochs": 40, "keep_checkpoints": 2}
     others: dict[str, Any] = {
@@ -364,12 +399,12 @@ def test_what_a_resume_may_change() -> None:
     assert not others.keys() & MUTABLE_ON_RESUME
     for name, value in others.items():
         with pytest.raises(ConfigError, match=f"option {name}: the run has"):
-            jobs.changed(config, {name: value})
+            resuming.changed(config, {name: value})
         assert dataclasses.replace(config, **{name: value}).identity() != config.identity()
     for name in MUTABLE_ON_RESUME - {"device", "data", "register"}:
         assert dataclasses.replace(config, **{name: 3}).identity() == config.identity()
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
-        jobs.changed(config, {"epoch": 3})
+        resuming.changed(config, {"epoch": 3})
 
 
 def tag(**fields: Any) -> str:
@@ -379,22 +414,22 @@ def tag(**fields: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "nonsense", "[]", "{}", '{"host": 1}', tag(), tag(until=0), tag(host="clean_env", until=0),
-        tag(home="/clean_env", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
+        "", "nonsense", "[]", "{}", '{"host": 1}', tag(), tag(until=0), tag(host="other-host", until=0),
+        tag(home="/other-home", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
     ],
 )  # fmt: skip
-def test_a_lease_that_holds_nobody_off(text: str) -> None:
+def test_an_expired_or_invalid_lease_is_ignored(text: str) -> None:
     lease.require_free(text, "run x")
 
 
-@pytest.mark.parametrize("clean_env", ["host", "home"])
-def test_a_lease_that_holds(clean_env: str) -> None:
+@pytest.mark.parametrize("field", ["host", "home"])
+def test_a_lease_of_another_host_or_home_is_refused(field: str) -> None:
     with pytest.raises(RunHeldError, match="run x is held by process"):
-        lease.require_free(tag(**{clean_env: "/clean_env"}), "run x")
+        lease.require_free(tag(**{field: "/other"}), "run x")
 
 
 def contend(path: Path, times: int) -> None:
-    """Two processes go for one lock at the same moment, again and again: exactly one gets it."""
+    """Two processes acquire one lock at the same moment, `times` times: exactly one gets it."""
     for _ in range(times):
         start = time.monotonic() + 0.03
         children = [_forked(path, start) for _ in range(2)]
@@ -418,20 +453,20 @@ def _forked(path: Path, start: float) -> int:
         os._exit(code)
 
 
-def test_two_at_the_same_moment(tmp_path: Path) -> None:
+def test_one_of_two_simultaneous_holders_gets_the_lock(tmp_path: Path) -> None:
     contend(tmp_path / "lock", 5)
 
 
 @pytest.mark.chaos
-def test_two_at_the_same_moment_often(tmp_path: Path) -> None:
+def test_one_of_two_holders_gets_the_lock_every_time(tmp_path: Path) -> None:
     contend(tmp_path / "lock", 50)
 
 
-def test_an_interruption_is_resumable_by_the_id_it_names() -> None:
+def test_an_interruption_names_the_resume_command() -> None:
     assert "runback resume abc" in str(Interrupted("abc", signal.SIGTERM))
 
 
-def test_the_run_folder_of_a_foreign_name_is_refused() -> None:
+def test_a_run_id_that_is_a_path_is_refused() -> None:
     from runback.storage.paths import run_dir
 
     for name in ("../x", "a/b", "", "a" * 200):

@@ -1,4 +1,4 @@
-"""No file that we read can run code: every hostile pickle is refused, and does not run."""
+"""No file that runback reads can run code: every hostile pickle is refused and not executed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from runback.model.spec import load_tensors
 
 
 class Payload:
-    """Unpickling it makes a file."""
+    """Unpickling it creates a folder."""
 
     def __init__(self, trace: Path) -> None:
         self.trace = trace
@@ -42,19 +42,19 @@ def zipped(payload: Payload, file: Path) -> bytes:
 
 
 def hostile(folder: Path) -> tuple[list[bytes], Path]:
-    """The two shapes a hostile file can have, and the folder that running one would make."""
+    """A hostile file in both formats, and the folder that unpickling one would create."""
     trace = folder / "ran"
     payload = Payload(trace)
     return [plain(payload), zipped(payload, folder / "evil.pt")], trace
 
 
-def test_the_payload_does_run_where_pickles_are_trusted(tmp_path: Path) -> None:
+def test_the_payload_runs_when_unpickled(tmp_path: Path) -> None:
     files, trace = hostile(tmp_path)
     pickle.loads(files[0])
     assert trace.is_dir()
 
 
-def test_tensors_are_loaded_without_running_anything(tmp_path: Path) -> None:
+def test_hostile_tensor_files_are_refused(tmp_path: Path) -> None:
     files, trace = hostile(tmp_path)
     for content in (*files, b"", b"PK\x03\x04", os.urandom(300)):
         (tmp_path / "model_state_dict.pt").write_bytes(content)
@@ -67,22 +67,22 @@ def test_tensors_are_loaded_without_running_anything(tmp_path: Path) -> None:
 
 @pytest.fixture
 def victim(finished_runs: FinishedRuns, tmp_path: Path) -> Iterator[str]:
-    """A run of the finished_runs that a test may damage; its files are put back afterwards."""
+    """A finished run that a test may damage; its files are restored afterwards."""
     run_id = finished_runs.ids["victim"]
-    places = [
+    folders = [
         model_folder(finished_runs.workspace, run_id),
         *checkpoint_folders(finished_runs.workspace, run_id),
     ]
-    for number, folder in enumerate(places):
+    for number, folder in enumerate(folders):
         shutil.copytree(folder, tmp_path / "kept" / str(number))
     yield run_id
-    for number, folder in enumerate(places):
+    for number, folder in enumerate(folders):
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "kept" / str(number), folder)
 
 
 def checkpoint_folders(workspace: Workspace, run_id: str) -> list[Path]:
-    """Where a run's checkpoints lie: here, and among its artifacts."""
+    """The run's checkpoint folders: the local one and the one in the artifacts."""
     uri = workspace.client.get_run(run_id).info.artifact_uri.removeprefix("file://")
     return [workspace.home(run_id) / "checkpoints", Path(uri) / "checkpoints"]
 
@@ -94,30 +94,38 @@ def model_folder(workspace: Workspace, run_id: str) -> Path:
     return Path(model.artifact_location.removeprefix("file://"))
 
 
-def test_hostile_files_in_a_model_on_the_server_are_refused(
+def test_hostile_weights_of_a_stored_model_are_refused(
     finished_runs: FinishedRuns, victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
-    run_id = victim
-    folder = model_folder(finished_runs.workspace, run_id)
+    folder = model_folder(finished_runs.workspace, victim)
     with torch.no_grad():
-        found = load_model(run_id)(torch.tensor([[1.0], [5.0], [11.0]]))
+        found = load_model(victim)(torch.tensor([[1.0], [5.0], [11.0]]))
     assert found.tolist() == finished_runs.answers["victim"]
     evil = tmp_path / "evil"
     evil.mkdir()
     files, trace = hostile(evil)
     weights = folder / "data" / "model" / "model_state_dict.pt"
-    good = weights.read_bytes()
     for content in files:
         weights.write_bytes(content)
         with pytest.raises(CheckpointError, match="refused as damaged or unsafe"):
-            load_model(run_id)
-    weights.write_bytes(good)
+            load_model(victim)
+    assert not trace.exists()
+
+
+def test_a_hostile_mlmodel_is_refused(
+    finished_runs: FinishedRuns, victim: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_ALLOW_PICKLE_DESERIALIZATION", "false")
+    folder = model_folder(finished_runs.workspace, victim)
+    evil = tmp_path / "evil"
+    evil.mkdir()
+    files, trace = hostile(evil)
     for change in MLMODELS:
         _change_mlmodel(folder, change, files[0])
         with pytest.raises(RunbackError) as caught:
-            load_model(run_id)
-        assert "not a model that runback wrote" in str(caught.value) or "MLmodel" in str(
+            load_model(victim)
+        assert "not a model written by runback" in str(caught.value) or "MLmodel" in str(
             caught.value
         )
         assert "\n" not in str(caught.value)
@@ -138,7 +146,7 @@ MLMODELS: list[dict[str, Any] | str] = [
 
 
 def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> None:
-    """Puts another MLmodel in workspace; the first call keeps the good one."""
+    """Replaces the MLmodel file; the first call keeps a copy of the good one."""
     kept = folder / "MLmodel.good"
     if not kept.exists():
         shutil.copyfile(folder / "MLmodel", kept)
@@ -154,7 +162,7 @@ def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> 
 def test_a_hostile_checkpoint_is_skipped_on_resume(
     finished_runs: FinishedRuns, victim: str, tmp_path: Path
 ) -> None:
-    """Even with a manifest that vouches for it; training begins anew from what is good."""
+    """Even with a matching manifest; the training starts from the last good state."""
     evil = tmp_path / "evil"
     evil.mkdir()
     files, trace = hostile(evil)
@@ -168,13 +176,11 @@ def test_a_hostile_checkpoint_is_skipped_on_resume(
     done = finished_runs.workspace.runback("resume", victim, "--epochs", "8")
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("warning: skipped") == 4
-    assert "no good checkpoint" in done.stderr
+    assert "no valid checkpoint" in done.stderr
     assert not trace.exists()
 
 
-def test_a_hostile_source_folder_name_does_not_escape(
-    finished_runs: FinishedRuns, victim: str
-) -> None:
+def test_a_hostile_module_name_is_refused(finished_runs: FinishedRuns, victim: str) -> None:
     folder = model_folder(finished_runs.workspace, victim) / "data" / "model"
     spec = json.loads((folder / "model.json").read_text())
     for module in ("..", "a/../../b", "os", "subprocess"):

@@ -1,4 +1,4 @@
-"""The real model server on loopback answers as `predict` does, bit for bit, without runback."""
+"""A real model server in an environment without runback is bit-identical to `predict`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from clean_env import SecondEnvironment
+from clean_env import CleanEnvironment
 from conftest import wait_until
 from finished_runs import FinishedRuns
 from runback.commands.predict import predict_file
@@ -23,9 +23,9 @@ from runback.commands.predict import predict_file
 
 @pytest.fixture
 def served(
-    finished_runs: FinishedRuns, tmp_path: Path, clean_env: SecondEnvironment
+    finished_runs: FinishedRuns, tmp_path: Path, clean_env: CleanEnvironment
 ) -> Iterator[str]:
-    """The address of a server of the own module's champion, in an environment without runback."""
+    """The address of a server of a user's module, in an environment without runback."""
     finished_runs.workspace.client.set_registered_model_alias("diabetes", "champion", "1")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The whole way once: train, track, register, and back by the run ID."""
+"""Train, track, register, and load by the run ID."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from conftest import DATA, Workspace
 
 
-def test_a_run_comes_back_by_its_id(workspace: Workspace) -> None:
+def test_a_trained_run_loads_by_its_id(workspace: Workspace) -> None:
     run_id = workspace.train()
 
     from runback import load_model
@@ -30,7 +30,7 @@ def test_a_run_comes_back_by_its_id(workspace: Workspace) -> None:
     assert module(torch.tensor([[1.0], [5.0]])).shape == (2, 1)
 
 
-def test_evaluate_twice_gives_the_same_json_and_no_new_points(workspace: Workspace) -> None:
+def test_evaluate_twice_is_equal_and_adds_no_points(workspace: Workspace) -> None:
     run_id = workspace.train()
     first, second = workspace.runback("evaluate", run_id), workspace.runback("evaluate", run_id)
     assert first.returncode == 0, first.stderr
@@ -47,7 +47,7 @@ def test_no_held_out_rows_means_no_test_score(workspace: Workspace) -> None:
         "--epochs", "3", "--batch-size", "2", "--split", "1:0:0",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "no test score exists" in done.stderr
+    assert "no test scores" in done.stderr
     evaluated = workspace.runback("evaluate", done.stdout.strip())
     assert evaluated.returncode == 2
     assert "no test rows" in evaluated.stderr

@@ -1,25 +1,28 @@
-"""The fast paths give the numbers of the plain ones, bit for bit."""
+"""The fast paths are bit-identical to the plain ones."""
 
 from __future__ import annotations
 
 import shutil
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor, nn, optim
 
-from conftest import DATA
+from conftest import DATA, PROGRAMS
+from in_process import continue_from, difference, saved_state
 from runback.config import TrainConfig
 from runback.seeding import seed_generators
 from runback.training import compiling
+from runback.training.fastpaths import make_update, mode_switch
 from runback.training.loop import EpochResult, MidEpoch, run_epochs
-from runback.training.optimizers import COSTS
+from runback.training.optimizers import make_optimizer
 from runback.training.setup import TrainingSetup, prepare
-from runback.training.state import TrainState
-from runback.training.steps import mode_switch
+from runback.training.state import TrainState, is_finite
 
 DIABETES = {"data": str(DATA / "diabetes.csv"), "normalize": "standard", "batch_size": 32}
 CONFIGS = {
@@ -40,7 +43,7 @@ CONFIGS = {
 
 @pytest.fixture(autouse=True)
 def threads() -> Iterator[None]:
-    """`prepare` sets torch's threads for its process, which here is everyone's."""
+    """Restores the thread count of torch, which `prepare` sets for the whole process."""
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
@@ -51,9 +54,13 @@ def config_of(name: str, **other: object) -> TrainConfig:
 
 
 def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:
-    """The loop as one would write it first: zero_grad, step, indexing, `.item()` where it comes."""
+    """A simple loop: zero_grad, step, indexing, and `.item()` in each epoch."""
     work = prepare(config)
-    model, optimizer, cost_of = work.state.model, work.state.optimizer, COSTS[config.loss]
+    model, optimizer, cost_of = (
+        work.state.model,
+        work.state.optimizer,
+        work.task.losses[config.loss],
+    )
     x, y = (getattr(work.table, name)[work.split.train] for name in ("features", "targets"))
     rows_of, size, history = work.batches.order.rows, config.batch_size, []
     for epoch in range(1, config.epochs + 1):
@@ -82,7 +89,7 @@ def plain_validation(work: TrainingSetup, config: TrainConfig, model: nn.Module)
     model.eval()
     part = work.validation
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        return COSTS[config.loss](model(part.features), part.targets).item()
+        return work.task.losses[config.loss](model(part.features), part.targets).item()
 
 
 def fast_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:
@@ -106,7 +113,7 @@ def assert_same(ours: list[Tensor], theirs: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_the_loop_gives_what_a_plain_loop_gives(name: str) -> None:
+def test_the_fast_loop_equals_a_plain_loop(name: str) -> None:
     fast, fast_model = fast_training(config_of(name))
     plain, plain_model = plain_training(config_of(name))
     assert fast == plain
@@ -114,13 +121,13 @@ def test_the_loop_gives_what_a_plain_loop_gives(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["seed", "adam, dropout, clipping, plateau"])
-def test_gathered_batches_and_the_dataloaders_train_alike(name: str) -> None:
+def test_gathered_and_loaded_batches_train_equally(name: str) -> None:
     gathered, _ = fast_training(config_of(name, epochs=2))
     loaded, _ = fast_training(config_of(name, epochs=2, num_workers=1))
     assert gathered == loaded
 
 
-def test_several_validation_pieces_count_by_their_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_validation_pieces_are_weighted_by_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     config = config_of("float64")
     whole, _ = fast_training(config)
     monkeypatch.setattr("runback.training.steps.VALIDATION_ROWS", 7)
@@ -128,15 +135,57 @@ def test_several_validation_pieces_count_by_their_rows(monkeypatch: pytest.Monke
     assert [v for _, v in pieces] == pytest.approx([v for _, v in whole], rel=1e-12)
 
 
+def test_optimizers_neither_import_nor_alter_the_compiler() -> None:
+    program = PROGRAMS / "make_optimizers.py"
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"), [("sgd", optim.SGD), ("adam", optim.Adam), ("adamw", optim.AdamW)]
+)
+def test_an_optimizer_is_torchs_own_in_class_and_state(
+    name: str, plain: type[optim.Optimizer]
+) -> None:
+    extra = {"momentum": 0.9} if name == "sgd" else {}
+    config = TrainConfig(data="x.csv", optimizer=name, lr=0.1, **extra)
+    ours_w, theirs_w = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    ours = make_optimizer(config, [ours_w])
+    theirs = plain([theirs_w], lr=0.1, weight_decay=config.weight_decay, fused=True, **extra)
+    for _ in range(3):
+        for weight in (ours_w, theirs_w):
+            weight.grad = weight.detach() * 2
+        make_update(ours)()
+        theirs.step()
+    assert isinstance(ours, plain)
+    assert torch.equal(ours_w, theirs_w)
+    assert difference(ours.state_dict(), theirs.state_dict()) == ""
+    theirs.load_state_dict(ours.state_dict())
+    ours.load_state_dict(theirs.state_dict())
+    assert difference(ours.state_dict(), theirs.state_dict()) == ""
+
+
+def test_the_update_calls_a_step_that_is_wrapped_on_the_instance() -> None:
+    """As torch's schedules wrap it, to count the steps."""
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = make_optimizer(TrainConfig(data="x.csv", lr=0.1), [weight])
+    step, calls = optimizer.step, []
+    optimizer.step = lambda: calls.append(1) or step()
+    weight.grad = torch.ones(3)
+    make_update(optimizer)()
+    assert calls == [1]
+    assert torch.equal(weight, torch.full((3,), 0.9))
+
+
 class Frozen(nn.Dropout):
-    """Stays in eval mode, as parts that are not to be trained do."""
+    """Stays in eval mode, like a frozen part of a model."""
 
     def train(self, mode: bool = True) -> Frozen:
         return super().train(False)
 
 
 @pytest.mark.parametrize("part", [nn.Dropout(), Frozen(), nn.Sequential(Frozen())])
-def test_the_mode_switch_does_what_train_does(part: nn.Module) -> None:
+def test_the_mode_switch_equals_module_train(part: nn.Module) -> None:
     model = nn.Sequential(part, nn.Linear(2, 1))
     for mode in (False, True):
         model.train(mode)
@@ -153,8 +202,8 @@ needs_compiler = pytest.mark.skipif(
 
 
 @needs_compiler
-def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupted() -> None:
-    """Interrupted before the shorter last group, whose shape the resumed process meets first."""
+def test_compiled_and_stopped_inside_an_epoch_is_equal() -> None:
+    """Stopped before the shorter last group, so the resumed process compiles that shape first."""
     config = config_of(
         "adam, dropout, clipping, plateau", compile="default", epochs=3, batch_size=48
     )
@@ -167,7 +216,7 @@ def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupte
         saved, before = interrupted(first, MidEpoch(2, compiling.GROUP))
         torch.compiler.reset()
         second = prepare(config)
-        second.state.load_state_dict(saved)
+        continue_from(second.state, saved)
         after = list(epochs_of(second))
         eager = list(epochs_of(prepare(config_of("adam, dropout, clipping, plateau", epochs=3))))
     assert before + after == expected
@@ -176,16 +225,16 @@ def test_compiled_and_interrupted_inside_an_epoch_is_compiled_and_not_interrupte
 
 
 def interrupted(work: TrainingSetup, at: MidEpoch) -> tuple[dict[str, object], list[EpochResult]]:
-    """Trains until a workspace inside an epoch; the state there, and the epochs before."""
+    """Trains until a position inside an epoch; returns the state there and the epochs before."""
     done: list[EpochResult] = []
     for event in run_epochs(
         work.state, work.batches, work.validation, work.config, pause=lambda: True
     ):
         if event == at:
-            return work.state.state_dict(), done
+            return saved_state(work.state), done
         if isinstance(event, EpochResult):
             done.append(event)
-    raise AssertionError("the training never came there")
+    raise AssertionError("the training did not reach the position")
 
 
 COMPILED = {
@@ -201,7 +250,7 @@ COMPILED = {
 
 @needs_compiler
 @pytest.mark.parametrize("name", COMPILED)
-def test_compiling_changes_the_speed_and_not_the_training(name: str) -> None:
+def test_compiled_training_equals_eager_training(name: str) -> None:
     other = {"model_args": {"hidden": [8]}, "lr": 0.01, **COMPILED[name]}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -216,7 +265,7 @@ def test_compiling_changes_the_speed_and_not_the_training(name: str) -> None:
 
 
 @needs_compiler
-def test_each_training_of_a_process_is_compiled_and_once() -> None:
+def test_each_training_compiles_one_graph() -> None:
     """torch runs code uncompiled that it has compiled too often, and would for each new lr."""
     graphs = torch._dynamo.utils.counters["stats"]
     for hidden in ([3], [4], [5]):
@@ -230,7 +279,7 @@ def test_each_training_of_a_process_is_compiled_and_once() -> None:
 
 
 class Unusual(nn.Module):
-    """Asks for a value in the middle, which no graph can hold, and has a part that it never uses."""
+    """Reads a value inside forward, which breaks the graph, and has an unused part."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -244,7 +293,7 @@ class Unusual(nn.Module):
 @needs_compiler
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile's own access
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
-def test_a_module_that_no_graph_can_hold_trains_all_the_same(optimizer: str) -> None:
+def test_a_module_with_graph_breaks_trains(optimizer: str) -> None:
     costs = []
     for mode in ("none", "default"):
         config = config_of("float64", compile=mode, batch_size=100, epochs=2, optimizer=optimizer)
@@ -266,22 +315,20 @@ def test_without_a_compiler_the_step_is_eager(
 
 @pytest.mark.parametrize("value", [0.0, -1e30, torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64, torch.complex64])
-def test_one_weight_decides_whether_a_state_is_finite(value: float, dtype: torch.dtype) -> None:
+def test_one_weight_decides_whether_a_model_is_finite(value: float, dtype: torch.dtype) -> None:
     state = prepare(config_of("seed")).state
     state.model.register_parameter("more", nn.Parameter(torch.zeros(3, 5, dtype=dtype)))
     state.model.register_parameter("none", nn.Parameter(torch.zeros(0)))
     with torch.no_grad():
         state.model.more[2, 1] = value
-    assert state.is_finite() == bool(torch.isfinite(torch.tensor(value)))
+    assert is_finite(state.model) == bool(torch.isfinite(torch.tensor(value)))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["default", "reduce-overhead"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_compiling_changes_the_speed_and_not_the_training_on_a_gpu(
-    mode: str, optimizer: str
-) -> None:
+def test_compiled_training_is_equal_on_a_gpu(mode: str, optimizer: str) -> None:
     other = {"device": "cuda", "optimizer": optimizer, "lr": 1e-5, "scheduler": "cosine"}
     compiled, _ = fast_training(config_of("float64", compile=mode, **other))
     eager, _ = fast_training(config_of("float64", **other))
@@ -292,13 +339,13 @@ def test_compiling_changes_the_speed_and_not_the_training_on_a_gpu(
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("mode", ["none", "default", "reduce-overhead"])
-def test_interrupted_inside_an_epoch_is_not_interrupted_on_a_gpu(mode: str) -> None:
+def test_stopped_inside_an_epoch_is_equal_on_a_gpu(mode: str) -> None:
     config = config_of(
         "adam, dropout, clipping, plateau", compile=mode, epochs=3, batch_size=48, device="cuda"
     )
     whole, first, second = prepare(config), prepare(config), prepare(config)
     expected = list(epochs_of(whole))
     saved, before = interrupted(first, MidEpoch(2, compiling.GROUP))
-    second.state.load_state_dict(saved)
+    continue_from(second.state, saved)
     assert before + list(epochs_of(second)) == expected
     assert_same(weights(second.state.model), weights(whole.state.model))

@@ -1,4 +1,4 @@
-"""The split: whole, disjoint, a function of (rows, ratio, seed), and rebuilt from its JSON."""
+"""The split: complete, disjoint, set by (rows, ratio, seed), and rebuilt from its JSON."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_every_row_is_in_exactly_one_part(
     assert rows(make_split(n_rows, text(shares), seed)) == parts
 
 
-def test_the_seeds_own_sizes() -> None:
+def test_part_sizes_follow_the_ratio() -> None:
     assert part_sizes(200, "8:1:1") == (160, 20, 20)
     assert part_sizes(442, "8:1:1") == (353, 44, 45)
     assert part_sizes(6, "1:0:0") == (6, 0, 0)
@@ -55,7 +55,7 @@ def test_the_seeds_own_sizes() -> None:
     assert part_sizes(10, "2:1:0") == (6, 4, 0)
 
 
-def test_the_parts_are_those_that_torchs_random_split_draws() -> None:
+def test_the_parts_equal_torchs_random_split() -> None:
     generator = torch.Generator().manual_seed(7)
     expected = [sorted(part.indices) for part in random_split(range(50), [40, 5, 5], generator)]  # type: ignore[arg-type]
     assert rows(make_split(50, "8:1:1", 7)) == expected
@@ -75,12 +75,12 @@ def test_another_seed_is_another_split() -> None:
     ("n_rows", "ratio", "part"),
     [(6, "8:1:1", "validation"), (2, "1:9:0", "training"), (1, "1:0:1", "training")],
 )
-def test_a_part_without_a_row_is_refused(n_rows: int, ratio: str, part: str) -> None:
+def test_a_split_with_an_empty_part_is_refused(n_rows: int, ratio: str, part: str) -> None:
     with pytest.raises(DataError) as caught:
         make_split(n_rows, ratio, 0)
     assert str(caught.value) == (
         f"option split: {ratio} of {n_rows} rows leaves no {part} row; "
-        "give more rows, or another ratio such as 1:0:0"
+        "use more rows, or another ratio such as 1:0:0"
     )
 
 
@@ -98,7 +98,7 @@ def test_a_split_comes_back_from_its_json(
     assert (again.ratio, again.seed, again.digest) == (ratio, 3, split.digest)
 
 
-def test_a_split_that_was_changed_is_refused() -> None:
+def test_a_changed_split_is_refused() -> None:
     stored = make_split(100, "8:1:1", 3).as_json()
     other = make_split(100, "8:1:1", 4).as_json()
     for changed in (
@@ -119,7 +119,7 @@ def test_a_split_that_was_changed_is_refused() -> None:
         {"test": None, "ratio": "1:2"}, {"test": None, "ratio": "8:1:1", "n_rows": 2},
     ],
 )  # fmt: skip
-def test_what_is_no_split_is_refused_in_one_sentence(changed: dict[str, object]) -> None:
+def test_an_invalid_stored_split_is_refused(changed: dict[str, object]) -> None:
     stored = {**make_split(100, "8:1:1", 3).as_json(), **changed}
     with pytest.raises(DataError, match=r"split.json: not a split") as caught:
         split_from_json(stored)

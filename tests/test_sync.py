@@ -1,4 +1,4 @@
-"""`runback sync`: delivers later, at any time, twice, and beside whoever delivers already."""
+"""`runback sync`: delivers later, repeatedly, and beside an active courier."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tracking_parts import (
     check_delivered,
     dump,
     ended,
-    first_line,
     journal_points,
     quick,
+    run_and_courier,
     start_trainer,
     status_of,
     training_run,
@@ -28,8 +28,8 @@ def synced(workspace: Workspace, *arguments: str, **env: str) -> tuple[int, dict
     return done.returncode, json.loads(done.stdout or "{}"), done.stderr
 
 
-def test_the_server_away_for_the_second_half(remote: Workspace, server: Server) -> None:
-    """The training ends on time with 75; sync delivers; a second sync changes no row."""
+def test_sync_delivers_after_an_outage(remote: Workspace, server: Server) -> None:
+    """The training exits with 75, `sync` delivers, and a second `sync` changes no row."""
     epochs = 15_000
     trainer = remote.start(
         *quick("--epochs", str(epochs), "--checkpoint-every", "5000"),
@@ -39,7 +39,7 @@ def test_the_server_away_for_the_second_half(remote: Workspace, server: Server) 
     server.kill()
     returned, errors = ended(trainer)
     assert returned == 75
-    assert "metric points and" in errors and "given up for now" in errors
+    assert "metric points and" in errors and "not delivered: " in errors
     assert f"deliver the rest with: runback sync {run_id}" in errors
     assert "secret" not in errors
     for file in remote.home(run_id).iterdir():
@@ -47,7 +47,7 @@ def test_the_server_away_for_the_second_half(remote: Workspace, server: Server) 
 
     returned, counts, errors = synced(remote, run_id, RUNBACK_CONNECT_SECONDS="1")
     assert returned == 75 and counts["waiting"] > 0, errors
-    assert "gives no good answer" in errors and "Traceback" not in errors
+    assert "did not respond" in errors and "Traceback" not in errors
 
     server.start()
     assert synced(remote, run_id[:8])[:2] == (
@@ -62,12 +62,12 @@ def test_the_server_away_for_the_second_half(remote: Workspace, server: Server) 
     assert dump(server.folder / "server.db") == before
 
 
-def test_a_power_cut_is_healed_and_a_live_training_is_left_alone(workspace: Workspace) -> None:
-    """Both processes of one run killed; another run trains meanwhile. No command line: in here."""
+def test_sync_ends_dead_runs_and_skips_live_ones(workspace: Workspace) -> None:
+    """Training and courier of one run are killed while another run trains."""
     from runback.commands.sync import sync
 
     dead = start_trainer(workspace, 400, 0.001, "wait")
-    lost, courier = first_line(dead)
+    lost, courier = run_and_courier(dead)
     assert dead.stdout is not None and dead.stdout.readline() == "trained\n"
     os.kill(courier, signal.SIGKILL)
     dead.kill()
@@ -75,16 +75,16 @@ def test_a_power_cut_is_healed_and_a_live_training_is_left_alone(workspace: Work
     assert status_of(workspace, lost) == "RUNNING"
 
     live = start_trainer(workspace, 400, 0.0, "wait")
-    held, _ = first_line(live)
+    held, _ = run_and_courier(live)
     assert live.stdout is not None and live.stdout.readline() == "trained\n"
-    assert sync() == {"runs": 2, "delivered": 1, "busy": 1, "waiting": 0}
+    assert sync().as_json() == {"runs": 2, "delivered": 1, "busy": 1, "waiting": 0}
     assert status_of(workspace, lost) == "FAILED"
     assert check_delivered(workspace, lost) == 800
     assert status_of(workspace, held) == "RUNNING"
 
     live.communicate("\n", timeout=120)
     assert live.returncode == 0
-    assert sync() == {"runs": 2, "delivered": 2, "busy": 0, "waiting": 0}
+    assert sync().as_json() == {"runs": 2, "delivered": 2, "busy": 0, "waiting": 0}
     assert check_delivered(workspace, held) == 800
 
 
@@ -98,7 +98,7 @@ def make_journal(workspace: Workspace, run_id: str, uri: str | None = None) -> J
     return journal
 
 
-def test_a_prefix_names_one_run(workspace: Workspace) -> None:
+def test_sync_takes_a_unique_prefix(workspace: Workspace) -> None:
     from runback.commands.sync import sync
     from runback.errors import RunNotFoundError
 
@@ -107,10 +107,10 @@ def test_a_prefix_names_one_run(workspace: Workspace) -> None:
         make_journal(workspace, run_id).close()
     with pytest.raises(RunNotFoundError, match="no journal of run 'zzzz' here"):
         sync("zzzz")
-    assert sync(runs[0])["runs"] == 1
+    assert sync(runs[0]).runs == 1
     assert status_of(workspace, runs[0]) == "FINISHED"
     assert status_of(workspace, runs[1]) == "RUNNING"
-    assert sync(f"runs:/{runs[1]}")["delivered"] == 1
+    assert sync(f"runs:/{runs[1]}").delivered == 1
 
 
 def test_an_ambiguous_prefix_is_refused_with_the_candidates(workspace: Workspace) -> None:
@@ -121,7 +121,7 @@ def test_an_ambiguous_prefix_is_refused_with_the_candidates(workspace: Workspace
         make_journal(workspace, run_id).close()
     with pytest.raises(RunNotFoundError, match=r"3 runs begin with 'ab': .*give more of the ID"):
         sync("ab")
-    assert sync("abc")["runs"] == 1  # an exact name is no prefix
+    assert sync("abc").runs == 1  # an exact name is no prefix
 
 
 def test_one_damaged_journal_does_not_stop_the_others(
@@ -134,12 +134,12 @@ def test_one_damaged_journal_does_not_stop_the_others(
     damaged.write_bytes(b"garbage" * 1000)
     run_id = workspace.client.create_run("0").info.run_id
     make_journal(workspace, run_id).close()
-    assert sync() == {"runs": 2, "delivered": 1, "busy": 0, "waiting": 1}
+    assert sync().as_json() == {"runs": 2, "delivered": 1, "busy": 0, "waiting": 1}
     assert "run damaged: " in capsys.readouterr().err
     assert status_of(workspace, run_id) == "FINISHED"
 
 
-def test_what_was_refused_is_tried_again(workspace: Workspace) -> None:
+def test_sync_retries_refused_files(workspace: Workspace) -> None:
     from runback.commands.sync import sync
     from runback.storage.atomic import sha256_of
 
@@ -150,26 +150,26 @@ def test_what_was_refused_is_tried_again(workspace: Workspace) -> None:
     journal.post("artifact", file="plot.png", artifact_path="", sha256=sha256_of(file))
     content = file.read_bytes()
     file.unlink()
-    assert sync() == {"runs": 1, "delivered": 0, "busy": 0, "waiting": 1}
+    assert sync().as_json() == {"runs": 1, "delivered": 0, "busy": 0, "waiting": 1}
     assert status_of(workspace, run_id) == "FINISHED"
     file.write_bytes(content)
-    assert sync() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
+    assert sync().as_json() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
     assert [f.path for f in workspace.client.list_artifacts(run_id)] == ["plot.png"]
     journal.close()
 
 
-def test_a_run_that_went_on_elsewhere_is_not_told_its_old_end(workspace: Workspace) -> None:
+def test_sync_skips_a_run_resumed_elsewhere(workspace: Workspace) -> None:
     from runback.commands.sync import sync
 
     run_id = workspace.client.create_run("0").info.run_id
     make_journal(workspace, run_id).close()
     workspace.client.set_tag(run_id, "runback.journal", "another machine's")
-    assert sync()["waiting"] == 0
+    assert sync().waiting == 0
     assert status_of(workspace, run_id) == "RUNNING"
     assert workspace.client.get_metric_history(run_id, "cost") == []
 
 
-def test_a_journal_that_a_resume_had_only_begun_says_nothing_of_the_run(
+def test_sync_ignores_a_journal_without_points(
     workspace: Workspace,
 ) -> None:
     from runback.commands.sync import sync
@@ -178,6 +178,6 @@ def test_a_journal_that_a_resume_had_only_begun_says_nothing_of_the_run(
     journal = Journal(workspace.home(run_id) / "journal.db")
     journal.identity()
     journal.close()
-    assert sync() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
+    assert sync().as_json() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
     assert status_of(workspace, run_id) == "RUNNING"
     assert journal_points(workspace, run_id) == {}

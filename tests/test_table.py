@@ -1,4 +1,4 @@
-"""Tables: what is read comes back exactly, and what cannot be trained on is named exactly."""
+"""Tables: values are read exactly, and unusable cells are named exactly."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import DATA
+from runback.columns.tensors import frame_to_tensor
 from runback.data.readers import column_names, fingerprint
-from runback.data.table import Table, frame_to_tensor, read_parts, read_table
+from runback.data.table import Table, read_parts, read_table
 from runback.errors import DataError
 
 
@@ -50,7 +51,7 @@ def cells(table: Table) -> list[list[float]]:
 # What is read
 
 
-def test_the_seeds_tables_are_what_the_seed_prints() -> None:
+def test_the_example_tables_are_read_exactly() -> None:
     table = read(DATA / "non_linear.csv")
     assert (len(table), table.columns.features, table.columns.targets) == (200, ("x",), ("y",))
     assert cells(table)[:5] == [
@@ -79,19 +80,19 @@ def test_the_seeds_tables_are_what_the_seed_prints() -> None:
         b"x,y\n1.0,2e0\n+3,0.4E+1\n",
     ],
 )
-def test_the_ways_to_write_one_table(tmp_path: Path, content: bytes) -> None:
+def test_csv_dialects_give_the_same_table(tmp_path: Path, content: bytes) -> None:
     table = read(write(tmp_path, content))
     assert cells(table) == [[1.0, 2.0], [3.0, 4.0]]
     assert (table.columns.features, table.columns.targets) == (("x",), ("y",))
 
 
-def test_names_in_quotes_may_hold_commas_quotes_and_line_ends(tmp_path: Path) -> None:
+def test_quoted_names_may_hold_commas_and_line_ends(tmp_path: Path) -> None:
     file = write(tmp_path, '"a, b","say ""c""","d\ne",y\n1,2,3,4\n')
     assert read(file).columns.features == ("a, b", 'say "c"', "d\ne")
     assert cells(read(file)) == [[1.0, 2.0, 3.0, 4.0]]
 
 
-def test_other_columns_may_hold_anything(tmp_path: Path) -> None:
+def test_unused_columns_may_hold_anything(tmp_path: Path) -> None:
     file = write(tmp_path, 'name,x,note,y\nBob,1,"a, ""b""\nc",2\n\xc5,3,,4\n')
     assert cells(read(file, features=["x"])) == [[1.0, 2.0], [3.0, 4.0]]
 
@@ -103,7 +104,7 @@ def test_the_order_of_columns_is_the_one_asked_for(tmp_path: Path) -> None:
     assert read(file, target=["b"]).columns.features == ("a", "c", "d")
 
 
-def test_one_row_and_thousands_of_columns(tmp_path: Path) -> None:
+def test_one_row_of_thousands_of_columns_is_read(tmp_path: Path) -> None:
     names = [f"a rather long name of column {index}" for index in range(4000)]
     file = write(tmp_path, ",".join(names) + "\n" + ",".join(map(str, range(4000))) + "\n")
     table = read(file, dtype=torch.float32)
@@ -111,7 +112,7 @@ def test_one_row_and_thousands_of_columns(tmp_path: Path) -> None:
     assert table.targets.tolist() == [[3999.0]]
 
 
-def test_a_row_longer_than_a_readers_block(tmp_path: Path) -> None:
+def test_a_row_longer_than_a_read_block_is_read(tmp_path: Path) -> None:
     names = [f"{index}" for index in range(60_000)]
     rows = "\n".join(",".join(["0.1234567890123456789"] * len(names)) for _ in range(2))
     table = read(write(tmp_path, ",".join(names) + "\n" + rows + "\n"))
@@ -176,7 +177,7 @@ def test_the_fingerprint_is_the_files_digest(tmp_path: Path) -> None:
         ("x,\n1,2\n", "column 2 has no name"),
         ("x;y\n1,5;2,5\n", "one column 'x;y'; columns must be separated by commas"),
         ("x\ty\n1\t2\n", "one column 'x\\ty'; columns must be separated by commas"),
-        ("y\n1\n2\n", "no feature column is left beside the target y"),
+        ("y\n1\n2\n", "no feature column is left; all are targets: y"),
         ("x,y\n1,2\nabc,4\n", "column 'x', data row 2: 'abc' is not a number"),
         ("x,y\n1,2\n3,1_000\n", "column 'y', data row 2: '1_000' is not a number"),
         ("x,y\n1,True\n", "column 'y', data row 1: 'True' is not a number"),
@@ -201,12 +202,14 @@ def test_the_fingerprint_is_the_files_digest(tmp_path: Path) -> None:
         (b"PK\x03\x04\x14\x00\xff\xfe", "not a UTF-8 text file"),
     ],
 )
-def test_a_table_that_cannot_be_used(tmp_path: Path, content: str | bytes, problem: str) -> None:
+def test_an_unusable_csv_file_is_refused(
+    tmp_path: Path, content: str | bytes, problem: str
+) -> None:
     file = write(tmp_path, content)
     assert refused(file).startswith(problem)
 
 
-def test_a_cell_far_down_is_found_and_other_cells_in_quotes_do_not_shift_it(tmp_path: Path) -> None:
+def test_a_wrong_cell_far_down_is_found_by_its_row(tmp_path: Path) -> None:
     rows = [f'{index},"a\n""quoted"" note",{index}' for index in range(150_000)]
     rows[123_456] = '1,"x\ny",oops'
     file = write(tmp_path, "x,note,y\n" + "\n".join(rows) + "\n")
@@ -217,31 +220,31 @@ def test_a_cell_far_down_is_found_and_other_cells_in_quotes_do_not_shift_it(tmp_
     assert message == "column 'y', data row 123457: has no value"
 
 
-def test_a_long_cell_is_shown_by_its_beginning(tmp_path: Path) -> None:
+def test_a_long_cell_is_shortened_in_the_error(tmp_path: Path) -> None:
     assert len(refused(write(tmp_path, "x,y\n1," + "z" * 100_000 + "\n"))) < 200
     assert "larger than field limit" in refused(write(tmp_path, "x,y\n1," + "z" * 200_000 + "\n"))
 
 
 @pytest.mark.parametrize("value", ["1e300", "-3.5e38"])
-def test_a_number_too_large_for_float32_is_refused_and_fits_float64(
-    tmp_path: Path, value: str
-) -> None:
+def test_a_number_too_large_for_float32_is_refused(tmp_path: Path, value: str) -> None:
     file = write(tmp_path, f"x,y\n1,2\n3,{value}\n")
     message = refused(file, dtype=torch.float32)
     assert message.startswith(f"column 'y', data row 2: {float(value)!r} does not fit float32; ")
     assert read(file).targets[1].item() == float(value)
 
 
-def test_columns_that_are_not_there_or_asked_for_twice(tmp_path: Path) -> None:
+def test_missing_and_repeated_columns_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path, "a,b,c\n1,2,3\n")
-    assert refused(file, target=["d"]) == "no column 'd' (option target); it has a, b, c"
-    assert refused(file, features=["A"]) == "no column 'A' (option features); it has a, b, c"
+    assert refused(file, target=["d"]) == "no column 'd' (option target); the columns are a, b, c"
+    assert refused(file, features=["A"]) == (
+        "no column 'A' (option features); the columns are a, b, c"
+    )
     assert refused(file, target=["a", "a"]) == "option target: column 'a' is named twice"
-    assert refused(file, features=["c", "a"]) == "option features: column 'c' is a target as well"
+    assert refused(file, features=["c", "a"]) == "option features: column 'c' is also a target"
     assert "no feature column is left" in refused(file, target=["a", "b", "c"])
 
 
-def test_what_is_no_file_of_a_table(tmp_path: Path) -> None:
+def test_a_path_without_a_table_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path / "missing.csv") == "no such file"
     assert refused(tmp_path) == "is a folder; a .csv or .parquet file is needed"
     assert refused("") == "option data: is empty; a .csv or .parquet file is needed"
@@ -251,7 +254,7 @@ def test_what_is_no_file_of_a_table(tmp_path: Path) -> None:
     assert refused(write(tmp_path, "x,y\n1,2\n") / "below.csv") == "Not a directory"
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", "/dev/null"):
-        assert refused(path) == "no file but a pipe or device; a table is read more than once"
+        assert refused(path) == "is a pipe or device; a file is needed, as it is read twice"
 
 
 # Parquet
@@ -262,7 +265,7 @@ def parquet(folder: Path, columns: dict[str, Any]) -> Path:
     return folder / "table.parquet"
 
 
-def test_parquet_numbers_of_every_kind(tmp_path: Path) -> None:
+def test_parquet_numbers_of_every_type_are_read(tmp_path: Path) -> None:
     file = parquet(
         tmp_path,
         {
@@ -299,13 +302,15 @@ def test_parquet_numbers_of_every_kind(tmp_path: Path) -> None:
         (pa.array([datetime(2026, 1, 1)] * 2), "Timestamp('2026-01-01 00:00:00') is not a number"),
     ],
 )
-def test_parquet_cells_that_are_no_numbers(tmp_path: Path, column: Any, problem: str) -> None:
+def test_parquet_cells_that_are_not_numbers_are_refused(
+    tmp_path: Path, column: Any, problem: str
+) -> None:
     message = refused(parquet(tmp_path, {"x": column, "y": [1.0, 2.0]}))
     assert message.startswith("column 'x', data row ")
     assert message.endswith(problem)
 
 
-def test_parquet_files_that_cannot_be_used(tmp_path: Path) -> None:
+def test_an_unusable_parquet_file_is_refused(tmp_path: Path) -> None:
     assert refused(parquet(tmp_path, {"x": pa.array([], pa.int64()), "y": []})) == (
         "has a header but no data row"
     )
@@ -338,11 +343,14 @@ def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
         list(read_parts(file, ["x"], ["year"], 9))
 
 
-def test_a_parquet_file_that_lies_about_its_rows_is_refused(
+def test_a_wrong_parquet_row_count_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = parquet(tmp_path, {"x": [1.0, 2.0], "y": [3.0, 4.0]})
-    for said, problem in ((1, "it holds more rows than it says"), (2**60, "do not fit here")):
+    for said, problem in (
+        (1, "more rows than its metadata states"),
+        (2**60, "do not fit in memory"),
+    ):
         monkeypatch.setattr("runback.data.table.most_rows", lambda _, said=said: said)
         assert problem in refused(file)
 
@@ -358,7 +366,7 @@ BYTES = st.lists(PIECES, max_size=30).map(lambda parts: "x,y\n" + "".join(parts)
 
 
 @given(BYTES | st.lists(PIECES, max_size=30).map("".join).map(str.encode) | st.binary(max_size=40))
-def test_any_file_is_a_table_of_finite_numbers_or_refused_in_one_line(
+def test_any_bytes_are_a_finite_table_or_refused(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     file = tmp_path_factory.getbasetemp() / "anything.csv"
@@ -388,7 +396,7 @@ def test_any_file_is_a_table_of_finite_numbers_or_refused_in_one_line(
         pd.Series([decimal.Decimal(1), np.float32(2)], dtype=object),
     ],
 )
-def test_a_frames_numbers_of_any_dtype(column: Any) -> None:
+def test_frame_numbers_of_any_dtype_are_read(column: Any) -> None:
     frame = pd.DataFrame({"other": ["a", "b"], "x": column})
     assert frame_to_tensor(frame, ["x"], torch.float32).tolist() == [[1.0], [2.0]]
 
@@ -406,16 +414,16 @@ def test_a_frames_numbers_of_any_dtype(column: Any) -> None:
         (pd.Series([1e300, 1.0]), "data row 1: 1e+300 does not fit float32"),
     ],
 )
-def test_a_frames_cells_that_are_no_numbers(column: Any, problem: str) -> None:
+def test_frame_cells_that_are_not_numbers_are_refused(column: Any, problem: str) -> None:
     with pytest.raises(DataError) as caught:
         frame_to_tensor(pd.DataFrame({"x": column}), ["x"], torch.float32, "here")
     assert str(caught.value).startswith(f"here: column 'x', {problem}")
 
 
-def test_a_frames_columns_are_found_by_name() -> None:
+def test_frame_columns_are_found_by_name() -> None:
     frame = pd.DataFrame([[1, 2, 3]], columns=["b", 0, "a"])
     assert frame_to_tensor(frame, ["a", "0", "b"], torch.float64).tolist() == [[3.0, 2.0, 1.0]]
-    with pytest.raises(DataError, match="table: no column 'c'; it has b, 0, a"):
+    with pytest.raises(DataError, match="table: no column 'c'; the columns are b, 0, a"):
         frame_to_tensor(frame, ["c"], torch.float64)
     twice = pd.DataFrame([[1, 2, 3]], columns=["a", "a", "b"])
     assert frame_to_tensor(twice, ["b"], torch.float64).tolist() == [[3.0]]

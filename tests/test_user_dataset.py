@@ -1,4 +1,4 @@
-"""Users' own datasets: read once for the fingerprint and the held-out rows, trained by a DataLoader."""
+"""Users' datasets: fingerprint, held-out rows, and training through a DataLoader."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WAVES = f"{ROOT / 'examples' / 'waves.py'}:Waves"
 
 
 def write(folder: Path, body: str) -> str:
-    """A dataset file with a class D; returns the data option."""
+    """Writes a dataset file with a class D; returns the data option."""
     text = "from torch.utils.data import Dataset\nclass D(Dataset):\n" + textwrap.indent(
         body, "    "
     )
@@ -28,7 +28,7 @@ def write(folder: Path, body: str) -> str:
     return f"{folder / 'own.py'}:D"
 
 
-def test_columns_and_fingerprint_are_the_same_each_time() -> None:
+def test_a_dataset_is_read_equally_each_time() -> None:
     first, second = (read_table(WAVES, (), (), torch.float32) for _ in range(2))
     assert first.columns.features == ("t", "u")
     assert first.columns.targets == ("wave",)
@@ -37,7 +37,7 @@ def test_columns_and_fingerprint_are_the_same_each_time() -> None:
     assert torch.equal(first.features, second.features)
 
 
-def test_reading_it_leaves_the_generators_alone() -> None:
+def test_reading_a_dataset_keeps_the_generators() -> None:
     torch.manual_seed(1)
     before = torch.get_rng_state()
     read_table(WAVES, (), (), torch.float32)
@@ -45,7 +45,7 @@ def test_reading_it_leaves_the_generators_alone() -> None:
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_training_reads_samples_afresh_and_repeats_itself(num_workers: int) -> None:
+def test_each_epoch_reads_new_samples_repeatably(num_workers: int) -> None:
     config = TrainConfig(data=WAVES, model="mlp", epochs=2, batch_size=64, num_workers=num_workers)
 
     def weights() -> dict[str, torch.Tensor]:
@@ -73,18 +73,18 @@ BODIES = [
 
 
 @pytest.mark.parametrize(("body", "message"), BODIES)
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path: Path, body: str, message: str) -> None:
+def test_an_unusable_dataset_is_refused(tmp_path: Path, body: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         read_table(write(tmp_path, body), (), (), torch.float32)
 
 
-def test_a_class_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_missing_dataset_class_is_named(tmp_path: Path) -> None:
     data = write(tmp_path, "pass").replace(":D", ":E")
     with pytest.raises(DataError, match=r"option data: own has no .*Dataset class 'E'"):
         read_table(data, (), (), torch.float32)
 
 
-def test_the_whole_way(workspace: Workspace) -> None:
+def test_a_user_dataset_trains_evaluates_and_resumes(workspace: Workspace) -> None:
     run_id = workspace.train(
         "--data", WAVES, "--model", "mlp", "--batch-size", "64", "--epochs", "3"
     )

@@ -1,4 +1,4 @@
-"""Users' modules: found, checked before the first epoch, and rebuilt from what travelled."""
+"""Users' modules: located, checked before the first epoch, and rebuilt from the stored source."""
 
 from __future__ import annotations
 
@@ -9,27 +9,22 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import PROGRAMS
 from runback import TrainConfig
+from runback.data.table import Columns
 from runback.errors import ModelError
 from runback.model.requirements import requirements
 from runback.model.spec import build_model, check_output, load_built, load_module, save_model
+from runback.training.setup import spec_of
 from runback.user_code import import_class, locate
 
 HEAD = "import torch\nfrom torch import nn\n"
-GOOD = HEAD + (
-    "class Net(nn.Module):\n"
-    "    def __init__(self, n_features, n_targets, hidden=4):\n"
-    "        super().__init__()\n"
-    "        self.inner = nn.Sequential(nn.Linear(n_features, hidden), nn.BatchNorm1d(hidden),\n"
-    "                                   nn.Dropout(0.5), nn.Linear(hidden, n_targets))\n"
-    "    def forward(self, x):\n"
-    "        return self.inner(x)\n"
-)
+GOOD = (PROGRAMS / "net.py").read_text(encoding="utf-8")
 
 
 def built(model: str, **model_args: object):
     config = TrainConfig(model=model, model_args=model_args)
-    return build_model(config, ("a", "b"), ("y",))
+    return build_model(spec_of(config, Columns(("a", "b"), ("y",))))
 
 
 def checked(model: str, **model_args: object) -> None:
@@ -59,7 +54,7 @@ def wrong(body: str) -> str:
         (wrong("return self.inner(x.reshape(-1))"), "forward fails on input [2, 2]"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_said_before_the_first_epoch(
+def test_an_unusable_module_is_refused_before_training(
     tmp_path: Path, source: str, problem: str
 ) -> None:
     (tmp_path / "mine.py").write_text(source)
@@ -70,7 +65,7 @@ def test_what_is_wrong_is_said_before_the_first_epoch(
     assert "mine" not in sys.modules
 
 
-def test_a_good_module_passes_and_is_not_changed_by_the_check(tmp_path: Path) -> None:
+def test_the_check_leaves_a_good_module_unchanged(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(GOOD)
     model = built(f"{tmp_path}/mine.py:Net", hidden=3)
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
@@ -89,14 +84,14 @@ def test_a_good_module_passes_and_is_not_changed_by_the_check(tmp_path: Path) ->
         ("mine.py:not a name", "neither file.py:Class nor package.module:Class"),
         ("json.py:Net", "'json' is the name of another package; rename the file"),
         ("torch.py:Net", "'torch' is the name of another package; rename the file"),
-        ("os:Net", "'os' holds no module of yours"),
-        ("pandas.core:Net", "'pandas' holds no module of yours"),
+        ("os:Net", "'os' is not a user package"),
+        ("pandas.core:Net", "'pandas' is not a user package"),
         ("no_such_package.nets:Net", "no module named 'no_such_package'"),
         ("..nets:Net", "is not the name of a Python module"),
-        ("a-b.py:Net", "the file's name is no Python module name"),
+        ("a-b.py:Net", "the file name is not a Python module name"),
     ],
 )
-def test_what_names_no_module_is_refused(
+def test_a_model_option_without_a_module_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, model: str, problem: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -115,7 +110,7 @@ def test_a_class_of_torch_itself_is_a_model(tmp_path: Path) -> None:
     assert load_module(tmp_path)(torch.ones(1, 2)).shape == (1, 1)
 
 
-def test_a_package_travels_whole_and_wins_over_its_successor(
+def test_a_package_is_saved_whole_and_loaded_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     package = tmp_path / "mypkg"
@@ -200,7 +195,7 @@ def test_a_tampered_spec_is_refused(
     (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
     model = built(f"{tmp_path}/mine.py:Net")
     save_model(tmp_path / "model", model, model.module.state_dict())
-    assert load_built(tmp_path / "model").own is not None
+    assert load_built(tmp_path / "model").user_class is not None
     spec = tmp_path / "model" / "model.json"
     spec.write_text(json.dumps({**json.loads(spec.read_text()), **change}))
     with pytest.raises(ModelError) as caught:

@@ -1,4 +1,4 @@
-"""What the tests of tracking share: a training without torch, row dumps, and checks of a whole run."""
+"""Helpers for tests of tracking: a training without torch, row dumps, and delivery checks."""
 
 from __future__ import annotations
 
@@ -11,59 +11,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conftest import DATA, Workspace, wait_until
+from conftest import DATA, PROGRAMS, Workspace, wait_until
 from runback.storage.journal import Journal
+from runback.storage.paths import pending_run_dir
 
 FOREVER = ("--epochs", "100000000", "--checkpoint-every", "100000000")
-
-# The training process as the courier sees it, without torch: opens a run, records points, posts
-# checkpoints, and ends as the last argument says. Starts in a fifth of the time.
-TRAINER = """
-import json, os, sys, time
-from runback.config import TrainConfig
-from runback.storage.paths import run_dir
-from runback.storage.atomic import sha256_of
-from runback.storage.journal import Journal
-from runback.storage.lock import FileLock
-from runback.tracking.client import CourierClient
-
-points, pause, end = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-facts = dict(name="t", path="t.csv", fingerprint="f", features=["x"], targets=["y"],
-             split_digest="d", rows={"training": 8})
-with CourierClient() as desk:
-    run_id = desk.ask("open", config=TrainConfig().as_params(), facts=facts,
-                      run_id=os.environ.get("MLFLOW_RUN_ID"))
-    folder = run_dir(run_id)
-    print(run_id, desk._courier.pid, flush=True)
-    if end == "before":
-        time.sleep(60)
-    with FileLock(folder.lock).acquire("it"):
-        journal = Journal(folder.journal, tidy=False)
-        desk.deliver(run_id)
-        folder.checkpoints.mkdir()
-        for step in range(1, points + 1):
-            journal.record([("cost", 1.0 / step), ("val_cost", step / 3)], step)
-            if journal.flush_if_due():
-                desk.watch()
-            if step % max(1, points // 4) == 0:
-                file = folder.checkpoints / f"checkpoint-{step:06d}.pt"
-                file.write_bytes(os.urandom(1000))
-                journal.post("artifact", file=f"checkpoints/{file.name}",
-                             artifact_path="checkpoints", sha256=sha256_of(file))
-            time.sleep(pause)
-        journal.flush()
-        print("trained", flush=True)
-        if end == "wait":
-            sys.stdin.readline()
-            end = "FINISHED"
-        if end == "unwritten":  # as on a full disk
-            sys.exit(0 if desk.finish("FAILED", "no space", lambda: False) else 75)
-        if end == "die":
-            os.kill(os.getpid(), 9)
-        journal.set_facts({"ended_ms": time.time_ns() // 1_000_000, "status": [end, ""]})
-        journal.close()
-        sys.exit(0 if desk.finish(end, "", lambda: False) else 75)
-"""
 
 
 def start_trainer(
@@ -71,13 +23,13 @@ def start_trainer(
 ) -> subprocess.Popen[str]:
     """Starts a training without torch; its first line is the run's ID and the courier's pid."""
     return subprocess.Popen(
-        [sys.executable, "-c", TRAINER, str(points), str(pause), end],
+        [sys.executable, PROGRAMS / "train_without_torch.py", str(points), str(pause), end],
         cwd=workspace.folder, env={**workspace.env, **env}, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
-def first_line(process: subprocess.Popen[str]) -> tuple[str, int]:
+def run_and_courier(process: subprocess.Popen[str]) -> tuple[str, int]:
     """The run's ID and the courier's pid."""
     assert process.stdout is not None
     run_id, courier = process.stdout.readline().split()
@@ -85,13 +37,22 @@ def first_line(process: subprocess.Popen[str]) -> tuple[str, int]:
 
 
 def ended(process: subprocess.Popen[str], timeout: float = 120.0) -> tuple[int, str]:
-    """Exit code and standard error, read when the courier is gone too."""
+    """Waits for the process and its courier; returns the exit code and standard error."""
     _, errors = process.communicate(timeout=timeout)
     return process.returncode, errors
 
 
+def create_pending(client) -> str:
+    """Creates a run as the courier does; its ID."""
+    from runback.tracking.create_run import create_run
+
+    pending = pending_run_dir()
+    Journal(pending.journal).close()
+    return create_run(client, pending).run_id
+
+
 def dump(database: Path) -> dict[str, str]:
-    """Every row of a store: by table, a digest that changes with any of them."""
+    """The number of rows and a digest of all rows, by table of a store."""
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as db:
         tables = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type='table'")]
         rows = {name: sorted(map(repr, db.execute(f'SELECT * FROM "{name}"'))) for name in tables}
@@ -110,7 +71,7 @@ def journal_points(workspace: Workspace, run_id: str) -> dict[str, list[tuple[in
 
 
 def check_delivered(workspace: Workspace, run_id: str) -> int:
-    """Every point of the journal is on the server once, bit-equal, every posted file by its digest.
+    """Asserts that all points are on the server once and bit-equal, and all files by digest.
 
     Returns:
         The number of points.
@@ -126,7 +87,7 @@ def check_delivered(workspace: Workspace, run_id: str) -> int:
 
 
 def check_files(workspace: Workspace, run_id: str) -> None:
-    """Every file of the outbox is an artifact with the digest that was noted."""
+    """Asserts that every file of the outbox is an artifact with the recorded digest."""
     with sqlite3.connect(workspace.home(run_id) / "journal.db") as db:
         rows = db.execute("SELECT payload FROM outbox WHERE kind = 'artifact'").fetchall()
     db.close()
@@ -145,18 +106,18 @@ def status_of(workspace: Workspace, run_id: str) -> str:
 
 
 def quick(*arguments: str) -> tuple[str, ...]:
-    """Arguments of a training on the seed's table."""
+    """Arguments of a training on `non_linear.csv`."""
     return ("train", "--data", str(DATA / "non_linear.csv"), *arguments)
 
 
 def alive(pid: int) -> bool:
-    """Whether a process still does anything: one that waits to be buried does not."""
+    """Whether a process exists and is not a zombie."""
     done = subprocess.run(["ps", "-o", "state=", "-p", str(pid)], capture_output=True, text=True)
     return done.stdout.strip()[:1] not in ("", "Z")
 
 
 def training_run(workspace: Workspace) -> str:
-    """The newest run, as soon as its first points have arrived."""
+    """Waits for the first points of the newest run and returns its ID."""
     found: list[str] = []
 
     def trains() -> bool:

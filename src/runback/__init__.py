@@ -1,8 +1,9 @@
-"""runback: train a PyTorch module, and get the run back by its ID.
+"""runback: train PyTorch modules, and resume or load each run by its ID.
 
     from runback import TrainConfig, train, resume, evaluate, predict, load_model
 
-Names are imported on first use, so that `import runback` costs nothing.
+Every command is a function of this module. Names are imported on first use to keep
+`import runback` fast.
 """
 
 from __future__ import annotations
@@ -10,26 +11,86 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from runback.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    DivergedError,
+    Interrupted,
+    JournalError,
+    MemoryShortError,
+    ModelError,
+    RunbackError,
+    RunHeldError,
+    RunNotFoundError,
+    StorageError,
+    TrackingError,
+    UsageError,
+)
+
 if TYPE_CHECKING:
-    from runback.commands.load import evaluate, load_model, predict
-    from runback.commands.train import resume, train
+    from runback.commands.evaluate import evaluate
+    from runback.commands.export import export
+    from runback.commands.load import load_model
+    from runback.commands.predict import predict
+    from runback.commands.promote import promote, rollback
+    from runback.commands.reproduce import reproduce
+    from runback.commands.resume import resume
+    from runback.commands.sync import sync
+    from runback.commands.train import train
     from runback.config import TrainConfig
 
 __version__ = "0.1.0"
 
-__all__ = ["TrainConfig", "evaluate", "load_model", "predict", "resume", "train"]
+__all__ = [
+    "TrainConfig",
+    "train",
+    "resume",
+    "evaluate",
+    "predict",
+    "promote",
+    "rollback",
+    "export",
+    "reproduce",
+    "sync",
+    "load_model",
+    "RunbackError",
+    "UsageError",
+    "ConfigError",
+    "DataError",
+    "ModelError",
+    "RunNotFoundError",
+    "TrackingError",
+    "CheckpointError",
+    "JournalError",
+    "StorageError",
+    "MemoryShortError",
+    "DivergedError",
+    "RunHeldError",
+    "Interrupted",
+]
 
-_HOMES = {
+_MODULES = {
     "TrainConfig": "runback.config",
     "train": "runback.commands.train",
-    "resume": "runback.commands.train",
-    "evaluate": "runback.commands.load",
-    "predict": "runback.commands.load",
+    "resume": "runback.commands.resume",
+    "evaluate": "runback.commands.evaluate",
+    "predict": "runback.commands.predict",
+    "promote": "runback.commands.promote",
+    "rollback": "runback.commands.promote",
+    "export": "runback.commands.export",
+    "reproduce": "runback.commands.reproduce",
+    "sync": "runback.commands.sync",
     "load_model": "runback.commands.load",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'runback' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    dunder = {name for name in globals() if name.startswith("__")}
+    return sorted(dunder.union(__all__))

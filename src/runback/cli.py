@@ -1,18 +1,32 @@
-"""The command line: parses, calls a job, prints. Imports neither torch nor mlflow before a job runs."""
+"""The command line: a table of commands with their arguments and functions.
+
+Imports neither torch nor mlflow before a command runs, and pydantic only to parse a value.
+"""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-from runback import __version__
-from runback.config import FIELDS, MUTABLE_ON_RESUME, TrainConfig, parse, render, unknown_option
+import runback
+from runback.config import (
+    FIELDS,
+    MUTABLE_ON_RESUME,
+    TrainConfig,
+    choices,
+    parse,
+    parse_all,
+    render,
+    unknown_option,
+)
+from runback.decoding import decode
 from runback.errors import (
     EXIT_DONE,
     EXIT_FAILED,
@@ -24,16 +38,271 @@ from runback.errors import (
 )
 from runback.tracking import QUIET
 
+if TYPE_CHECKING:
+    from runback.commands.train import TrainResult
+
 RUN_HELP = (
     "run ID, unique prefix of one, latest, runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
 )
 
 
+@dataclass(frozen=True)
+class Argument:
+    """One argument of a command, which is also a parameter of its MLproject entry point.
+
+    Args:
+        name: of the option and of the parameter; the parameter of RUN is `run_id`.
+        help: one line; if empty, the argument is accepted but hidden.
+        kind: a switch takes no value, or true or false, as `mlflow run` always passes a value.
+        required: whether the argument is mandatory.
+        default: None if the entry point has no default either.
+        if_given: whether to pass the argument to the command only if it is given.
+        in_project: whether the argument is a parameter of the MLproject entry point.
+    """
+
+    name: str
+    help: str
+    kind: Literal["positional", "option", "switch"] = "option"
+    metavar: str | None = None
+    required: bool = False
+    default: str | None = ""
+    if_given: bool = False
+    in_project: bool = True
+
+    @property
+    def flag(self) -> str:
+        """The option as users write it, such as `--batch-size`."""
+        return f"--{self.name.replace('_', '-')}"
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its help text, its arguments and its function.
+
+    Args:
+        function: prints the result and returns the exit code.
+    """
+
+    name: str
+    help: str
+    arguments: tuple[Argument, ...]
+    function: Callable[[argparse.Namespace], int]
+
+
+def _train(options: argparse.Namespace) -> int:
+    with _failing_launch(trains=True):
+        config = read_config(options.config, _given(options))
+    from runback.tracking.client import CourierClient
+
+    with CourierClient() as courier:  # imports mlflow while this process imports torch
+        from runback.commands.train import run_training
+
+        result = run_training(config, courier)
+    return _finished(result)
+
+
+def _resume(options: argparse.Namespace) -> int:
+    from runback.tracking.client import CourierClient
+
+    # `mlflow run -e resume` passes missing options as empty text
+    given = {name: value for name, value in _given(options).items() if value != ""}
+    with CourierClient() as courier:
+        from runback.commands.resume import run_resume
+
+        result = run_resume(options.run, given, courier)
+    return _finished(result)
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    _print_json(runback.evaluate(options.run, options.data or None))
+    return EXIT_DONE
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from runback.commands.predict import predict_file
+
+    keep = parse("features", options.keep)
+    with _writing_out():
+        rows = predict_file(options.run, options.data, options.output, keep)
+    print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
+    return EXIT_DONE
+
+
+def _promote(options: argparse.Namespace) -> int:
+    force, back = _truth("force", options.force), _truth("rollback", options.rollback)
+    if back:
+        _print_json(runback.rollback(options.run, options.alias))
+        return EXIT_DONE
+    data = options.data or None
+    _print_json(runback.promote(options.run, options.alias, options.metric, data, force))
+    return EXIT_DONE
+
+
+def _truth(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ConfigError(f"option {name}: {text!r} is not true or false")
+    return text.lower() == "true"
+
+
+def _export(options: argparse.Namespace) -> int:
+    _print_json(runback.export(options.run, options.format, options.output))
+    return EXIT_DONE
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    result = runback.reproduce(options.run)
+    _print_json(result)
+    return EXIT_DONE if result.equal else EXIT_FAILED
+
+
+def _sync(options: argparse.Namespace) -> int:
+    result = runback.sync(options.run)
+    _print_json(result)
+    return EXIT_DONE if result.waiting == 0 else EXIT_UNDELIVERED
+
+
+def _train_help(name: str) -> str:
+    allowed = f" [{', '.join(choices(name))}]" if choices(name) else ""
+    return f"{FIELDS[name].metadata['help']}{allowed} (default: {_default(name) or 'empty'})"
+
+
+def _resume_help(name: str) -> str:
+    """The help text; empty for the options that a resume may not change."""
+    text = f"{FIELDS[name].metadata['help']} (default: as the run has it)"
+    return text if name in MUTABLE_ON_RESUME else ""
+
+
+def _default(name: str) -> str:
+    factory = FIELDS[name].default_factory
+    return render(factory() if callable(factory) else FIELDS[name].default)
+
+
+def _switch(name: str, text: str) -> Argument:
+    return Argument(name, text, "switch", "true|false", default="false")
+
+
+RUN = Argument("run", RUN_HELP, "positional", required=True, default=None)
+CONFIG = Argument(
+    "config", "options from a TOML file", metavar="FILE.toml", default=None, in_project=False
+)
+TRAIN_OPTIONS = tuple(
+    Argument(name, _train_help(name), default=_default(name), if_given=True) for name in FIELDS
+)
+# All options, so that the error message can name one that a resume may not change.
+RESUME_OPTIONS = tuple(
+    Argument(name, _resume_help(name), if_given=True, in_project=name == "epochs")
+    for name in FIELDS
+)
+
+COMMANDS = (
+    Command("train", "train a new run; prints the run ID", (CONFIG, *TRAIN_OPTIONS), _train),
+    Command(
+        "resume",
+        "continue a run in place; prints the run ID",
+        (dataclasses.replace(RUN, default=""), *RESUME_OPTIONS),
+        _resume,
+    ),
+    Command(
+        "evaluate",
+        "score a run on its test rows; prints JSON",
+        (RUN, Argument("data", "score all rows of this table instead", metavar="FILE")),
+        _evaluate,
+    ),
+    Command(
+        "predict",
+        "predict the rows of a table; prints CSV",
+        (
+            RUN,
+            Argument(
+                "data", "a .csv or .parquet table", metavar="FILE", required=True, default=None
+            ),
+            Argument(
+                "output", "write here, .csv or .parquet, instead of CSV on stdout", metavar="FILE"
+            ),
+            Argument("keep", "columns to copy to the output, comma-separated", metavar="COLUMNS"),
+        ),
+        _predict,
+    ),
+    Command(
+        "promote",
+        "give RUN's version an alias if it is better; prints JSON",
+        (
+            RUN,
+            Argument("alias", "the alias (default: champion)", default="champion"),
+            Argument("metric", "the score that decides (default: the task's primary metric)"),
+            Argument(
+                "data", "score both on this table instead of the run's test rows", metavar="FILE"
+            ),
+            _switch("force", "move the alias regardless of the scores"),
+            _switch("rollback", "undo the last promotion to the alias"),
+        ),
+        _promote,
+    ),
+    Command(
+        "export",
+        "write RUN's model to a file; prints JSON",
+        (
+            RUN,
+            Argument("format", "state_dict, torch, pt2 or onnx", required=True, default=None),
+            Argument("output", "the new file", metavar="FILE", required=True, default=None),
+        ),
+        _export,
+    ),
+    Command(
+        "reproduce",
+        "train RUN again and compare point by point; prints JSON",
+        (RUN,),
+        _reproduce,
+    ),
+    Command(
+        "sync",
+        "deliver the undelivered entries of local journals; prints counts",
+        (Argument("run", "a run ID (default: all runs)", "positional"),),
+        _sync,
+    ),
+)
+
+
 class _Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are `UsageError`s: one sentence, exit code 2."""
+    """An argument parser that raises `UsageError` instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = _Parser(
+        prog="runback",
+        description="Train PyTorch modules, and resume or load each run by its ID.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=runback.__version__)
+    parsers = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        added = parsers.add_parser(
+            command.name, help=command.help, description=command.help, allow_abbrev=False
+        )
+        added.set_defaults(function=command.function)
+        for argument in command.arguments:
+            _add_argument(added, argument)
+    return parser
+
+
+def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
+    """Adds an argument; its value stays text, which TrainConfig or the command parses."""
+    shared: dict[str, Any] = {
+        "default": argparse.SUPPRESS if argument.if_given else argument.default,
+        "help": argument.help.replace("%", "%%") or argparse.SUPPRESS,
+        "metavar": argument.metavar or argument.name.upper(),
+    }
+    if argument.kind == "positional":
+        parser.add_argument(argument.name, nargs=None if argument.required else "?", **shared)
+        return
+    if argument.kind == "switch":
+        shared |= {"nargs": "?", "const": "true"}
+    names = dict.fromkeys((argument.flag, f"--{argument.name}"))
+    parser.add_argument(*names, dest=argument.name, required=argument.required, **shared)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,14 +316,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of our output has gone
+    except BrokenPipeError:  # the reader of standard output has exited
         _drop_output()
         return EXIT_FAILED
 
 
 def _open_standard_streams() -> None:
-    """Nothing at all where a stream is closed: the next file opened would take its number, and
-    receive what is meant for a terminal.
+    """Opens closed standard streams on the null device: otherwise the next opened file would get
+    the stream's number, and its output.
     """
     for number in range(3):
         try:
@@ -71,17 +340,17 @@ def _drop_output() -> None:
 
 
 def _run(argv: list[str]) -> int:
-    with _telling_run(trains=argv[:1] == ["train"]):
+    with _failing_launch(trains=argv[:1] == ["train"]):
         options, extra = build_parser().parse_known_args(argv)
         if extra:
             raise ConfigError(_unknown(extra[0]))
-    handler: Callable[[argparse.Namespace], int] = options.handler
-    return handler(options)
+    function: Callable[[argparse.Namespace], int] = options.function
+    return function(options)
 
 
 @contextmanager
-def _telling_run(trains: bool) -> Iterator[None]:
-    """Fails the run that was made for a training whose arguments are refused."""
+def _failing_launch(trains: bool) -> Iterator[None]:
+    """On a usage error of a training, sets the run in MLFLOW_RUN_ID to FAILED."""
     try:
         yield
     except UsageError as error:
@@ -92,263 +361,51 @@ def _telling_run(trains: bool) -> Iterator[None]:
         raise
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    parser = _Parser(
-        prog="runback",
-        description="Train a PyTorch module, and get the run back by its ID.",
-        allow_abbrev=False,
-    )
-    parser.add_argument("--version", action="version", version=__version__)
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_train(commands)
-    _add_resume(commands)
-    _add_evaluate(commands)
-    _add_predict(commands)
-    _add_promote(commands)
-    _add_export(commands)
-    _add_reproduce(commands)
-    _add_sync(commands)
-    return parser
-
-
-def _command(commands: Any, name: str, text: str, handler: Callable[..., int]) -> _Parser:
-    command: _Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
-    command.set_defaults(handler=handler)
-    return command
-
-
-def _add_train(commands: Any) -> None:
-    command = _command(commands, "train", "train a new run; prints the run ID", _train)
-    command.add_argument("--config", metavar="FILE.toml", help="options from a TOML file")
-    for name in FIELDS:
-        _add_option(command, name, _option_help(name))
-
-
-def _add_option(command: argparse.ArgumentParser, name: str, text: str) -> None:
-    """One option of TrainConfig; its value is parsed by TrainConfig, not by argparse."""
-    command.add_argument(
-        *dict.fromkeys((f"--{name.replace('_', '-')}", f"--{name}")),
-        dest=name,
-        default=argparse.SUPPRESS,
-        metavar=name.upper(),
-        help=text,
-    )
-
-
-def _option_help(name: str) -> str:
-    spec = FIELDS[name]
-    default = spec.default_factory() if callable(spec.default_factory) else spec.default
-    choices = spec.metadata["choices"]
-    shown = f" [{', '.join(choices)}]" if choices else ""
-    text = f"{spec.metadata['help']}{shown} (default: {render(default) or 'empty'})"
-    return text.replace("%", "%%")
-
-
-def _add_run(command: argparse.ArgumentParser) -> None:
-    command.add_argument("run", metavar="RUN", help=RUN_HELP)
-
-
-def _add_resume(commands: Any) -> None:
-    command = _command(commands, "resume", "continue a run in place; prints the run ID", _resume)
-    _add_run(command)
-    for name in FIELDS:  # all are known, so that those that cannot change are refused by name
-        text = f"{FIELDS[name].metadata['help']} (default: as the run has it)"
-        _add_option(command, name, text if name in MUTABLE_ON_RESUME else argparse.SUPPRESS)
-
-
-def _add_evaluate(commands: Any) -> None:
-    command = _command(commands, "evaluate", "score a run on its test rows; prints JSON", _evaluate)
-    _add_run(command)
-    command.add_argument("--data", metavar="FILE", help="score all rows of this table instead")
-
-
-def _add_predict(commands: Any) -> None:
-    command = _command(commands, "predict", "predict the rows of a table; prints CSV", _predict)
-    _add_run(command)
-    command.add_argument("--data", metavar="FILE", required=True, help="a .csv or .parquet table")
-    command.add_argument(
-        "--output",
-        metavar="FILE",
-        default="",
-        help="write here, .csv or .parquet, instead of CSV on stdout",
-    )
-    command.add_argument(
-        "--keep", metavar="COLUMNS", default="", help="columns to repeat in front, comma-separated"
-    )
-
-
-def _add_promote(commands: Any) -> None:
-    command = _command(
-        commands, "promote", "give RUN's version an alias if it is better; prints JSON", _promote
-    )
-    _add_run(command)
-    command.add_argument("--alias", default="champion", help="the alias (default: champion)")
-    command.add_argument("--metric", default="rmse", help="cost, rmse, mae or r2 (default: rmse)")
-    command.add_argument(
-        "--data", metavar="FILE", help="score both on this table instead of the run's test rows"
-    )
-    _add_flag(command, "--force", "move the alias whatever the figures say")
-    _add_flag(command, "--rollback", "give the alias back to whom it was last taken from")
-
-
-def _add_flag(command: argparse.ArgumentParser, name: str, text: str) -> None:
-    """A switch that also takes true or false, as `mlflow run` always gives a value."""
-    command.add_argument(
-        name, nargs="?", const="true", default="false", metavar="true|false", help=text
-    )
-
-
-def _truth(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ConfigError(f"option {name}: {text!r} is neither true nor false")
-    return text.lower() == "true"
-
-
-def _add_export(commands: Any) -> None:
-    command = _command(commands, "export", "write RUN's model to a file; prints JSON", _export)
-    _add_run(command)
-    command.add_argument("--format", required=True, help="state_dict, torch, pt2 or onnx")
-    command.add_argument("--output", metavar="FILE", required=True, help="a file to be made")
-
-
-def _add_reproduce(commands: Any) -> None:
-    command = _command(
-        commands, "reproduce", "train RUN again and compare point by point; prints JSON", _reproduce
-    )
-    _add_run(command)
-
-
-def _add_sync(commands: Any) -> None:
-    command = _command(
-        commands, "sync", "deliver what is still in the journal; prints counts", _sync
-    )
-    command.add_argument(
-        "run", metavar="RUN", nargs="?", default="", help="a run ID; all runs otherwise"
-    )
-
-
-def _train(options: argparse.Namespace) -> int:
-    with _telling_run(trains=True):
-        config = read_config(options.config, _given(options))
-    import runback.run.signals  # noqa: F401 - first, as it remembers who started us
-    from runback.tracking.client import CourierClient
-
-    with CourierClient() as desk:  # the courier imports mlflow while torch is imported here
-        from runback.commands.train import run_training
-
-        outcome = run_training(config, desk)
-    return _finished(outcome)
-
-
-def _resume(options: argparse.Namespace) -> int:
-    from runback.tracking.client import CourierClient
-
-    # `mlflow run -e resume` passes what nobody gave as empty text
-    given = {name: value for name, value in _given(options).items() if value != ""}
-    with CourierClient() as desk:
-        from runback.commands.train import run_resume
-
-        outcome = run_resume(options.run, given, desk)
-    return _finished(outcome)
-
-
-def _evaluate(options: argparse.Namespace) -> int:
-    from runback.commands.load import evaluate
-
-    _print_json(evaluate(options.run, options.data or None))
-    return EXIT_DONE
-
-
-def _predict(options: argparse.Namespace) -> int:
-    from runback.commands.predict import predict_file
-
-    keep = parse("features", options.keep)
-    with _writing_out():
-        rows = predict_file(options.run, options.data, options.output, keep)
-    print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
-    return EXIT_DONE
-
-
-def _promote(options: argparse.Namespace) -> int:
-    from runback.commands.promote import promote, rollback
-
-    force, back = _truth("force", options.force), _truth("rollback", options.rollback)
-    if back:
-        found = rollback(options.run, options.alias)
-    else:
-        found = promote(options.run, options.alias, options.metric, options.data or None, force)
-    _print_json(found)
-    return EXIT_DONE
-
-
-def _export(options: argparse.Namespace) -> int:
-    from runback.commands.export import export
-
-    found = export(options.run, options.format, options.output)
-    _print_json(found)
-    return EXIT_DONE
-
-
-def _reproduce(options: argparse.Namespace) -> int:
-    from runback.commands.reproduce import reproduce
-
-    found = reproduce(options.run)
-    _print_json(found)
-    return EXIT_DONE if found["equal"] else EXIT_FAILED
-
-
-def _sync(options: argparse.Namespace) -> int:
-    from runback.commands.sync import sync
-
-    counts = sync(options.run)
-    _print_json(counts)
-    return EXIT_DONE if counts["waiting"] == 0 else EXIT_UNDELIVERED
-
-
 def read_config(file: str | None, given: dict[str, Any]) -> TrainConfig:
-    """Default < file < command line.
+    """The configuration; precedence: defaults < file < command line.
 
     Raises:
-        ConfigError: an unknown option or a value that does not fit, or a file that cannot count
-            because every option is on the command line, as it is under `mlflow run`.
+        ConfigError: an unknown option, an invalid value, or a file without effect because every
+            option is on the command line, as under `mlflow run`.
     """
     if file is None:
         return TrainConfig.from_mapping(given)
     if len(given) == len(FIELDS):
         raise ConfigError(
-            "option config: every option is given on the command line already (mlflow run does so), "
-            "and the file could change nothing; give the options with -P"
+            "option config: the file has no effect, as every option is on the command line (mlflow "
+            "run passes all of them); give the options with -P"
         )
-    values = _read_toml(Path(file))
-    TrainConfig.from_mapping(values, where=file)  # the file's own mistakes are told as such
-    return TrainConfig.from_mapping({**values, **given})
+    values = parse_all(_read_toml(file), where=file)
+    TrainConfig.from_mapping(values, where=file)  # errors in the file name it
+    return TrainConfig(**{**values, **parse_all(given)})
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(file: str) -> dict[str, Any]:
     import tomllib
+    from pathlib import Path  # imported late to keep --help fast
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        values: dict[str, Any] = decode(tomllib.loads, Path(file).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{file}: {error.strerror}") from None
     except UnicodeDecodeError:
-        raise ConfigError(f"{path}: not TOML: it is not UTF-8 text") from None
-    except (ValueError, RecursionError) as error:  # also a number with thousands of digits
-        raise ConfigError(f"{path}: not TOML: {error}") from None
+        raise ConfigError(f"{file}: not TOML: it is not UTF-8 text") from None
+    except ValueError as error:  # also a number with thousands of digits
+        raise ConfigError(f"{file}: not TOML: {error}") from None
+    return values
 
 
 def _given(options: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(options).items() if name in FIELDS}
 
 
-def _finished(outcome: Any) -> int:
-    _print(outcome.run_id)
-    if outcome.delivered:
+def _finished(result: TrainResult) -> int:
+    _print(result.run_id)
+    if result.delivered:
         return EXIT_DONE
     print(  # noqa: T201
-        f"runback: the training is done, but not all of it has reached the tracking server; "
-        f"deliver the rest with: runback sync {outcome.run_id}",
+        f"runback: the training is finished, but not completely delivered to the tracking server; "
+        f"deliver the rest with: runback sync {result.run_id}",
         file=sys.stderr,
     )
     return EXIT_UNDELIVERED
@@ -356,12 +413,13 @@ def _finished(outcome: Any) -> int:
 
 def _unknown(argument: str) -> str:
     if not argument.startswith("-"):
-        return f"{argument!r} is one argument too many; see runback --help"
+        return f"unexpected argument {argument!r}; see runback --help"
     return unknown_option(argument.lstrip("-").partition("=")[0].replace("-", "_"))
 
 
-def _print_json(value: Any) -> None:
-    """Strict JSON, for any reader: a number that is not finite becomes null."""
+def _print_json(result: Any) -> None:
+    """Prints a dict, or the result of `as_json`, as strict JSON; non-finite numbers become null."""
+    value = result.as_json() if hasattr(result, "as_json") else result
     plain = json.loads(json.dumps(value), parse_constant=lambda _: None)
     _print(json.dumps(plain, sort_keys=True))
 
@@ -373,7 +431,11 @@ def _print(text: str) -> None:
 
 @contextmanager
 def _writing_out() -> Iterator[None]:
-    """Writes standard output to its end; one sentence where that is a file on a full disk."""
+    """Flushes standard output at the end of the block.
+
+    Raises:
+        StorageError: it cannot be written, such as a file on a full disk.
+    """
     try:
         yield
         sys.stdout.flush()

@@ -1,137 +1,153 @@
-"""TrainConfig: one frozen dataclass that is the CLI options, the MLproject parameters and the
-MLflow params at once. This module imports neither torch nor mlflow.
-"""
+"""TrainConfig: the frozen dataclass behind the CLI options, the MLproject parameters and the
+MLflow params.
 
-from __future__ import annotations
+pydantic validates the values. It is imported on first use, so that `--help` stays fast.
+"""
 
 import dataclasses
 import json
-import math
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
+from runback.decoding import decode
 from runback.errors import ConfigError
 
-# MLflow refuses longer values (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
+
+# MLflow rejects longer values (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
 MAX_VALUE_LENGTH = 6000
-# All options together travel in one tag, and MLflow cuts tags off here without a word.
+# All options are stored in one tag, and MLflow truncates longer tags without an error.
 MAX_TOTAL_LENGTH = 8000
 MAX_INT = 2**63 - 1
 MAX_SHOWN = 80
-# Far above any machine's cores; libgomp ends the whole process when it cannot start a thread.
+# Far above the cores of any machine; libgomp aborts the process when it cannot start a thread.
 MAX_PARALLEL = 1024
 
 
-def _option(
-    default: Any,
-    text: str,
-    *,
-    choices: tuple[str, ...] = (),
-    low: float = -math.inf,
-    high: float = MAX_INT,
-) -> Any:
-    """A field with its help text, allowed values, and bounds."""
-    meta = {"help": text, "choices": choices, "low": low, "high": high}
+@dataclass(frozen=True)
+class Limits:
+    """Constraints on an annotated type, named as in pydantic's core schemas."""
+
+    ge: float | None = None
+    le: float | None = None
+    min_length: int | None = None
+    pattern: str | None = None
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Callable[[Any], Any]) -> Any:
+        limits = {name: limit for name, limit in vars(self).items() if limit is not None}
+        return {**handler(source), **limits}
+
+
+PositiveInt = Annotated[int, Limits(ge=1, le=MAX_INT)]
+NonNegativeInt = Annotated[int, Limits(ge=0, le=MAX_INT)]
+NonNegativeFloat = Annotated[float, Limits(ge=0.0, le=float(MAX_INT))]
+Parallelism = Annotated[int, Limits(ge=0, le=MAX_PARALLEL)]
+ColumnNames = tuple[Annotated[str, Limits(min_length=1)], ...]
+Arguments = dict[str, Any]
+Device = Annotated[str, Limits(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?|mps)$")]
+Ratio = Annotated[str, Limits(pattern="^0{0,8}[1-9][0-9]{0,8}:[0-9]{1,9}:[0-9]{1,9}$")]
+LossName = Literal["mse", "l1", "huber"]
+OptimizerName = Literal["sgd", "adam", "adamw"]
+SchedulerName = Literal["none", "step", "cosine", "plateau"]
+Normalization = Literal["none", "standard", "minmax"]
+Precision = Literal["float32", "bf16", "float64"]
+CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
+
+
+def _option(default: Any, text: str) -> Any:
+    """A field with its help text."""
     if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata=meta)
-    return field(default=default, metadata=meta)
+        return field(default_factory=lambda: dict(default), metadata={"help": text})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """Everything that decides a training run. The defaults are the seed's non-linear regression.
+    """The options of a training run. The defaults are the non-linear regression example.
 
     Raises:
-        ConfigError: on construction, naming the option, where a value has the wrong type, is
-            outside its range, or contradicts another option.
+        ConfigError: on construction, if a value has the wrong type, is out of range, or
+            contradicts another option; the message names the option.
     """
 
     data: str = _option(
         "data/non_linear.csv",
         "table to train on: .csv, .parquet, or a dataset of your own, file.py:Class",
     )
-    target: tuple[str, ...] = _option(
-        (), "target column(s), comma-separated; empty: the last column"
-    )
-    features: tuple[str, ...] = _option((), "feature columns, comma-separated; empty: all others")
+    target: ColumnNames = _option((), "target column(s), comma-separated; empty: the last column")
+    features: ColumnNames = _option((), "feature columns, comma-separated; empty: all others")
     model: str = _option(
         "polynomial", "linear, polynomial, mlp, package.module:Class or file.py:Class"
     )
-    model_args: dict[str, Any] = _option(
-        {}, "arguments of the model as JSON, e.g. '{\"degree\": 2}'"
-    )
-    loss: str = _option("mse", "cost function", choices=("mse", "l1", "huber"))
-    optimizer: str = _option("sgd", "optimizer", choices=("sgd", "adam", "adamw"))
-    lr: float = _option(1e-4, "learning rate", low=0.0)
-    weight_decay: float = _option(0.0, "weight decay", low=0.0)
-    momentum: float = _option(0.0, "momentum (sgd only)", low=0.0)
-    scheduler: str = _option(
-        "none", "learning-rate schedule, stepped once an epoch",
-        choices=("none", "step", "cosine", "plateau"),
-    )  # fmt: skip
-    scheduler_args: dict[str, Any] = _option(
+    model_args: Arguments = _option({}, "arguments of the model as JSON, e.g. '{\"degree\": 2}'")
+    loss: LossName = _option("mse", "cost function")
+    optimizer: OptimizerName = _option("sgd", "optimizer")
+    lr: NonNegativeFloat = _option(1e-4, "learning rate")
+    weight_decay: NonNegativeFloat = _option(0.0, "weight decay")
+    momentum: NonNegativeFloat = _option(0.0, "momentum (sgd only)")
+    scheduler: SchedulerName = _option("none", "learning-rate schedule, stepped once an epoch")
+    scheduler_args: Arguments = _option(
         {},
         "arguments of the schedule as JSON: step_size, gamma (step); T_max, eta_min (cosine); "
         "factor, patience (plateau)",
-    )  # fmt: skip
-    epochs: int = _option(10_000, "epochs to train", low=1)
-    batch_size: int = _option(128, "rows in a batch", low=1)
+    )
+    epochs: PositiveInt = _option(10_000, "epochs to train")
+    batch_size: PositiveInt = _option(128, "rows in a batch")
     drop_last: bool = _option(True, "leave out the last, smaller batch of an epoch")
     shuffle: bool = _option(True, "new order of rows each epoch, derived from seed and epoch")
-    num_workers: int = _option(
-        0, "processes of a DataLoader; 0: gather from memory", low=0, high=MAX_PARALLEL
+    num_workers: Parallelism = _option(0, "processes of a DataLoader; 0: gather from memory")
+    split: Ratio = _option("8:1:1", "ratio train:validation:test")
+    seed: NonNegativeInt = _option(
+        0, "seed of the split, the initial weights, the order and all randomness"
     )
-    split: str = _option("8:1:1", "ratio train:validation:test")
-    seed: int = _option(
-        0, "seed of the split, the initial weights, the order and all randomness", low=0
+    normalize: Normalization = _option(
+        "none", "scale features inside the module, fitted on training rows only"
     )
-    normalize: str = _option(
-        "none", "scale features inside the module, fitted on training rows only",
-        choices=("none", "standard", "minmax"),
-    )  # fmt: skip
-    checkpoint_every: int = _option(1000, "epochs between checkpoints", low=1)
-    checkpoint_minutes: float = _option(
-        5.0, "minutes between checkpoints, also inside an epoch; 0: off", low=0.0
+    checkpoint_every: PositiveInt = _option(1000, "epochs between checkpoints")
+    checkpoint_minutes: NonNegativeFloat = _option(
+        5.0, "minutes between checkpoints, also inside an epoch; 0: off"
     )
-    keep_checkpoints: int = _option(
-        0, "checkpoints to keep, at least two and the best; 0: all", low=0
+    keep_checkpoints: NonNegativeInt = _option(
+        0, "checkpoints to keep, at least two and the best; 0: all"
     )
-    patience: int = _option(
-        0, "stop after so many epochs without a better val_cost; 0: never", low=0
+    patience: NonNegativeInt = _option(
+        0, "stop after so many epochs without a better val_cost; 0: never"
     )
-    clip_norm: float = _option(0.0, "largest norm of the gradient; 0: unlimited", low=0.0)
-    device: str = _option("auto", "auto, cpu, cuda, cuda:1 or mps")
-    precision: str = _option("float32", "arithmetic", choices=("float32", "bf16", "float64"))
-    compile: str = _option(
-        "none", "torch.compile mode of the training steps",
-        choices=("none", "default", "reduce-overhead", "max-autotune"),
-    )  # fmt: skip
-    threads: int = _option(
-        0, "CPU threads; 0: one for small models, torch's own choice otherwise",
-        low=0, high=MAX_PARALLEL,
-    )  # fmt: skip
+    clip_norm: NonNegativeFloat = _option(0.0, "largest norm of the gradient; 0: unlimited")
+    device: Device = _option("auto", "auto, cpu, cuda, cuda:1 or mps")
+    precision: Precision = _option("float32", "arithmetic")
+    compile: CompileMode = _option("none", "torch.compile mode of the training steps")
+    threads: Parallelism = _option(
+        0, "CPU threads; 0: one for small models, torch's own choice otherwise"
+    )
     register: str = _option(
         "", "registered model name; empty: the data file's stem; none: do not register"
     )
 
     def __post_init__(self) -> None:
-        for spec in dataclasses.fields(self):
-            value = _checked(spec.name, getattr(self, spec.name))
-            _check_range(spec, value)
-            object.__setattr__(self, spec.name, value)
-        check_device(self.device)
+        for name in OPTION_NAMES:
+            value = _validated(name, getattr(self, name), strict=True)
+            object.__setattr__(self, name, value)
+        _check_lengths(self)
         _check_combinations(self)
         _check_total(self)
 
     @property
     def ratio(self) -> tuple[int, int, int]:
-        """The three whole numbers of `split`: train, validation, test."""
+        """`split` as three integers: train, validation, test."""
         return parse_ratio(self.split)
 
     def as_params(self) -> dict[str, str]:
-        """The options as MLflow stores them: one string each, under the same names."""
+        """The options as MLflow params: strings by option name."""
+        return dict(self._texts)
+
+    @cached_property
+    def _texts(self) -> dict[str, str]:
         return {name: render(getattr(self, name)) for name in OPTION_NAMES}
 
     def as_json(self) -> str:
@@ -139,20 +155,20 @@ class TrainConfig:
         return json.dumps(self.as_params(), sort_keys=True)
 
     def identity(self) -> str:
-        """SHA-256 over the options that decide the numbers; a resume may not change any of them.
+        """SHA-256 over the options that determine the results; a resume may not change them.
 
-        Defaults are left out, so that checkpoints outlive the options that later versions add.
+        Defaults are left out, so that checkpoints stay valid when later versions add options.
         """
-        import hashlib  # here, as --help should answer at once
+        import hashlib  # imported late to keep --help fast
 
-        default = TrainConfig().as_params()
+        default = _default_params()
         decisive = {n: v for n, v in self.as_params().items() if n not in MUTABLE_ON_RESUME}
         text = json.dumps({n: v for n, v in decisive.items() if v != default[n]})
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def from_json(cls, text: str) -> TrainConfig:
-        """The configuration whose `as_json` gave the text.
+    def from_json(cls, text: str) -> Self:
+        """Builds a configuration from the output of `as_json`.
 
         Raises:
             ConfigError: as in `from_mapping`.
@@ -160,22 +176,17 @@ class TrainConfig:
         return cls.from_mapping(json.loads(text))
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], *, where: str = "") -> TrainConfig:
+    def from_mapping(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
         """Builds a configuration from names and values; text is parsed as on the command line.
 
         Raises:
-            ConfigError: an unknown name (with the nearest known one), or a value that does not fit.
+            ConfigError: an unknown name (the message suggests the nearest one) or an invalid value.
         """
-        for name in values:
-            if name not in FIELDS:
-                raise ConfigError(unknown_option(str(name), where))
-        try:
-            return cls(**{name: parse(name, value) for name, value in values.items()})
-        except ConfigError as error:
-            raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+        with _errors_in(where):
+            return cls(**parse_all(values))
 
 
-# These say how far, where and how often, not what is computed: a resume may change them.
+# Options that do not affect the computed values; a resume may change them.
 MUTABLE_ON_RESUME = frozenset(
     {
         "data",
@@ -192,17 +203,30 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fiel
 OPTION_NAMES: tuple[str, ...] = tuple(FIELDS)
 
 
-def unknown_option(name: str, where: str = "") -> str:
-    """The sentence for an option that does not exist, with the nearest one that does."""
+def parse_all(values: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
+    """Reads options by name; text is parsed as on the command line.
+
+    Raises:
+        ConfigError: an unknown name (with the nearest known one), or a value that does not fit.
+    """
+    with _errors_in(where):
+        for name in values:
+            if name not in FIELDS:
+                raise ConfigError(unknown_option(str(name)))
+        return {name: parse(name, value) for name, value in values.items()}
+
+
+def unknown_option(name: str) -> str:
+    """The error message for an unknown option, with the nearest known one."""
     import difflib
 
     near = difflib.get_close_matches(name, OPTION_NAMES, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else "; see runback train --help"
-    return f"{where + ': ' if where else ''}unknown option {name!r}{hint}"
+    return f"unknown option {name!r}{hint}"
 
 
 def render(value: Any) -> str:
-    """One option value as text that `parse` reads back to the same value."""
+    """An option's value as text; `parse` is the inverse."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, dict):
@@ -213,33 +237,57 @@ def render(value: Any) -> str:
     return repr(value) if isinstance(value, float) else str(value)
 
 
-def _shown(value: Any) -> str:
-    """A value as an error message shows it: its beginning, where it is long."""
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
-
-
 def parse(name: str, value: Any) -> Any:
-    """Reads the value of option `name`; text is parsed, other types are checked by TrainConfig."""
-    kind = _kind(name)
-    if not isinstance(value, str) or kind is str:
-        return value
-    return _PARSERS[kind](name, value.strip())
+    """Converts a value to the type of option `name`; text is parsed as on the command line.
+
+    Raises:
+        ConfigError: the value is invalid for the option.
+    """
+    if isinstance(value, str):
+        return _validated(name, _from_text(name, value), strict=False)
+    return _validated(name, value, strict=True)
+
+
+def check_option(name: str, value: Any) -> None:
+    """Checks a value that comes from elsewhere than a TrainConfig.
+
+    Raises:
+        ConfigError: the value does not fit option `name`.
+    """
+    _validated(name, value, strict=True)
+
+
+def choices(name: str) -> tuple[str, ...]:
+    """The allowed values of option `name`; empty if they are not a fixed list."""
+    kind = FIELDS[name].type
+    return get_args(kind) if get_origin(kind) is Literal else ()
 
 
 def parse_ratio(text: str) -> tuple[int, int, int]:
-    """Reads a ratio such as "8:1:1".
+    """Parses a ratio such as "8:1:1".
 
     Raises:
-        ConfigError: not three whole numbers, or no training part.
+        ConfigError: not three integers, or no training part.
     """
-    match = re.fullmatch(r"(\d{1,9}):(\d{1,9}):(\d{1,9})", text)
-    if match is None or int(match[1]) == 0:
-        raise ConfigError(
-            f"option split: {_shown(text)} is not a ratio train:validation:test of whole numbers "
-            "with a training part, such as 8:1:1"
-        )
-    return int(match[1]), int(match[2]), int(match[3])
+    train, validation, test = _validated("split", text, strict=True).split(":")
+    return int(train), int(validation), int(test)
+
+
+_EXPECTED: dict[Any, str] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "text",
+    dict: "a JSON object such as {}",
+    tuple: "a list of column names",
+    Device: "one of auto, cpu, cuda, cuda:N, mps",
+    Ratio: "a ratio train:validation:test of whole numbers with a training part, such as 8:1:1",
+}
+_PROBLEMS = {
+    "finite_number": "{number} is not a finite number",
+    "greater_than_equal": "{number} is less than {ge}",
+    "less_than_equal": "{number} is more than {le}",
+}
 
 
 def _kind(name: str) -> type:
@@ -247,125 +295,92 @@ def _kind(name: str) -> type:
     return dict if default is dataclasses.MISSING else type(default)
 
 
-def _parse_bool(name: str, text: str) -> bool:
-    if text.lower() in ("true", "1", "yes", "on"):
-        return True
-    if text.lower() in ("false", "0", "no", "off"):
-        return False
-    raise ConfigError(f"option {name}: {_shown(text)} is neither true nor false")
+def _from_text(name: str, text: str) -> Any:
+    """Parses JSON and comma-separated names; pydantic parses the other types from text."""
+    kind, plain = _kind(name), text.strip()
+    if kind is dict or (kind is tuple and plain.startswith("[")):
+        return _from_json(name, plain or "{}")
+    if kind is tuple:
+        return tuple(part.strip() for part in plain.split(",") if part.strip())
+    return text if kind is str else plain
 
 
-def _parse_int(name: str, text: str) -> int:
+def _from_json(name: str, text: str) -> Any:
     try:
-        return int(text)
-    except ValueError:
-        raise ConfigError(f"option {name}: {_shown(text)} is not a whole number") from None
-
-
-def _parse_float(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigError(f"option {name}: {_shown(text)} is not a number") from None
-
-
-def _parse_json(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:  # nested too deeply, or a number too long
+        return decode(json.loads, text)
+    except ValueError as error:
         raise ConfigError(f"option {name}: {_shown(text)} is not JSON ({error})") from None
 
 
-def _parse_dict(name: str, text: str) -> dict[str, Any]:
-    value = _parse_json(name, text or "{}")
-    if not isinstance(value, dict):
-        raise ConfigError(f"option {name}: {_shown(text)} is not a JSON object such as {{}}")
-    return value
+@cache
+def _adapter(kind: Any) -> "TypeAdapter[Any]":
+    from pydantic import ConfigDict, JsonValue, TypeAdapter
+
+    checked = dict[str, JsonValue] if kind is Arguments else kind
+    return TypeAdapter(checked, config=ConfigDict(allow_inf_nan=False))
 
 
-def _parse_names(name: str, text: str) -> tuple[str, ...]:
-    if not text.startswith("["):
-        return tuple(part.strip() for part in text.split(",") if part.strip())
-    return tuple(_parse_json(name, text))
-
-
-_PARSERS: dict[type, Callable[[str, str], Any]] = {
-    bool: _parse_bool,
-    int: _parse_int,
-    float: _parse_float,
-    dict: _parse_dict,
-    tuple: _parse_names,
-}
-_EXPECTED = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "text",
-    dict: "a table of names and values",
-    tuple: "a list of column names",
-}
-
-
-def _checked(name: str, value: Any) -> Any:
-    """The value in the option's own type; refuses what would only fit by guessing."""
-    kind: Any = _kind(name)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        value = _as_float(name, value)
-    if kind is tuple and isinstance(value, list):
-        value = tuple(value)
-    wrong_bool = isinstance(value, bool) and kind is not bool
-    if wrong_bool or not isinstance(value, kind):
-        raise ConfigError(f"option {name}: {_shown(value)} is not {_EXPECTED[kind]}")
-    if kind is tuple and not all(isinstance(part, str) and part for part in value):
-        raise ConfigError(f"option {name}: {_shown(list(value))} is not {_EXPECTED[kind]}")
-    return _json_copy(name, value) if kind is dict else value
-
-
-def _as_float(name: str, value: int) -> float:
-    try:
-        return float(value)
-    except OverflowError:
-        raise ConfigError(f"option {name}: the number is too large") from None
-
-
-def _json_copy(name: str, value: dict[str, Any]) -> dict[str, Any]:
-    """The value as JSON gives it back; a copy, which the caller's later changes do not reach."""
-    try:
-        copy: dict[str, Any] = json.loads(json.dumps(value, allow_nan=False))
-    except (TypeError, ValueError, RecursionError):
-        copy = {}
-    if copy != value:
-        raise ConfigError(f"option {name}: {_shown(value)} cannot be written as JSON and read back")
-    return copy
-
-
-def _check_range(spec: dataclasses.Field[Any], value: Any) -> None:
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ConfigError(f"option {spec.name}: {_shown(value)} is not a finite number")
-    low, high = spec.metadata["low"], spec.metadata["high"]
-    if isinstance(value, int | float) and value < low:
-        raise ConfigError(f"option {spec.name}: {_shown(value)} is less than {low}")
-    if isinstance(value, int | float) and value > high:
-        raise ConfigError(f"option {spec.name}: {_shown(value)} is more than {high}")
-    choices = spec.metadata["choices"]
-    if choices and value not in choices:
-        raise ConfigError(f"option {spec.name}: {_shown(value)} is not one of {', '.join(choices)}")
-    if len(render(value)) > MAX_VALUE_LENGTH:
-        raise ConfigError(
-            f"option {spec.name}: longer than the {MAX_VALUE_LENGTH} characters that MLflow stores"
-        )
-
-
-def check_device(device: str) -> None:
-    """Refuses what is no device name; whether this machine has the device is for torch to say.
-
-    Raises:
-        ConfigError: none of the known forms.
+def _validated(name: str, value: Any, *, strict: bool) -> Any:
+    """The value in the option's type. Strict validation converts a list to a tuple and an int to a
+    float, but does not parse text. Containers are copied.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,2})?|mps", device):
-        raise ConfigError(
-            f"option device: {_shown(device)} is not one of auto, cpu, cuda, cuda:N, mps"
-        )
+    from pydantic import ValidationError
+
+    kind: Any = FIELDS[name].type
+    given = tuple(value) if isinstance(value, list) else value
+    try:
+        return _adapter(kind).validate_python(given, strict=strict)
+    except ValidationError as error:
+        problem = _problem(name, value, error.errors()[0])
+        raise ConfigError(f"option {name}: {problem}") from None
+
+
+def _problem(name: str, value: Any, error: "ErrorDetails") -> str:
+    """The message for a pydantic error."""
+    if _kind(name) is dict and error["loc"]:
+        return f"the entry {_shown(error['loc'][0])} cannot be written as JSON and read back"
+    if error["type"] == "float_type" and type(value) is int:
+        return "the number is too large"
+    if error["type"] in _PROBLEMS:
+        return _PROBLEMS[error["type"]].format(number=_cut(str(value)), **error.get("ctx", {}))
+    return f"{_shown(value)} is not {_expected(name)}"
+
+
+def _expected(name: str) -> str:
+    if choices(name):
+        return f"one of {', '.join(choices(name))}"
+    return _EXPECTED.get(FIELDS[name].type) or _EXPECTED[_kind(name)]
+
+
+def _shown(value: Any) -> str:
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
+    """The text, truncated to `MAX_SHOWN` characters."""
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
+@contextmanager
+def _errors_in(where: str) -> Iterator[None]:
+    """Puts the name of a file in front of the errors of its options."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}" if where else str(error)) from None
+
+
+@cache
+def _default_params() -> dict[str, str]:
+    return TrainConfig().as_params()
+
+
+def _check_lengths(config: TrainConfig) -> None:
+    for name, text in config.as_params().items():
+        if len(text) > MAX_VALUE_LENGTH:
+            raise ConfigError(
+                f"option {name}: longer than {MAX_VALUE_LENGTH} characters, MLflow's limit"
+            )
 
 
 def _check_combinations(config: TrainConfig) -> None:
@@ -375,18 +390,18 @@ def _check_combinations(config: TrainConfig) -> None:
             f"option patience: early stopping needs validation rows, but split is {config.split!r}"
         )
     if config.momentum and config.optimizer != "sgd":
-        raise ConfigError(f"option momentum: {config.optimizer} has none; it belongs to sgd")
+        raise ConfigError(f"option momentum: {config.optimizer} has no momentum; use sgd")
     both = set(config.target) & set(config.features)
     if both:
-        raise ConfigError(f"option features: {sorted(both)[0]!r} is a target as well")
+        raise ConfigError(f"option features: {sorted(both)[0]!r} is also a target")
     if config.scheduler_args and config.scheduler == "none":
-        raise ConfigError("option scheduler_args: scheduler is none, which takes no arguments")
+        raise ConfigError("option scheduler_args: scheduler none takes no arguments")
 
 
 def _check_total(config: TrainConfig) -> None:
     length = len(config.as_json())
     if length > MAX_TOTAL_LENGTH:
         raise ConfigError(
-            f"the options are {length} characters long in all, and MLflow stores {MAX_TOTAL_LENGTH}; "
-            "name fewer columns (all columns beside the targets are features by default)"
+            f"the options have {length} characters in total, and MLflow's limit is "
+            f"{MAX_TOTAL_LENGTH}; list fewer columns (by default all non-target columns are features)"
         )

@@ -1,4 +1,4 @@
-"""What a run was made with: versions, the git commit, and what was not committed."""
+"""The software environment of a run: versions, the git commit, and the uncommitted diff."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 from runback import __version__
 
 GIT_SECONDS = 10.0
-# A longer patch is cut off, and says so at its end.
+# A longer patch is truncated, with a note at its end.
 MAX_PATCH_BYTES = 5_000_000
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides a run's numbers."""
+    """Versions of Python, torch and runback, which affect a run's results."""
     return {
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
@@ -31,14 +31,14 @@ def git_commit(folder: Path) -> str | None:
     return text.strip().decode() if text else None
 
 
-def write_environment(folder: Path, work: Path) -> list[Path]:
-    """Writes versions, the list of packages and the uncommitted diff of `work` into `folder`."""
+def write_environment(folder: Path, cwd: Path) -> list[Path]:
+    """Writes versions, the installed packages and the uncommitted diff of `cwd` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     written = [
-        _write(folder / "versions.json", json.dumps(_facts(work), indent=2) + "\n"),
+        _write(folder / "versions.json", json.dumps(_facts(cwd), indent=2) + "\n"),
         _write(folder / "packages.txt", "".join(f"{line}\n" for line in _packages())),
     ]
-    patch = _git(work, "diff", "HEAD", "--no-ext-diff", "--no-color")
+    patch = _git(cwd, "diff", "HEAD", "--no-ext-diff", "--no-color")
     if patch:
         cut = b"\n[cut off by runback]\n" if len(patch) > MAX_PATCH_BYTES else b""
         (folder / "uncommitted.patch").write_bytes(patch[:MAX_PATCH_BYTES] + cut)
@@ -46,20 +46,20 @@ def write_environment(folder: Path, work: Path) -> list[Path]:
     return written
 
 
-def _facts(work: Path) -> dict[str, Any]:
+def _facts(cwd: Path) -> dict[str, Any]:
     return {
         **versions(),
         "mlflow": importlib.metadata.version("mlflow"),
         "numpy": importlib.metadata.version("numpy"),
         "platform": platform.platform(),
         "machine": platform.machine(),
-        "git_commit": git_commit(work),
+        "git_commit": git_commit(cwd),
     }
 
 
 def _packages() -> list[str]:
-    found = {(d.metadata["Name"], d.version) for d in importlib.metadata.distributions()}
-    return sorted(f"{name}=={version}" for name, version in found if name)
+    packages = {(d.metadata["Name"], d.version) for d in importlib.metadata.distributions()}
+    return sorted(f"{name}=={version}" for name, version in packages if name)
 
 
 def _write(path: Path, text: str) -> Path:
@@ -68,12 +68,12 @@ def _write(path: Path, text: str) -> Path:
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:
-    """git's output, or None where git or the repository is missing or too slow."""
+    """git's output; None if git or the repository is missing, or git times out."""
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own git
             capture_output=True, timeout=GIT_SECONDS, check=True,
         )  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout
+    return completed.stdout

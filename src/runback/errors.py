@@ -1,20 +1,20 @@
-"""Every error that a user can meet, in one small tree.
+"""The errors that runback raises.
 
     RunbackError              exit code 1
     ├── UsageError            exit code 2: the input or the usage is wrong
     │   ├── ConfigError       an option: unknown, ill-typed, out of range, contradictory
     │   ├── DataError         a table: a file, column or row that cannot be used
     │   ├── ModelError        a module: unknown name, wrong arguments, shapes that do not fit
-    │   └── RunNotFoundError  RUN names no run, or more than one
-    ├── TrackingError         the tracking server cannot be reached or refuses
-    ├── CheckpointError       a checkpoint that cannot be written or read
+    │   └── RunNotFoundError  RUN matches no run, or more than one
+    ├── TrackingError         the tracking server is unreachable or rejects a request
+    ├── CheckpointError       a checkpoint cannot be written or read
     ├── JournalError          the journal cannot be opened or written
     ├── StorageError          another local file cannot be written: the disk is full
-    ├── MemoryShortError      the device has no memory left for the model, the table or a batch
-    ├── DivergedError         the cost or the weights are no longer finite
+    ├── MemoryShortError      the device is out of memory
+    ├── DivergedError         the cost or the weights are not finite
     └── RunHeldError          exit code 3: another process holds the run
 
-Each message is one sentence that says what is wrong, where, and what would be right.
+Each message is one sentence: what is wrong, where, and what would be right.
 """
 
 EXIT_DONE = 0
@@ -31,7 +31,7 @@ class RunbackError(Exception):
 
 
 class UsageError(RunbackError):
-    """The input or the usage is wrong; nothing has been changed."""
+    """The input or the usage is wrong; nothing was changed."""
 
     exit_code = EXIT_USAGE
 
@@ -49,15 +49,15 @@ class ModelError(UsageError):
 
 
 class RunNotFoundError(UsageError):
-    """RUN names no run, or more than one."""
+    """RUN matches no run, or more than one."""
 
 
 class TrackingError(RunbackError):
-    """The tracking server cannot be reached, or refuses what it is asked."""
+    """The tracking server is unreachable, or rejects a request."""
 
 
 class CheckpointError(RunbackError):
-    """A checkpoint cannot be written, or cannot be read back whole."""
+    """A checkpoint cannot be written or read."""
 
 
 class JournalError(RunbackError):
@@ -65,15 +65,15 @@ class JournalError(RunbackError):
 
 
 class StorageError(RunbackError):
-    """A local file that is neither checkpoint nor journal cannot be written: the disk is full."""
+    """A local file other than a checkpoint or the journal cannot be written: the disk is full."""
 
 
 class MemoryShortError(RunbackError):
-    """The device has no memory left for the model, the table or a batch."""
+    """The device is out of memory for the model, the table or a batch."""
 
 
 class DivergedError(RunbackError):
-    """The cost or the weights are no longer finite."""
+    """The cost or the weights are not finite."""
 
 
 class RunHeldError(RunbackError):
@@ -82,21 +82,21 @@ class RunHeldError(RunbackError):
     exit_code = EXIT_HELD
 
 
-class Interrupted(RunbackError):  # noqa: N818 - an interruption is not an error of the user's
-    """Training was stopped by a signal, has been checkpointed, and can be resumed.
+class Interrupted(RunbackError):  # noqa: N818 - an interruption is not a user error
+    """A signal stopped the training; a checkpoint was saved, and the run can be resumed.
 
     Args:
-        run_id: the run that can be resumed; empty where no training has begun.
+        run_id: the run to resume; empty if the training had not begun.
         signal_number: the signal; the exit code is 128 + signal_number.
     """
 
     def __init__(self, run_id: str, signal_number: int) -> None:
-        hint = f"interrupted; go on with: runback resume {run_id}"
+        hint = f"interrupted; continue with: runback resume {run_id}"
         super().__init__(hint if run_id else "interrupted before the training began")
         self.run_id = run_id
         self.exit_code = 128 + signal_number
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type's name where it has no message."""
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, or its type's name if the message is empty."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

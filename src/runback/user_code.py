@@ -1,7 +1,7 @@
-"""Users' own modules: imported apart from everything else, so that the code that trained wins.
+"""User-defined modules, imported in isolation from other modules of the same name.
 
-Importing a class runs its file, as every import does. On load that is the file that travelled with
-the model, never one that merely has the same name; nothing else of a model folder is executed.
+Importing a class executes its file. When a model is loaded, that is the file stored with the model,
+never another file of the same name; no other file of a model folder is executed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from torch import nn
 
 from runback.errors import ModelError
 
-# Their classes are wherever the model can be loaded at all: nothing has to travel.
+# Always importable where a model is loaded, so their sources are not stored with it.
 LIBRARIES = frozenset({"torch", "runback"})
-# Importing these a second time, apart from everything else, would break the process.
+# Importing these a second time would break the process.
 _SHARED = frozenset({"mlflow", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib"})
 
 
 @dataclass(frozen=True)
 class UserCode:
-    """Where a user's class is_alive: `module` is importable from the folder `root`."""
+    """The location of a user's class: `module` is importable from the folder `root`."""
 
     root: Path
     module: str
@@ -43,10 +43,10 @@ class UserCode:
 
 @dataclass(frozen=True)
 class UserClass:
-    """An imported class, the source files below `code.root` that importing it read, and its modules.
+    """An imported class, its source files below `code.root`, and its modules.
 
     Attributes:
-        modules: what `sys.modules` held of this code during the import.
+        modules: the entries of `sys.modules` that the import added for this code.
     """
 
     cls: type[Any]
@@ -56,7 +56,7 @@ class UserClass:
 
     @contextmanager
     def importable(self) -> Iterator[None]:
-        """Makes the class importable by its name for a while, as pickling and tracing need it."""
+        """Makes the class importable by name inside the block, for pickling and tracing."""
         hidden = {name: sys.modules[name] for name in self.modules if name in sys.modules}
         sys.modules.update(self.modules)
         try:
@@ -73,77 +73,79 @@ def is_user_defined(model: str) -> bool:
 
 
 def locate(model: str, option: str = "model") -> UserCode:
-    """Finds the code behind `file.py:Class` or `package.module:Class` without running it.
+    """Resolves `file.py:Class` or `package.module:Class` without executing the code.
 
     Raises:
-        ModelError: neither form, no such file or module, or a name that belongs to another package.
+        ModelError: an invalid form, no such file or module, or a name of another package.
     """
-    place, _, name = model.rpartition(":")
-    if not place or not name.isidentifier():
+    location, _, name = model.rpartition(":")
+    if not location or not name.isidentifier():
         raise ModelError(
             f"option {option}: {model!r} is neither file.py:Class nor package.module:Class"
         )
-    if not place.endswith(".py"):
-        _require_module_name(place, f"option {option}: {model!r}")
-        return UserCode(_root_of(place, model, option), place, name)
-    file = Path(place).expanduser().resolve()
+    if not location.endswith(".py"):
+        _require_module_name(location, f"option {option}: {model!r}")
+        return UserCode(_root_of(location, model, option), location, name)
+    file = Path(location).expanduser().resolve()
     if not file.is_file():
-        raise ModelError(f"option {option}: {place}: no such file")
+        raise ModelError(f"option {option}: {location}: no such file")
     if not file.stem.isidentifier():
-        raise ModelError(f"option {option}: {place}: the file's name is no Python module name")
+        raise ModelError(f"option {option}: {location}: the file name is not a Python module name")
     if _is_taken(file.stem) or file.stem in LIBRARIES:
         raise ModelError(
-            f"option {option}: {place}: {file.stem!r} is the name of another package; rename the file"
+            f"option {option}: {location}: {file.stem!r} is the name of another package; "
+            "rename the file"
         )
     return UserCode(file.parent, file.stem, name)
 
 
 def stored_code(folder: Path, module: str, model: str) -> UserCode:
-    """The code of a class that travelled with a model in `folder`.
+    """The code of a class that was stored with a model in `folder`.
 
     Raises:
-        ModelError: the names are no module and class, or the folder does not hold that module.
+        ModelError: an invalid module or class name, or the folder does not contain the module.
     """
     name = model.rpartition(":")[2]
     if not name.isidentifier():
         raise ModelError(f"model {model!r}: {name!r} is not the name of a class")
     _require_module_name(module, f"model {model!r}")
     code = UserCode(folder.resolve(), module, name)
-    if code.top not in LIBRARIES and not any(file.is_file() for file in _places(code.root, module)):
+    files = _module_files(code.root, module)
+    if code.top not in LIBRARIES and not any(file.is_file() for file in files):
         raise ModelError(f"model {model!r}: the source of {module} is missing from {folder}")
     return code
 
 
 def import_class(code: UserCode, base: type = nn.Module, option: str = "model") -> UserClass:
-    """Imports a class, and forgets the modules that this brought in: the next import is fresh.
+    """Imports a class, then removes its modules from `sys.modules`: the next import is fresh.
 
     Raises:
-        ModelError: the code does not import, or has no class of that name derived from `base`.
+        ModelError: the import fails, or the module has no subclass of `base` with that name.
     """
     if code.top in LIBRARIES:
         return UserClass(_class_of(_imported(code, option), code, base, option), code, (), {})
     with _isolated(code) as before:
         module = _imported(code, option)
-        found = {name: sys.modules[name] for name in sys.modules.keys() - before}
-        modules = {name: m for name, m in found.items() if _is_local(code, name, m)}
+        added = {name: sys.modules[name] for name in sys.modules.keys() - before}
+        modules = {name: m for name, m in added.items() if _is_local(code, name, m)}
     files = (Path(str(m.__file__)).resolve() for m in modules.values() if _has_source(m))
     cls = _class_of(module, code, base, option)
     return UserClass(cls, code, tuple(sorted(set(files))), modules)
 
 
-def copy_sources(own: UserClass, folder: Path) -> None:
-    """Copies the class's source files below `folder`, keeping their places relative to the root."""
-    for file in own.files:
-        target = folder / file.relative_to(own.code.root)
+def copy_sources(user_class: UserClass, folder: Path) -> None:
+    """Copies the class's source files into `folder`, with their paths relative to the root."""
+    for file in user_class.files:
+        target = folder / file.relative_to(user_class.code.root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 
 
-def _root_of(place: str, model: str, option: str) -> Path:
-    """The folder from which a dotted module is imported; the current folder counts, as for -m."""
-    top = place.split(".")[0]
+def _root_of(module: str, model: str, option: str) -> Path:
+    """The folder from which a dotted module is imported; the current folder is searched first."""
+    top = module.split(".")[0]
     if _is_taken(top):
-        raise ModelError(f"option {option}: {model!r}: {top!r} holds no module of yours")
+        raise ModelError(f"option {option}: {model!r}: {top!r} is not a user package")
     here = str(Path.cwd())
     sys.path.insert(0, here)
     try:
@@ -188,8 +190,8 @@ def _class_of(module: ModuleType, code: UserCode, base: type, option: str) -> ty
 
 @contextmanager
 def _isolated(code: UserCode) -> Iterator[set[str]]:
-    """Imports from `code.root` first, hiding modules of the names there, and restores all after."""
-    hidden = {name: m for name, m in sys.modules.items() if _is_in_the_way(code, name)}
+    """Puts `code.root` first on the path and hides modules it shadows; restores both at the end."""
+    hidden = {name: m for name, m in sys.modules.items() if _is_shadowed(code, name)}
     for name in hidden:
         del sys.modules[name]
     before = set(sys.modules)
@@ -207,28 +209,28 @@ def _isolated(code: UserCode) -> Iterator[set[str]]:
         sys.modules.update(hidden)
 
 
-def _is_in_the_way(code: UserCode, name: str) -> bool:
-    """Whether an imported module has the name of one in the root, which must be imported instead."""
+def _is_shadowed(code: UserCode, name: str) -> bool:
+    """Whether a module in the root has the same name as an imported module."""
     top = name.split(".")[0]
     if top == code.top:
         return True
     if _is_taken(top) or top in LIBRARIES or "site-packages" in code.root.parts:
         return False
-    return any(file.is_file() for file in _places(code.root, top))
+    return any(file.is_file() for file in _module_files(code.root, top))
 
 
 def _is_local(code: UserCode, name: str, module: ModuleType) -> bool:
-    """Whether a module is of the user's code: the class's own package, or a file beside it."""
+    """Whether a module belongs to the user's code: the class's package, or a file in the root."""
     if name.split(".")[0] == code.top:
         return True
     file = getattr(module, "__file__", None)
     if not file or "site-packages" in code.root.parts or name.split(".")[0] in LIBRARIES:
         return False
-    return Path(file).resolve() in _places(code.root, name)
+    return Path(file).resolve() in _module_files(code.root, name)
 
 
-def _places(root: Path, module: str) -> tuple[Path, Path]:
-    """Where a module's file would lie below a root."""
+def _module_files(root: Path, module: str) -> tuple[Path, Path]:
+    """The two possible files of a module below a root."""
     path = root.joinpath(*module.split("."))
     return path.with_name(path.name + ".py"), path / "__init__.py"
 

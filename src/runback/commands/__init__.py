@@ -1,5 +1,3 @@
-"""The jobs behind the commands, each readable from top to bottom.
-
-`train` (and resume) calls, in this order, `preparation`, `restoring`, `recording` and `finishing`;
-`reading`, `prediction`, `promotion`, `export` and `reproduction` work on runs that exist.
+"""The commands, one module for each: train, resume, evaluate, predict, promote, export, reproduce,
+sync. `finish`, `launch`, `load` and `recorded` are shared by several commands.
 """

@@ -1,7 +1,8 @@
-"""`runback export`: a run's model as a file that other programs read, checked after writing."""
+"""`runback export`: writes a run's model to a file in a common format, and checks the file."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import io
 import json
@@ -10,8 +11,9 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,31 +26,54 @@ from runback.storage.atomic import sha256_of, write_bytes
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
-def export(run: str, format: str, output: str) -> dict[str, Any]:
+Format = Literal["state_dict", "torch", "pt2", "onnx"]
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """An exported file.
+
+    Attributes:
+        epoch: of the weights, in epochs completed.
+        bytes: the size of the file.
+        sha256: of the file, in hexadecimal.
+    """
+
+    run_id: str
+    epoch: int
+    format: Format
+    output: str
+    bytes: int
+    sha256: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def export(run: str, format: Format, output: str) -> ExportResult:
     """Writes a run's model to a file, and checks the file by running it against the module.
 
     Args:
-        run: in any form that names a run.
-        format: "state_dict" (the weights alone), "torch" (the whole module, as `torch.save(model)`
-            writes it: a pickle, which runback itself never loads), "pt2" (an exported program with
-            any number of rows) or "onnx" (the same for ONNX Runtime).
-        output: a file that does not exist yet.
-
-    Returns:
-        `run_id`, `epoch` of the weights, `format`, `output`, `bytes` and `sha256` of the file.
+        run: RUN in any of its forms.
+        format: "state_dict" (the weights), "torch" (the whole module as by `torch.save(model)`, a
+            pickle, which runback never loads), "pt2" (an exported program for any number of rows)
+            or "onnx" (the same for ONNX Runtime).
+        output: the new file.
 
     Raises:
-        UsageError: an unknown format, a file that exists, a folder that does not, or onnx without
-            its packages.
+        UsageError: an unknown format, an existing file, a missing folder, or missing packages for
+            onnx.
         ModelError: the module cannot be exported to that format.
-        CheckpointError: the file cannot be written, or does not compute what the module does.
-        RunNotFoundError, TrackingError: as in `reading.load_model`.
+        CheckpointError: the file cannot be written, or its outputs differ from the module's.
+        RunNotFoundError, TrackingError: as in `load_model`.
     """
     write, check = _exporter(format)
     target = _new_file(output)
     with loading(run) as loaded:
         x = _example(loaded)
-        importable = loaded.own.importable() if loaded.own else nullcontext()
+        user_class = loaded.user_class
+        importable = user_class.importable() if user_class else nullcontext()
         with importable:
             write_bytes(target, _written(write, loaded.module, x, format))
             try:
@@ -56,14 +81,8 @@ def export(run: str, format: str, output: str) -> dict[str, Any]:
             except BaseException:
                 target.unlink()
                 raise
-    return {
-        "run_id": loaded.info.run_id,
-        "epoch": loaded.epoch,
-        "format": format,
-        "output": str(target),
-        "bytes": target.stat().st_size,
-        "sha256": sha256_of(target),
-    }
+    size, digest = target.stat().st_size, sha256_of(target)
+    return ExportResult(loaded.record.run_id, loaded.epoch, format, str(target), size, digest)
 
 
 Write = Callable[[nn.Module, Tensor], bytes]
@@ -86,14 +105,14 @@ def _exporter(name: str) -> tuple[Write, Check]:
 def _new_file(output: str) -> Path:
     target = Path(output).expanduser()
     if target.exists():
-        raise UsageError(f"--output {output}: exists already; give the name of a new file")
+        raise UsageError(f"--output {output}: exists already; use another file name")
     if not target.parent.is_dir():
         raise UsageError(f"--output {output}: no such folder {target.parent}")
     return target
 
 
 def _example(loaded: Loaded) -> Tensor:
-    """A few of the run's training rows: at least two, as one row would be taken for a constant."""
+    """A few of the run's training rows; at least two, as exporters make a size of 1 constant."""
     text = (loaded.folder / "example.json").read_text(encoding="utf-8")
     rows = torch.tensor(json.loads(text)["data"], dtype=loaded.spec.torch_dtype)
     return rows if len(rows) > 1 else rows.repeat(2, 1)
@@ -109,18 +128,18 @@ def _written(write: Write, module: nn.Module, x: Tensor, name: str) -> bytes:
 
 
 def _checked(check: Check, file: Path, module: nn.Module, x: Tensor) -> None:
-    """Runs the file on one row, on the example's, and on more rows than the exporter saw."""
+    """Runs the file on one row, on the example rows, and on seven times as many."""
     try:
         with torch.no_grad(), _quiet():
             check(file, module, (x[:1], x, x.repeat(7, 1)))
-    except Exception as error:  # whatever is wrong with it, the file is not to be used
+    except Exception as error:  # a wrong file can raise anything
         line = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{file}: the written file fails its check: {line}") from error
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Exporters talk of their own deprecations, and of packages that nobody asked for."""
+    """Suppresses the exporters' warnings about deprecations and optional packages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -141,7 +160,7 @@ def _state_dict(module: nn.Module, x: Tensor) -> bytes:
 
 
 def _check_state_dict(file: Path, module: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Loads the file into the module, whose answers must not change by it."""
+    """Loads the file into the module; its outputs must not change."""
     before = [module(x) for x in inputs]
     load_weights(module, load_tensors(file))
     for x, expected in zip(inputs, before, strict=True):
@@ -153,10 +172,8 @@ def _torch(module: nn.Module, x: Tensor) -> bytes:
 
 
 def _check_torch(file: Path, module: nn.Module, inputs: Sequence[Tensor]) -> None:
-    """Rebuilds the module from the file with the restricted unpickler, which executes nothing.
-
-    It is allowed those classes that the file names and that are imported here already, as the
-    module is made of them.
+    """Loads the module with the restricted unpickler, allowing only the classes in the file that
+    are already imported.
     """
     names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
     known = [getattr(sys.modules[n.rpartition(".")[0]], n.rpartition(".")[2]) for n in names]
@@ -198,7 +215,7 @@ def _onnx(module: nn.Module, x: Tensor) -> bytes:
 def _check_onnx(file: Path, module: nn.Module, inputs: Sequence[Tensor]) -> None:
     import onnxruntime
 
-    # Its kernels are its own: their sums run in another order than those of torch.
+    # ONNX Runtime's kernels sum in another order than torch.
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     for x in inputs:
         (found,) = session.run(None, {"features": x.numpy()})

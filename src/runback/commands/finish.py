@@ -1,4 +1,4 @@
-"""The end of a training: the best weights scored on test rows, plotted, and put up for registry."""
+"""The end of a training: scores the best weights on the test rows, publishes and plots them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ import torch
 
 from runback.console.progress import say
 from runback.data.batches import TableDataset
+from runback.model.batched_forward import predict_rows
 from runback.model.spec import STATE_FILE, save_model
 from runback.run.run import Run
+from runback.stateful import cloned
 from runback.storage.atomic import sha256_of
-from runback.tasks import regression
+from runback.tasks.figures import plot_costs, save_figure
+from runback.tracking import tags
 from runback.training.setup import TrainingSetup, held_out
-from runback.training.state import cloned
 
 EXAMPLE_ROWS = 3
 MAX_CURVE_POINTS = 2000
@@ -23,32 +25,32 @@ MAX_CURVE_POINTS = 2000
 
 @dataclass(frozen=True)
 class Chosen:
-    """The weights that the run puts forward, and why."""
+    """The weights chosen for the run's model, with the reason."""
 
     epoch: int
     weights: dict[str, Any]
     reason: str
 
 
-def finish(recorder: Run, work: TrainingSetup) -> None:
-    """Scores, plots and publishes the chosen weights; all of it through the outbox."""
-    chosen = _choose(work)
-    work.state.model.load_state_dict(chosen.weights)
-    test = held_out(work)
+def finish(run: Run, setup: TrainingSetup) -> None:
+    """Scores, publishes and plots the chosen weights through the outbox."""
+    chosen = _choose(setup)
+    setup.state.model.load_state_dict(chosen.weights)
+    test = held_out(setup)
     if test is None:
-        say("the split has no test rows: no test score exists")
+        say("the split has no test rows: no test scores")
     else:
-        _score(recorder, work, chosen, test)
-    _publish(recorder, work, chosen)  # before the plots: the courier registers while we draw
-    _plot(recorder, work, test)
+        _score(run, setup, chosen, test)
+    _publish(run, setup, chosen)  # before the plots: the courier registers meanwhile
+    _plot(run, setup, test)
 
 
-def _choose(work: TrainingSetup) -> Chosen:
+def _choose(setup: TrainingSetup) -> Chosen:
     """The best epoch by val_cost; without validation rows, the last."""
-    state = work.state
+    state = setup.state
     if state.best is None:
         return Chosen(
-            state.epoch, cloned(state.model.state_dict()), "last epoch, no val_cost to choose by"
+            state.epoch, cloned(state.model.state_dict()), "last epoch, as there is no val_cost"
         )
     return Chosen(
         state.best.epoch,
@@ -57,73 +59,69 @@ def _choose(work: TrainingSetup) -> Chosen:
     )
 
 
-def _score(recorder: Run, work: TrainingSetup, chosen: Chosen, test: TableDataset) -> None:
-    predicted = regression.predict_rows(work.state.model, test.features)
-    found = regression.scores(predicted, test.targets, work.config.loss)
-    recorder.journal.record(
-        [(f"test_{name}", value) for name, value in found.items()], chosen.epoch
-    )
-    shown = "  ".join(f"test_{name} {value:.6g}" for name, value in found.items())
+def _score(run: Run, setup: TrainingSetup, chosen: Chosen, test: TableDataset) -> None:
+    output = predict_rows(setup.state.model, test.features)
+    scores = setup.task.scores(output, test.targets, setup.config.loss)
+    run.journal.record([(f"test_{name}", value) for name, value in scores.items()], chosen.epoch)
+    shown = "  ".join(f"test_{name} {value:.6g}" for name, value in scores.items())
     say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
 
 
-def _plot(recorder: Run, work: TrainingSetup, test: TableDataset | None) -> None:
-    """Cost curves, and predictions against actual values of the test rows, or the training rows."""
-    recorder.journal.flush()
-    folder = recorder.folder.outbox / "plots"
-    curves = {name: _curve(recorder, name) for name in ("cost", "val_cost")}
-    regression.plot_costs(folder / "cost.png", {name: c for name, c in curves.items() if c[0]})
-    recorder.post_file(folder / "cost.png", "plots")
+def _plot(run: Run, setup: TrainingSetup, test: TableDataset | None) -> None:
+    """Cost curves, and the task's plots of the test rows."""
+    run.journal.flush()
+    folder = run.folder.outbox / "plots"
+    curves = {name: _curve(run, name) for name in ("cost", "val_cost")}
+    plot_costs(folder / "cost.png", {name: c for name, c in curves.items() if c[0]})
+    run.post_file(folder / "cost.png", "plots")
     if test is None:
         return
-    predicted = regression.predict_rows(work.state.model, test.features)
-    names = work.table.columns.targets
-    regression.plot_predictions(
-        folder / "predictions.png", test.targets.numpy(), predicted.numpy(), names
-    )
-    recorder.post_file(folder / "predictions.png", "plots")
+    output = predict_rows(setup.state.model, test.features)
+    for stem, figure in setup.task.plots(output, test.targets, setup.table.columns.targets):
+        save_figure(figure, folder / f"{stem}.png")
+        run.post_file(folder / f"{stem}.png", "plots")
 
 
-def _curve(recorder: Run, name: str) -> tuple[list[int], list[float]]:
-    points = recorder.journal.points(name)
+def _curve(run: Run, name: str) -> tuple[list[int], list[float]]:
+    points = run.journal.points(name)
     points = points[:: max(1, len(points) // MAX_CURVE_POINTS)]
     return [p.step for p in points], [p.value for p in points]
 
 
-def _publish(recorder: Run, work: TrainingSetup, chosen: Chosen) -> None:
-    """Writes the model folder and hands it to the courier, which logs and registers it."""
-    folder = recorder.folder.model
+def _publish(run: Run, setup: TrainingSetup, chosen: Chosen) -> None:
+    """Writes the model folder and adds it to the outbox; the courier logs and registers it."""
+    folder = run.folder.model
     on_cpu = {name: _on_cpu(value) for name, value in chosen.weights.items()}
-    save_model(folder, work.built, on_cpu)
-    rows = work.table.features[work.split.train[:EXAMPLE_ROWS]].tolist()
-    example = {"columns": list(work.table.columns.features), "data": rows}
+    save_model(folder, setup.built, on_cpu)
+    rows = setup.table.features[setup.split.train[:EXAMPLE_ROWS]].tolist()
+    example = {"columns": list(setup.table.columns.features), "data": rows}
     (folder / "example.json").write_text(json.dumps(example) + "\n", encoding="utf-8")
-    run_id = recorder.folder.run_id
-    recorder.journal.post(
+    run.journal.post(
         "model",
-        register=work.register_as,
+        register=setup.register_as,
+        model_type=setup.task.model_type,
         epoch=chosen.epoch,
         sha256=sha256_of(folder / STATE_FILE),
         description=(
-            f"{work.config.model} on {work.table.path.name}: epoch {chosen.epoch} of run {run_id}, "
+            f"{setup.config.model} on {setup.table.path.name}: epoch {chosen.epoch} of run {run.id}, "
             f"{chosen.reason}"
         ),
         tags={
-            "runback.epoch": str(chosen.epoch),
-            "runback.chosen": chosen.reason,
-            "runback.data_fingerprint": work.table.fingerprint,
-            "runback.split_sha256": work.split.digest,
-            "runback.config_sha256": work.config.identity(),
+            tags.EPOCH: str(chosen.epoch),
+            tags.CHOSEN: chosen.reason,
+            tags.DATA_FINGERPRINT: setup.table.fingerprint,
+            tags.SPLIT_SHA256: setup.split.digest,
+            tags.CONFIG_SHA256: setup.config.identity(),
         },
-        metrics=_metrics_at(recorder, chosen.epoch),
+        metrics=_metrics_at(run, chosen.epoch),
     )
 
 
-def _metrics_at(recorder: Run, epoch: int) -> list[list[Any]]:
-    """The points of the chosen epoch, to be attached to the model with their own timestamps."""
-    recorder.journal.flush()
-    found = recorder.journal.points_at(epoch)
-    return [[p.key, p.value, p.timestamp, p.step] for p in found if p.key != "lr"]
+def _metrics_at(run: Run, epoch: int) -> list[list[Any]]:
+    """The points of the chosen epoch, as [key, value, timestamp, step], without the lr."""
+    run.journal.flush()
+    points = run.journal.points_at(epoch)
+    return [[p.key, p.value, p.timestamp, p.step] for p in points if p.key != "lr"]
 
 
 def _on_cpu(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""`runback predict`: a table of any size in, its predictions out, in blocks of rows."""
+"""`runback predict`: predictions for a frame, or for a table file of any size."""
 
 from __future__ import annotations
 
@@ -22,27 +22,44 @@ from runback.model.spec import ModelSpec
 from runback.storage.atomic import write_atomically
 
 
-def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> int:
-    """Writes the predictions for a table: one column for each target, behind the columns to keep.
-
-    The table is read, computed and written in blocks of `CHUNK_ROWS` rows, so it may be larger than
-    memory. The output file appears when it is whole, or not at all.
+def predict(run: str, frame: pd.DataFrame, device: str = "cpu") -> pd.DataFrame:
+    """Predictions for a frame: one column for each target, with the frame's index.
 
     Args:
-        run: in any form that names a run.
-        data: a .csv or .parquet table; features are found by name.
+        run: RUN in any of its forms.
+        frame: at least the feature columns, in any order.
+        device: as the option `device`.
+
+    Raises:
+        DataError: a feature column is missing, or a cell is not a finite number.
+        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+    """
+    with loading(run, device) as loaded:
+        return Predictor(loaded.module, loaded.spec).predict_frame(frame)
+
+
+def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> int:
+    """Writes the predictions for a table: the columns to keep, then one column for each target.
+
+    The table is processed in blocks of `CHUNK_ROWS` rows, so it may be larger than memory. The
+    output file is written atomically.
+
+    Args:
+        run: RUN in any of its forms.
+        data: a .csv or .parquet table; features are selected by name.
         output: a .csv or .parquet file; empty for CSV on standard output.
-        keep: columns of the table to repeat in front, such as an ID; from CSV they are kept as text.
+        keep: columns of the table to copy to the output, such as an ID; CSV cells stay text.
 
     Returns:
         The number of rows.
 
     Raises:
-        DataError: the table cannot be read, lacks a column, or holds no finite number where a
-            feature should be; the row is named.
-        UsageError: the output cannot be, or is the table, or `keep` names a target, or one twice.
+        DataError: the table cannot be read, a column is missing, or a feature is not a finite
+            number.
+        UsageError: an invalid output path, the output is the table, or `keep` has a target or a
+            duplicate.
         CheckpointError: the output cannot be written.
-        RunNotFoundError, TrackingError, ModelError: as in `reading.load_model`.
+        RunNotFoundError, TrackingError, ModelError: as in `load_model`.
     """
     target = _checked_output(output, Path(data).expanduser())
     with loading(run) as loaded:
@@ -64,7 +81,7 @@ def _checked_output(output: str, data: Path) -> Path | None:
     if target.suffix.lower() not in (".csv", ".parquet", ".pq"):
         raise UsageError(f"--output {output}: neither a .csv nor a .parquet file")
     if target.exists() and data.exists() and target.samefile(data):
-        raise UsageError(f"--output {output}: is the table itself, which would be lost")
+        raise UsageError(f"--output {output}: is the table itself; use another file")
     return target
 
 
@@ -82,9 +99,8 @@ def _predicted(predictor: Predictor, data: Path, keep: Sequence[str]) -> Iterato
     bar = tqdm(unit=" rows", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr)
     with bar:
         for part in read_parts(data, spec.features, keep, CHUNK_ROWS):
-            values = predictor.values(part, str(data), done)
-            found = pd.DataFrame(values, columns=list(spec.targets), index=part.index)
-            yield pd.concat([part[list(keep)], found], axis=1) if keep else found
+            predicted = predictor.predict_frame(part, str(data), done)
+            yield pd.concat([part[list(keep)], predicted], axis=1) if keep else predicted
             done += len(part)
             bar.update(len(part))
 
@@ -120,5 +136,5 @@ def _write_file(frames: Iterator[pd.DataFrame], target: Path) -> int:
 def _as_text(frames: Iterator[pd.DataFrame], file: IO[bytes]) -> int:
     text = io.TextIOWrapper(file, encoding="utf-8", newline="")
     rows = _write_csv(frames, text)
-    text.detach()  # flushes; the file itself is closed by its owner
+    text.detach()  # flushes without closing the file
     return rows

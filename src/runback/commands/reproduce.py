@@ -1,55 +1,92 @@
-"""`runback reproduce`: a run trained again from its own record, and compared point by point."""
+"""`runback reproduce`: trains a run again from its record, and compares the two point by point."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from runback.commands.load import Loaded, loading
-from runback.commands.train import require_fingerprint, run_training, with_data
+from runback.commands.recorded import original_config_of, require_fingerprint, with_data
+from runback.commands.train import run_training
 from runback.config import TrainConfig
 from runback.data.table import read_table
 from runback.errors import TrackingError, UsageError
-from runback.model.spec import SOURCE_FOLDER, dtype_of
+from runback.model.spec import SOURCE_FOLDER
+from runback.tracking import tags
 from runback.tracking.client import CourierClient
 from runback.tracking.points import published_points
 from runback.training.optimizers import schedule_args
+from runback.training.setup import dtype_of
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 COMPARED = ("cost", "val_cost", "lr")
-TAG_ORIGINAL = "runback.reproduction_of"
 
 
-def reproduce(run: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Difference:
+    """The first point at which two runs differ.
+
+    Attributes:
+        run: the value of the run; None if it has no such point.
+        again: the value of its reproduction, likewise.
+    """
+
+    metric: str
+    epoch: int
+    run: float | None
+    again: float | None
+
+
+@dataclass(frozen=True)
+class ReproductionResult:
+    """A run compared with its reproduction.
+
+    Attributes:
+        reproduction: the new run's ID.
+        equal: whether all points and all weights are equal.
+        points: number of compared points.
+        first_difference: None if all points are equal.
+    """
+
+    run_id: str
+    reproduction: str
+    equal: bool
+    points: int
+    weights_equal: bool
+    first_difference: Difference | None
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def reproduce(run: str) -> ReproductionResult:
     """Trains a new run from RUN's recorded configuration and code, and compares the two.
 
     The new run is tagged `runback.reproduction_of`; it logs its model, but registers no version.
 
     Args:
-        run: in any form that names a run; it must be FINISHED.
-
-    Returns:
-        `run_id`, `reproduction` (the new run's ID), `equal`, `points` compared, `weights_equal`,
-        and the `first_difference`: its metric, epoch and both values, or None.
+        run: RUN in any of its forms; it must be FINISHED.
 
     Raises:
-        UsageError: the run did not finish.
-        DataError: the run's table has changed since.
-        TrackingError: the server is away, or not all of the new run has arrived there.
+        UsageError: the run is not FINISHED.
+        DataError: the run's table has changed.
+        TrackingError: the server is unreachable, or the new run was not delivered completely.
         RunNotFoundError, ModelError, CheckpointError: as in `load_model`.
         DivergedError, Interrupted: as in `train`.
     """
     with loading(run) as loaded:
-        if loaded.info.status != "FINISHED":
+        if loaded.record.status != "FINISHED":
             raise UsageError(
-                f"run {loaded.info.run_id} is {loaded.info.status}; only a FINISHED run has an end "
-                "to compare with"
+                f"run {loaded.record.run_id} is {loaded.record.status}; only a FINISHED run can be "
+                "reproduced"
             )
         new_id = _trained_again(loaded)
         with loading(new_id) as again:
@@ -57,61 +94,61 @@ def reproduce(run: str) -> dict[str, Any]:
 
 
 def _trained_again(loaded: Loaded) -> str:
-    config = with_data(_as_trained(loaded), loaded.info.tags, {})
+    config = with_data(_as_trained(loaded), loaded.record.tags)
     config = dataclasses.replace(config, register="none")
     _require_same_table(config, loaded)
     source = loaded.folder / SOURCE_FOLDER
-    with CourierClient() as desk:
-        outcome = run_training(config, desk, source if source.is_dir() else None)
+    with CourierClient() as courier:
+        outcome = run_training(config, courier, source if source.is_dir() else None)
     if not outcome.delivered:
         raise TrackingError(
-            f"run {outcome.run_id} has been trained, but not all of it has reached the tracking "
+            f"run {outcome.run_id} is trained, but not completely delivered to the tracking "
             f"server; deliver the rest with: runback sync {outcome.run_id}"
         )
-    loaded.client.set_tag(outcome.run_id, TAG_ORIGINAL, loaded.info.run_id)
+    loaded.client.set_tag(outcome.run_id, tags.REPRODUCTION_OF, loaded.record.run_id)
     return outcome.run_id
 
 
 def _as_trained(loaded: Loaded) -> TrainConfig:
-    """The configuration that trains in one go what the run and its resumes have trained.
+    """The configuration that trains the run and its resumes in one go.
 
-    A schedule keeps the shape that it had when the run began. Where a resume changed the patience,
-    what the run came to is what counts.
+    Schedules are those of the original configuration. If a resume changed the patience, the number
+    of trained epochs replaces it.
     """
-    config, began_with = loaded.info.config, loaded.info.began_with
+    config, began_with = loaded.config, original_config_of(loaded.record)
     if config.scheduler != "none":
         config = dataclasses.replace(config, scheduler_args=schedule_args(began_with))
     if config.patience != began_with.patience:
-        reached = max(epoch for epoch, _ in _points(loaded.client, loaded.info.run_id))
+        reached = max(epoch for epoch, _ in _points(loaded.client, loaded.record.run_id))
         config = dataclasses.replace(config, patience=0, epochs=reached)
     return config
 
 
 def _require_same_table(config: TrainConfig, loaded: Loaded) -> None:
     table = read_table(config.data, config.target, config.features, dtype_of(config.precision))
-    require_fingerprint(table.fingerprint, loaded.info.tags, config.data)
+    require_fingerprint(table.fingerprint, loaded.record.tags, config.data)
 
 
-def _comparison(one: Loaded, other: Loaded) -> dict[str, Any]:
-    points = _points(one.client, one.info.run_id), _points(other.client, other.info.run_id)
-    places = sorted(points[0].keys() | points[1].keys())
-    first = next((p for p in places if not _same(points[0].get(p), points[1].get(p))), None)
+def _comparison(one: Loaded, other: Loaded) -> ReproductionResult:
+    points = _points(one.client, one.record.run_id), _points(other.client, other.record.run_id)
+    keys = sorted(points[0].keys() | points[1].keys())
+    first = next((p for p in keys if not _same(points[0].get(p), points[1].get(p))), None)
     weights_equal = weights_digest(one.module) == weights_digest(other.module)
-    return {
-        "run_id": one.info.run_id,
-        "reproduction": other.info.run_id,
-        "equal": first is None and weights_equal,
-        "points": len(places),
-        "weights_equal": weights_equal,
-        "first_difference": None if first is None else _difference(first, *points),
-    }
+    return ReproductionResult(
+        run_id=one.record.run_id,
+        reproduction=other.record.run_id,
+        equal=first is None and weights_equal,
+        points=len(keys),
+        weights_equal=weights_equal,
+        first_difference=None if first is None else _difference(first, *points),
+    )
 
 
 Points = dict[tuple[int, str], float]
 
 
 def _points(client: MlflowClient, run_id: str) -> Points:
-    """All compared points of a run by (epoch, metric): sorted, they run through the epochs."""
+    """All compared points of a run by (epoch, metric)."""
     history = published_points(client, run_id)
     return {(p.step, p.key): p.value for p in history if p.key in COMPARED}
 
@@ -121,9 +158,9 @@ def _same(one: float | None, other: float | None) -> bool:
     return both_nan or one == other
 
 
-def _difference(place: tuple[int, str], one: Points, other: Points) -> dict[str, Any]:
-    epoch, key = place
-    return {"metric": key, "epoch": epoch, "run": one.get(place), "again": other.get(place)}
+def _difference(key: tuple[int, str], one: Points, other: Points) -> Difference:
+    epoch, metric = key
+    return Difference(metric, epoch, one.get(key), other.get(key))
 
 
 def weights_digest(module: nn.Module) -> str:

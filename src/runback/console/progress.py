@@ -1,4 +1,4 @@
-"""What people see on standard error: a bar on a terminal, plain lines elsewhere."""
+"""Output on standard error: a progress bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -8,19 +8,17 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from runback.training.loop import EpochResult
-
 LINES = 10
 
 
 def say(text: str) -> None:
-    """One line on standard error; a terminal that is gone does not stop a training."""
+    """Prints one line on standard error; write errors are ignored."""
     with contextlib.suppress(OSError, ValueError):
         tqdm.write(f"runback: {text}", file=sys.stderr)
 
 
 class Progress:
-    """The progress of a training: a bar with time left, or a line each tenth of the way."""
+    """The progress of a training: a bar with the remaining time, or ten lines in total."""
 
     def __init__(self, done: int, epochs: int) -> None:
         self._every, self._epochs = max(1, epochs // LINES), epochs
@@ -28,22 +26,22 @@ class Progress:
         if sys.stderr.isatty():
             self._bar = tqdm(total=epochs, initial=done, unit="epoch", mininterval=0.2)
 
-    def update(self, result: EpochResult) -> None:
+    def update(self, epoch: int, cost: float, val_cost: float | None) -> None:
         """Shows a completed epoch."""
         if self._bar is not None:
-            with contextlib.suppress(OSError):  # the terminal may be gone
+            with contextlib.suppress(OSError):  # the terminal may be closed
                 if self._bar.update():
-                    self._bar.set_postfix_str(_costs(result), refresh=False)
-        elif result.epoch % self._every == 0:
-            say(f"epoch {result.epoch}/{self._epochs}  {_costs(result)}")
+                    self._bar.set_postfix_str(_costs(cost, val_cost), refresh=False)
+        elif epoch % self._every == 0:
+            say(f"epoch {epoch}/{self._epochs}  {_costs(cost, val_cost)}")
 
     def close(self) -> None:
-        """Leaves the bar as it stands."""
+        """Closes the bar, which stays on the screen."""
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()
 
 
-def _costs(result: EpochResult) -> str:
-    val = "" if result.val_cost is None else f"  val_cost {result.val_cost:.6g}"
-    return f"cost {result.cost:.6g}{val}"
+def _costs(cost: float, val_cost: float | None) -> str:
+    val = "" if val_cost is None else f"  val_cost {val_cost:.6g}"
+    return f"cost {cost:.6g}{val}"

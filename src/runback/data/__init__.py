@@ -1,1 +1,1 @@
-"""Tables in, tensors out: reading and checking, splitting, batching."""
+"""Tables as tensors: reading, validation, splitting, batching."""

@@ -1,7 +1,7 @@
 """Batches of a table part, in an order that is a function of (seed, epoch).
 
-Two ways to the same batches, bit for bit: gathers from tensors in memory (num_workers 0), and a
-`DataLoader` over `TableDataset` (num_workers > 0).
+Two bit-identical implementations: `TensorBatches` gathers from tensors in memory (num_workers 0),
+`LoaderBatches` uses a `DataLoader` (num_workers > 0).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from runback.errors import DataError
+from runback.seeding import derive_seed
 
 Batch = tuple[Tensor, Tensor]
 
@@ -45,20 +46,20 @@ class TableDataset(Dataset[Batch]):
 
 
 class Batches(Protocol):
-    """What the loop needs from a training part."""
+    """The batches of the training part."""
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """Number of batches in an epoch."""
 
     def epoch(self, epoch: int, start: int = 0, group: int = 1) -> Iterator[Batch]:
-        """The batches of one epoch, from batch `start` on, `group` of them in one pair of tensors."""
+        """Yields the batches of an epoch from batch `start`, `group` batches in one pair of tensors."""
 
 
 class Order:
-    """The row order of each epoch: a permutation seeded by (seed, epoch), or the table's own.
+    """The row order of each epoch: a permutation seeded by (seed, epoch), or the table's order.
 
     Raises:
-        DataError: on construction, where `drop_last` would leave no batch.
+        DataError: on construction, if `drop_last` leaves no batch.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Order:
             )
 
     def rows(self, epoch: int) -> Tensor | None:
-        """Row numbers `[n_rows]` int64 of an epoch, or None for the table's own order."""
+        """Row numbers `[n_rows]` int64 of an epoch, or None for the table's order."""
         if not self.shuffle:
             return None
         self._generator.manual_seed(derive_seed(self.seed, epoch, stream=1))
@@ -83,9 +84,9 @@ class Order:
 
 
 class TensorBatches:
-    """Batches gathered from tensors that already lie on the training device.
+    """Batches gathered from tensors on the training device.
 
-    `index_select` copies whole rows: four times as fast as `features[rows]` on 32 columns.
+    `index_select` is four times as fast as `features[rows]` on 32 columns.
     """
 
     def __init__(self, dataset: TableDataset, order: Order) -> None:
@@ -123,7 +124,7 @@ class LoaderBatches:
 
     def epoch(self, epoch: int, start: int = 0, group: int = 1) -> Iterator[Batch]:
         """See `Batches.epoch`."""
-        if start >= len(self):  # `split` would make one empty batch of no rows
+        if start >= len(self):  # `split` would return one empty batch
             return
         rows, size = self.order.rows(epoch), self.order.batch_size
         rows = torch.arange(self.order.n_rows) if rows is None else rows
@@ -144,28 +145,6 @@ class LoaderBatches:
 
 
 def _as_is(batch: Any) -> Batch:
-    """The batch as `__getitems__` gathered it; there is nothing to collate."""
+    """Returns the batch unchanged; `__getitems__` has gathered it."""
     rows: Batch = batch
     return rows
-
-
-def derive_seed(seed: int, epoch: int, stream: int = 0) -> int:
-    """A 63-bit seed from (seed, epoch, stream): splitmix64 (Steele, Lea, Flood 2014) applied thrice.
-
-    Neighbouring epochs get unrelated seeds, and the streams (0: global generators, 1: row order,
-    2: loader workers) do not meet.
-    """
-    state = 0
-    for part in (seed, epoch, stream):
-        state = _splitmix64(state ^ (part & _MASK))
-    return state >> 1
-
-
-_MASK = (1 << 64) - 1
-
-
-def _splitmix64(state: int) -> int:
-    state = (state + 0x9E3779B97F4A7C15) & _MASK
-    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-    return state ^ (state >> 31)

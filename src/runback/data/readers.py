@@ -1,4 +1,4 @@
-"""Tabular files: the names of their columns, and their rows, block by block."""
+"""Tabular files: column names, and rows in blocks."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from runback.columns.number import MISSING, not_a_number, number_of
 from runback.errors import DataError, first_line
 
 _COUNTED = 1 << 20  # bytes
-# Cells in quotes may hold line ends; numbers among them are read like the others.
+# Quoted cells may contain line breaks.
 _PARSE = pacsv.ParseOptions(newlines_in_values=True)
 NO_ROW = "has a header but no data row"
 
 
 def existing(path: str | Path) -> Path:
-    """The file that a path names, `~` resolved.
+    """Resolves a path, with `~` expanded, to a non-empty file.
 
     Raises:
-        DataError: there is none, it is a folder, or it is empty.
+        DataError: no such file, a folder, a pipe or device, or an empty file.
     """
     if not str(path):
         raise DataError("option data: is empty; a .csv or .parquet file is needed")
     try:
         file = Path(path).expanduser()
-        found = file.stat()
+        status = file.stat()
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
@@ -43,9 +43,9 @@ def existing(path: str | Path) -> Path:
         raise DataError(f"{path}: {error}") from None
     if file.is_dir():
         raise DataError(f"{file}: is a folder; a .csv or .parquet file is needed")
-    if not stat.S_ISREG(found.st_mode):
-        raise DataError(f"{file}: no file but a pipe or device; a table is read more than once")
-    if found.st_size == 0:
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{file}: is a pipe or device; a file is needed, as it is read twice")
+    if status.st_size == 0:
         raise DataError(f"{file}: the file is empty")
     return file
 
@@ -60,18 +60,18 @@ def column_names(path: Path) -> list[str]:
     """The names of a file's columns, in order.
 
     Raises:
-        DataError: an empty file, one that is no table, or two columns of one name.
+        DataError: the file is not a table, or two columns have the same name.
     """
     with _readable(path):
         names = _parquet_names(path) if _is_parquet(path) else _csv_header(path)[0]
-    doubled = [name for name, count in Counter(names).items() if count > 1]
-    if doubled:
-        raise DataError(f"{path}: column {doubled[0]!r} appears more than once")
+    duplicates = [name for name, count in Counter(names).items() if count > 1]
+    if duplicates:
+        raise DataError(f"{path}: column {duplicates[0]!r} appears more than once")
     return names
 
 
 def most_rows(path: Path) -> int:
-    """No file has more rows than this; memory that no row touches is never taken."""
+    """An upper bound of the file's rows; allocated memory that is never written costs nothing."""
     if _is_parquet(path):
         with _readable(path):
             return int(pq.read_metadata(path).num_rows)
@@ -83,14 +83,16 @@ def most_rows(path: Path) -> int:
 def blocks(
     path: Path, names: Sequence[str], numbers: Sequence[str], wanted: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The wanted columns, some rows at a time; those of a CSV that are no `numbers` are text.
+    """Yields the wanted columns in blocks of rows; CSV columns not in `numbers` are text.
 
     Raises:
-        DataError: no table, or a cell of a CSV's `numbers` that is none.
+        DataError: the file is not a table, or a CSV cell in `numbers` is not a number.
     """
     if _is_parquet(path):
         with _readable(path):
-            file = pq.ParquetFile(path, pre_buffer=False)  # buffering ahead would hold all of it
+            file = pq.ParquetFile(
+                path, pre_buffer=False
+            )  # pre-buffering would hold the whole file in memory
             yield from file.iter_batches(columns=list(wanted))
     else:
         yield from _csv_blocks(path, names, numbers, wanted)
@@ -98,7 +100,7 @@ def blocks(
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Turns what the readers of files raise into one sentence."""
+    """Converts the readers' errors to one-sentence `DataError`s."""
     try:
         yield
     except UnicodeDecodeError:
@@ -112,14 +114,14 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _parquet_names(path: Path) -> list[str]:
-    """The columns without what pandas stored as the index of its rows."""
+    """The columns without the row index that pandas stores."""
     schema = pq.read_schema(path)
     index = (schema.pandas_metadata or {}).get("index_columns", [])
     return [name for name in schema.names if name not in index]
 
 
 def _csv_header(path: Path) -> tuple[list[str], int]:
-    """The columns' names, and the number of lines that they and empty lines before them take."""
+    """The column names, and the number of lines up to the end of the header."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.reader(file)
         names = [name.strip() for name in next((row for row in reader if row), [])]
@@ -136,7 +138,7 @@ def _csv_header(path: Path) -> tuple[list[str], int]:
 
 
 def _csv_options(path: Path, names: Sequence[str]) -> dict[str, Any]:
-    """How to read the table behind the header; a block must hold a row, and grows with the header."""
+    """Options to read the rows after the header; the block size grows with the header's length."""
     read = pacsv.ReadOptions(
         column_names=list(names),
         skip_rows=_csv_header(path)[1],
@@ -148,7 +150,7 @@ def _csv_options(path: Path, names: Sequence[str]) -> dict[str, Any]:
 def _csv_blocks(
     path: Path, names: Sequence[str], numbers: Sequence[str], wanted: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
-    """The blocks of a CSV; where it fails to read, the row and cell are looked up."""
+    """The blocks of a CSV file; on an error, the faulty row and cell are located."""
     types = dict.fromkeys(wanted, pa.string()) | dict.fromkeys(numbers, pa.float64())
     convert = pacsv.ConvertOptions(
         column_types=types, include_columns=list(wanted), null_values=MISSING
@@ -159,15 +161,15 @@ def _csv_blocks(
     except (pa.ArrowException, OSError) as error:
         with _readable(path):
             fault = _first_fault(path, names, numbers)
-        if fault != NO_ROW:  # no block at all, then: the caller knows whether that will do
+        if fault != NO_ROW:  # no rows are not an error here: the caller decides
             fault = fault or f"cannot be read as a table ({first_line(error)})"
             raise DataError(f"{path}: {fault}") from None
 
 
 def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str:
-    """Reads a CSV again as text, slowly, to find the first row that cannot be used."""
-    place_of = {name: place for place, name in enumerate(names)}
-    places = [(place_of[name], name) for name in wanted]
+    """Rereads a CSV file as text to find its first invalid row."""
+    index_of = {name: index for index, name in enumerate(names)}
+    columns = [(index_of[name], name) for name in wanted]
     number = 0
     with path.open(newline="", encoding="utf-8-sig") as file:
         rows = (row for row in csv.reader(file) if row)
@@ -175,7 +177,7 @@ def _first_fault(path: Path, names: Sequence[str], wanted: Sequence[str]) -> str
         for number, row in enumerate(rows, 1):
             if len(row) != len(names):
                 return f"data row {number} has {len(row)} cell(s), the header {len(names)}"
-            for place, name in places:
-                if number_of(row[place]) is None:
-                    return not_a_number(name, number, row[place])
+            for index, name in columns:
+                if number_of(row[index]) is None:
+                    return not_a_number(name, number, row[index])
     return "" if number else NO_ROW

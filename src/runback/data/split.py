@@ -1,4 +1,4 @@
-"""Splits rows into train, validation and test parts that the run can rebuild years later."""
+"""The split of a table's rows into training, validation and test parts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from runback.config import parse_ratio
 from runback.errors import DataError, UsageError
 
-# Row numbers are written out up to this many rows; beyond it the recipe and the digest must do.
+# Row numbers are stored up to this many rows; larger splits are rebuilt and compared by digest.
 MAX_LISTED_ROWS = 1_000_000
 
 
@@ -40,7 +40,7 @@ class Split:
         return hashlib.sha256(text).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """The recipe, the digest, and the held-out rows; train is every other row."""
+        """Ratio, seed, sizes, digest, and the held-out rows; the others are training rows."""
         listed = self.n_rows <= MAX_LISTED_ROWS
         return {
             "ratio": self.ratio,
@@ -56,13 +56,13 @@ class Split:
 
 
 def make_split(n_rows: int, ratio: str, seed: int) -> Split:
-    """Draws the rows that `torch.utils.data.random_split` draws with a generator seeded by `seed`.
+    """Draws the same rows as `torch.utils.data.random_split` with a generator seeded by `seed`.
 
-    Sizes follow the seed text: whole shares for train and validation, the rest for the last part
-    that the ratio names. (`random_split` itself makes a Python number of every row.)
+    Sizes are rounded down; the last part with a non-zero ratio gets the remaining rows.
+    (`random_split` itself is slower: it creates a Python int for every row.)
 
     Raises:
-        DataError: a part that the ratio asks for would get no row.
+        DataError: a part with a non-zero ratio would have no rows.
     """
     sizes = part_sizes(n_rows, ratio)
     order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed))
@@ -81,16 +81,16 @@ def part_sizes(n_rows: int, ratio: str) -> tuple[int, int, int]:
         if share and not size:
             raise DataError(
                 f"option split: {ratio} of {n_rows} rows leaves no {name} row; "
-                "give more rows, or another ratio such as 1:0:0"
+                "use more rows, or another ratio such as 1:0:0"
             )
     return sizes[0], sizes[1], sizes[2]
 
 
 def split_from_json(stored: Mapping[str, Any]) -> Split:
-    """Rebuilds a split, from its row numbers where they were listed, else from its recipe.
+    """Rebuilds a split from its row numbers or, if they are not stored, from its ratio and seed.
 
     Raises:
-        DataError: not a split, or the rebuilt rows do not have the stored digest.
+        DataError: not a split, or the digest of the rebuilt rows differs.
     """
     try:
         split, digest = _rebuilt(stored), stored["sha256"]

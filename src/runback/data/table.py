@@ -1,4 +1,4 @@
-"""Reads a table and refuses what cannot be trained on, naming the file, the column and the row."""
+"""Reads and validates tables; errors name the file, the column and the row."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from runback.columns.number import MAX_SHOWN, Numbers, arrow_numbers, fill, frame_numbers
+from runback.columns.column import Column
+from runback.columns.number import number_columns
+from runback.columns.tensors import fill, listing, require_columns
 from runback.data.readers import NO_ROW, blocks, column_names, existing, fingerprint, most_rows
 from runback.data.user_dataset import UserDataset, content_fingerprint, is_dataset
 from runback.errors import DataError
 
 if TYPE_CHECKING:
-    import pandas as pd  # half a second, which a training does not need
+    import pandas as pd  # imported late: it takes half a second
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a table are inputs and which are outputs, in the order of the tensors."""
+    """The feature and target columns of a table, in the order of the tensors."""
 
     features: tuple[str, ...]
     targets: tuple[str, ...]
@@ -35,12 +37,12 @@ class Table:
     """A table in memory.
 
     Attributes:
-        features: `[n_rows, n_features]`, the dtype asked for.
-        targets: `[n_rows, n_targets]`, the same dtype.
-        columns: the names behind both.
-        fingerprint: SHA-256 of the file's bytes.
-        path: the file, absolute.
-        dataset: the user's own dataset that the rows came from; None for a file.
+        features: `[n_rows, n_features]`.
+        targets: `[n_rows, n_targets]`, same dtype.
+        columns: the names of both.
+        fingerprint: SHA-256 of the file, in hexadecimal.
+        path: of the file, absolute.
+        dataset: the user-defined dataset; None for a file.
     """
 
     features: Tensor
@@ -66,16 +68,16 @@ def read_table(
         dtype: of the tensors.
 
     Raises:
-        DataError: no such file, no rows, duplicate or unknown columns, a target among the
-            features, or a cell that is not a finite number.
+        DataError: no such file, no rows, duplicate or unknown columns, a feature that is also a
+            target, or a cell that is not a finite number.
     """
     if is_dataset(path):
         return _read_dataset(str(path), target, features, dtype)
     file = existing(path)
     names = column_names(file)
     columns = choose_columns(file, names, target, features)
-    with ThreadPoolExecutor(1) as other:  # neither the digest nor the parser holds Python's lock
-        digest = other.submit(fingerprint, file)
+    with ThreadPoolExecutor(1) as executor:  # the digest and the parser both release the GIL
+        digest = executor.submit(fingerprint, file)
         x, y = _read_tensors(file, names, columns, dtype)
     return Table(x, y, columns, digest.result(), file.resolve())
 
@@ -83,15 +85,15 @@ def read_table(
 def _read_tensors(
     file: Path, names: Sequence[str], columns: Columns, dtype: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """Features and targets, filled block by block: the file is never in memory beside them."""
-    parts = (columns.features, columns.targets)
-    most = most_rows(file)
-    x, y = (_room(file, most, len(part), dtype) for part in parts)
-    n_rows = 0
+    """Features and targets, filled block by block, so that the file is never in memory as a whole."""
     wanted = (*columns.features, *columns.targets)
+    parts = (number_columns(columns.features), number_columns(columns.targets))
+    most = most_rows(file)
+    x, y = (_allocate(file, most, len(part), dtype) for part in parts)
+    n_rows = 0
     for block in blocks(file, names, wanted, wanted):
         if n_rows + block.num_rows > most:
-            raise DataError(f"{file}: damaged: it holds more rows than it says")
+            raise DataError(f"{file}: damaged: more rows than its metadata states")
         for part, tensor in zip(parts, (x, y), strict=True):
             _copy_block(file, part, block, tensor, n_rows)
         n_rows += block.num_rows
@@ -100,38 +102,36 @@ def _read_tensors(
     return x[:n_rows], y[:n_rows]
 
 
-def _room(file: Path, n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
+def _allocate(file: Path, n_rows: int, n_columns: int, dtype: torch.dtype) -> Tensor:
     try:
         return torch.empty((n_rows, n_columns), dtype=dtype)
-    except RuntimeError:  # torch's way to say that there is no memory, or that a size is absurd
-        raise DataError(f"{file}: {n_rows} rows of {n_columns} columns do not fit here") from None
+    except RuntimeError:  # torch raises it if memory is short or the size is out of range
+        raise DataError(
+            f"{file}: {n_rows} rows of {n_columns} columns do not fit in memory"
+        ) from None
 
 
 def _copy_block(
-    file: Path, part: Sequence[str], block: pa.RecordBatch, tensor: Tensor, first: int
+    file: Path, part: Sequence[Column], block: pa.RecordBatch, tensor: Tensor, first: int
 ) -> None:
-    """Copies one part's columns of a block into the rows of a tensor from `first` on."""
-
-    def numbers(name: str) -> Numbers:
-        return arrow_numbers(file, name, block.column(name), first)
-
-    fill(file, part, numbers, tensor[first : first + block.num_rows], first)
+    """Copies some columns of a block into the rows of a tensor, beginning with row `first`."""
+    fill(file, part, block.column, tensor[first : first + block.num_rows], first)
 
 
 def _read_dataset(
     data: str, target: Sequence[str], features: Sequence[str], dtype: torch.dtype
 ) -> Table:
-    """All samples; the columns are the dataset's own, and other names for them are refused."""
+    """Reads all samples; `target` and `features` must be empty or the dataset's own names."""
     dataset = UserDataset(data, dtype)
     x, y = dataset.materialise()
     columns = Columns(dataset.names("feature", x.shape[1]), dataset.names("target", y.shape[1]))
-    for option, asked, own in (
+    for option, wanted, own in (
         ("target", tuple(target), columns.targets),
         ("features", tuple(features), columns.features),
     ):
-        if asked and asked != own:
+        if wanted and wanted != own:
             raise DataError(
-                f"option {option}: {data} has the columns {_listing(own)}, in this order"
+                f"option {option}: {data} has the columns {listing(own)}, in this order"
             )
     return Table(x, y, columns, content_fingerprint(x, y), dataset.path, dataset)
 
@@ -139,108 +139,55 @@ def _read_dataset(
 def choose_columns(
     path: Path, names: Sequence[str], target: Sequence[str], features: Sequence[str]
 ) -> Columns:
-    """Resolves empty choices and refuses names that do not fit the table."""
+    """Fills in the default columns and checks all names against the table.
+
+    Raises:
+        DataError: a duplicate or unknown name, a feature that is also a target, or no feature.
+    """
     for option, wanted in (("target", target), ("features", features)):
-        doubled = [name for name, count in Counter(wanted).items() if count > 1]
-        if doubled:
-            raise DataError(f"option {option}: column {doubled[0]!r} is named twice")
+        duplicates = [name for name, count in Counter(wanted).items() if count > 1]
+        if duplicates:
+            raise DataError(f"option {option}: column {duplicates[0]!r} is named twice")
         require_columns(path, names, wanted, option)
     targets = tuple(target) or (names[-1],)
     chosen = tuple(features) or tuple(name for name in names if name not in targets)
     both = set(targets) & set(chosen)
     if both:
-        raise DataError(f"option features: column {sorted(both)[0]!r} is a target as well")
+        raise DataError(f"option features: column {sorted(both)[0]!r} is also a target")
     if not chosen:
-        raise DataError(f"{path}: no feature column is left beside the target {_listing(targets)}")
+        raise DataError(f"{path}: no feature column is left; all are targets: {listing(targets)}")
     return Columns(chosen, targets)
-
-
-def require_columns(
-    path: Path | str, names: Sequence[str], wanted: Sequence[str], option: str = ""
-) -> None:
-    """Refuses a wanted column that the table does not have, and lists those it has."""
-    known = set(names)
-    for name in wanted:
-        if name not in known:
-            where = f" (option {option})" if option else ""
-            raise DataError(f"{path}: no column {name!r}{where}; it has {_listing(names)}")
-
-
-def frame_to_tensor(
-    frame: pd.DataFrame,
-    features: Sequence[str],
-    dtype: torch.dtype,
-    where: str = "table",
-    first: int = 0,
-) -> Tensor:
-    """The feature columns of a frame as `[n_rows, n_features]`; column order does not matter.
-
-    Args:
-        frame: a table, or a part of one.
-        features: the columns.
-        dtype: of the tensor.
-        where: the table's name in an error.
-        first: the number of the frame's first row in the table, counted from 0.
-
-    Raises:
-        DataError: a column is missing, or a cell is not a finite number.
-    """
-    names = [str(name) for name in frame.columns]
-    require_columns(where, names, features)
-    place = {name: index for index, name in enumerate(names)}
-    doubled = [name for name, count in Counter(names).items() if count > 1 and name in features]
-    if doubled:
-        raise DataError(f"{where}: column {doubled[0]!r} appears more than once")
-
-    def numbers(name: str) -> Numbers:
-        return frame_numbers(where, name, frame.iloc[:, place[name]], first)
-
-    rows = torch.empty((len(frame), len(features)), dtype=dtype)
-    fill(where, features, numbers, rows, first)
-    return rows
 
 
 def read_parts(
     path: Path, features: Sequence[str], keep: Sequence[str], rows: int
 ) -> Iterator[pd.DataFrame]:
-    """Some columns of a CSV or Parquet file in frames of exactly `rows` rows, the last one fewer.
+    """Yields some columns of a CSV or Parquet file in frames of `rows` rows; the last may have fewer.
 
     Args:
         path: the file; it may be larger than memory.
         features: columns of numbers.
-        keep: columns to pass through; from CSV as the text that they are.
-        rows: of a part.
+        keep: columns to pass through; CSV cells stay text.
+        rows: of a frame.
 
     Yields:
-        At least one frame; it is empty where the file has no row.
+        At least one frame; it is empty if the file has no rows.
 
     Raises:
-        DataError: no such file or column, no table, or a cell of a CSV feature that is no number;
-            its row is counted from the start of the file.
+        DataError: no such file or column, not a table, or a CSV feature cell that is not a number.
     """
     file = existing(path)
     names = column_names(file)
     require_columns(path, names, features)
     require_columns(path, names, keep, "keep")
     wanted = list(dict.fromkeys((*features, *keep)))
-    waiting, none_yet = pa.table({name: pa.array([], pa.float64()) for name in wanted}), True
+    pending, is_first = pa.table({name: pa.array([], pa.float64()) for name in wanted}), True
     numbers = [name for name in features if name not in keep]
     for block in blocks(file, names, numbers, wanted):
         table = pa.Table.from_batches([block]).select(wanted)
-        waiting = pa.concat_tables([waiting, table]) if len(waiting) else table
-        while len(waiting) >= rows:
-            yield waiting.slice(0, rows).to_pandas(ignore_metadata=True)
-            waiting, none_yet = waiting.slice(rows), False
-    if len(waiting) or none_yet:
-        yield waiting.to_pandas(ignore_metadata=True)
-
-
-def _listing(names: Sequence[str], most: int = 12) -> str:
-    shown = ", ".join(_plain(name) for name in names[:most])
-    return shown + (f", ... ({len(names)} columns)" if len(names) > most else "")
-
-
-def _plain(name: str) -> str:
-    """A column's name within one line of text."""
-    shown = name if name.isprintable() else repr(name)
-    return shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."
+        pending = pa.concat_tables([pending, table]) if len(pending) else table
+        while len(pending) >= rows:
+            yield pending.slice(0, rows).to_pandas(ignore_metadata=True)
+            pending, is_first = pending.slice(rows), False
+    if len(pending) or is_first:
+        yield pending.to_pandas(ignore_metadata=True)

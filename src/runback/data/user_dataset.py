@@ -1,8 +1,8 @@
-"""Users' own datasets: a `torch.utils.data.Dataset` class where a table file would stand.
+"""User-defined datasets: a `torch.utils.data.Dataset` class instead of a table file.
 
-All samples are read once, for the fingerprint, the held-out parts and the scaling; training then
-reads them again and again through a `DataLoader`, so a `__getitem__` may be random (an augmentation
-draws from the global generators, which are seeded for each epoch).
+All samples are read once, for the fingerprint, the held-out parts and the scaling. Training reads
+them in every epoch through a `DataLoader`, so `__getitem__` may be random: augmentations draw from
+the global generators, which are seeded for each epoch.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ def is_dataset(data: str | Path) -> bool:
 
 
 class UserDataset(Dataset[tuple[Tensor, Tensor]]):
-    """A user's dataset with every sample checked and in the run's dtype.
+    """A user-defined dataset; every sample is validated and converted to the run's dtype.
 
-    The class is called without arguments; sample `i` is `(x, y)`, each a number, a sequence of
-    numbers or a 1-D tensor. Its attributes `feature_names` and `target_names`, where it has them,
-    name the columns.
+    The class is called without arguments. Sample `i` is `(x, y)`, each a number, a sequence of
+    numbers or a 1-D tensor. The optional attributes `feature_names` and `target_names` name the
+    columns.
 
     Args:
         data: `file.py:Class` or `package.module:Class`.
@@ -71,10 +71,10 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"{self.data}: sample {index}: {error}") from error
 
     def materialise(self) -> tuple[Tensor, Tensor]:
-        """All samples as `[n, n_features]` and `[n, n_targets]`, drawn from fixed seeds.
+        """All samples as `[n, n_features]` and `[n, n_targets]`, read with fixed seeds.
 
         Raises:
-            DataError: samples of different lengths, or a value that is not finite.
+            DataError: the samples differ in length, or a value is not finite.
         """
         with _fixed_seeds():
             rows = [self[index] for index in range(self.n_rows)]
@@ -82,14 +82,14 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
             if x.shape != rows[0][0].shape or y.shape != rows[0][1].shape:
                 raise DataError(f"{self.data}: sample {index} has another length than sample 0")
             if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-                raise DataError(f"{self.data}: sample {index} holds a value that is not finite")
+                raise DataError(f"{self.data}: sample {index} has a value that is not finite")
         return torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
 
     def names(self, kind: str, count: int) -> tuple[str, ...]:
         """The column names: `feature_names` or `target_names`, or x0, x1, ... and y0, y1, ...
 
         Raises:
-            DataError: there are names, but not one for each column, or one twice.
+            DataError: duplicate names, or a wrong number of names.
         """
         given = getattr(self.samples, f"{kind}_names", None)
         if given is None:
@@ -107,7 +107,7 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class DatasetRows(Dataset[tuple[Tensor, Tensor]]):
-    """Some rows of a dataset, fetched a batch at a time: `([n, n_features], [n, n_targets])`."""
+    """A subset of a dataset's rows; a batch is `([n, n_features], [n, n_targets])`."""
 
     def __init__(self, dataset: UserDataset, rows: Tensor) -> None:
         self.dataset, self.rows = dataset, rows.tolist()
@@ -134,7 +134,7 @@ def content_fingerprint(*parts: Tensor) -> str:
 
 @contextmanager
 def _fixed_seeds() -> Iterator[None]:
-    """Global generators seeded with 0 for a while, then as they were."""
+    """Seeds the global generators with 0 inside the block and restores them after it."""
     python, numpy = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         random.seed(0)

@@ -1,1 +1,1 @@
-"""Modules, and the round trip between a module and the JSON that rebuilds it."""
+"""Modules: built-in ones, their specs, saving, loading and serving."""

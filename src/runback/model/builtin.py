@@ -1,4 +1,4 @@
-"""The modules that come with runback. Each is called as `Module(n_features, n_targets, **args)`."""
+"""The built-in modules, each constructed as `Module(n_features, n_targets, **args)`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import combinations_with_replacement, pairwise
 import torch
 from torch import Tensor, nn
 
-# More columns than this are a slip of the degree: ten features at degree 20 have 30 million.
+# A larger number is a mistake in the degree: ten features at degree 20 have 30 million terms.
 MAX_TERMS = 1_000_000
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -21,7 +21,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class Linear(nn.Module):
-    """Linear regression: `[n, n_features] -> [n, n_targets]`."""
+    """One linear layer: `[n, n_features] -> [n, n_targets]`."""
 
     def __init__(self, n_features: int, n_targets: int) -> None:
         super().__init__()
@@ -56,15 +56,15 @@ class PolynomialFeatures(nn.Module):
             longer = list(combinations_with_replacement(range(n_features), power))
             self.n_terms += len(longer)
             if n_features > 1:
-                self._remember(power, terms, longer)
+                self._register_terms(power, terms, longer)
             terms = longer
 
-    def _remember(
+    def _register_terms(
         self, power: int, shorter: list[tuple[int, ...]], longer: list[tuple[int, ...]]
     ) -> None:
-        """Each term of this power is a term of the power below times one more column."""
-        place = {term: index for index, term in enumerate(shorter)}
-        prefix = torch.tensor([place[term[:-1]] for term in longer])
+        """Registers each term of this power as a term of the power below times one column."""
+        index_of = {term: index for index, term in enumerate(shorter)}
+        prefix = torch.tensor([index_of[term[:-1]] for term in longer])
         last = torch.tensor([term[-1] for term in longer])
         self.register_buffer(f"prefix_{power}", prefix, persistent=False)
         self.register_buffer(f"last_{power}", last, persistent=False)
@@ -82,12 +82,12 @@ class PolynomialFeatures(nn.Module):
 
 
 class Polynomial(nn.Module):
-    """Polynomial regression: linear in the monomials of the features.
+    """A polynomial: linear in the monomials of the features.
 
     Args:
         n_features: columns in.
         n_targets: columns out.
-        degree: the highest degree; for one feature and degree 2 the weight reads `[W1, W2]` of
+        degree: the highest degree; for one feature and degree 2 the weight is `[W1, W2]` in
             `y = W1 x^2 + W2 x + b`.
     """
 
@@ -108,7 +108,7 @@ class Mlp(nn.Module):
     Args:
         n_features: columns in.
         n_targets: columns out.
-        hidden: the width of each hidden layer; one number is one layer.
+        hidden: the widths of the hidden layers; an int is one layer.
         activation: relu, gelu, silu, tanh or sigmoid.
         dropout: the probability of dropping a hidden unit, in [0, 1).
     """
@@ -135,7 +135,7 @@ class Mlp(nn.Module):
         self.output = nn.Linear(widths[-1], n_targets)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Hidden layers, then the linear output."""
+        """Applies the hidden layers, then the linear output layer."""
         out: Tensor = self.output(self.hidden(x))
         return out
 
@@ -152,7 +152,7 @@ def _is_whole(value: object) -> bool:
 
 
 def _count_terms(n_features: int, degree: int) -> int:
-    """Monomials of degree 1 to `degree`; counted no further than just above `MAX_TERMS`."""
+    """The number of monomials of degree 1 to `degree`; counting stops above `MAX_TERMS`."""
     count = 1
     for power in range(1, min(degree, MAX_TERMS + 1) + 1):
         count = count * (n_features + power) // power

@@ -1,4 +1,4 @@
-"""Scaling as a part of the module: fitted on training rows, kept in buffers, saved with the weights."""
+"""Feature scaling inside the module: fitted on training rows, stored in buffers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runback.errors import DataError
 class Scale(nn.Module):
     """`(x - offset) / scale`, column by column: `[n, n_features] -> [n, n_features]`.
 
-    A column that is constant in the training rows has scale 1: it becomes 0, not NaN.
+    The scale of a column that is constant in the training rows is 1, so that it maps to 0, not NaN.
     """
 
     offset: Tensor
@@ -32,28 +32,28 @@ class Scale(nn.Module):
         """Sets the buffers from training rows, computed in float64.
 
         Args:
-            x: `[n_train, n_features]`, training rows only.
+            x: `[n_train, n_features]`, the training rows.
             how: "standard" (mean and population standard deviation) or "minmax" (to [0, 1]).
 
         Raises:
-            DataError: a column spreads so far that its differences are no numbers of the dtype.
+            DataError: the range of a column overflows the buffers' dtype.
         """
         most = torch.finfo(self.scale.dtype).max
         for index, column in enumerate(x.detach().cpu().unbind(1)):  # one at a time: less memory
-            found = _offset_and_scale(column.double(), how, most)
-            if found is None:
+            offset_and_scale = _offset_and_scale(column.double(), how, most)
+            if offset_and_scale is None:
                 raise DataError(
-                    f"option normalize: feature column {index + 1} spreads too far to be scaled "
-                    f"in {str(self.scale.dtype).removeprefix('torch.')}; divide it by a constant"
+                    f"option normalize: the range of feature column {index + 1} is too large for "
+                    f"{str(self.scale.dtype).removeprefix('torch.')}; divide it by a constant"
                 )
-            self.offset[index], self.scale[index] = found
-        self.scale[self.scale == 0] = 1.0  # too small for the buffer's dtype
+            self.offset[index], self.scale[index] = offset_and_scale
+        self.scale[self.scale == 0] = 1.0  # underflow in the buffer's dtype
 
 
 def _offset_and_scale(column: Tensor, how: str, most: float) -> tuple[float, float] | None:
-    """A float64 column's offset and scale; None where its spread is more than `most`."""
+    """A float64 column's offset and scale; None if its range is larger than `most`."""
     low, high = (value.item() for value in column.aminmax())
-    if low == high:  # the mean of equal values can miss them by a rounding, and std is not quite 0
+    if low == high:  # mean and std of equal values have rounding errors
         return low, 1.0
     offset, scale = low, high - low
     if how == "standard":
@@ -62,7 +62,7 @@ def _offset_and_scale(column: Tensor, how: str, most: float) -> tuple[float, flo
 
 
 class Scaled(nn.Module):
-    """A module behind a `Scale`: takes raw feature columns, as every runback model does."""
+    """A module with a `Scale` in front of it; its input are raw feature columns."""
 
     def __init__(self, n_features: int, module: nn.Module) -> None:
         super().__init__()

@@ -1,13 +1,11 @@
-"""What `mlflow.pyfunc` loads: a folder with a model, served as a table-in, predictions-out function.
+"""The `mlflow.pyfunc` loader: serves a model folder as a function from tables to predictions.
 
-This module and all it imports travel with the model, so it works where runback is not installed.
+This module and its imports are stored with the model, so that it works without runback installed.
 It imports no mlflow.
 """
 
 from __future__ import annotations
 
-import functools
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +15,17 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from runback.data.table import frame_to_tensor
+from runback.columns.tensors import frame_to_tensor
 from runback.model.batched_forward import batched_forward
-from runback.model.spec import ModelSpec, load_module, load_spec
+from runback.model.integer_columns import accept_integer_columns
+from runback.model.spec import ModelSpec, load_built
+from runback.tasks import by_name
 
 
 class Predictor:
-    """A module with the columns it takes and gives."""
+    """A module with its spec, applied to frames."""
 
-    takes_any_number = True
+    accepts_integer_columns = True  # checked by `integer_columns`
 
     def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
         self.module, self.spec = module, spec
@@ -33,87 +33,49 @@ class Predictor:
     def predict(
         self, frame: pd.DataFrame, params: dict[str, Any] | None = None
     ) -> npt.NDArray[np.floating] | pd.DataFrame:
-        """Predictions for raw feature columns, found by name.
+        """Predictions for raw feature columns, selected by name.
 
         Args:
-            frame: at least the feature columns, in any order; any numeric dtype.
-            params: not used; mlflow passes it.
+            frame: at least the feature columns, in any order and numeric dtype.
+            params: unused; passed by mlflow.
 
         Returns:
-            `[n]` for one target (`mlflow.models.evaluate` needs it so), a DataFrame with a column
-            for each target otherwise.
+            `[n]` for one target, as `mlflow.models.evaluate` requires; otherwise a DataFrame with a
+            column for each target.
 
         Raises:
             DataError: a column is missing, or a cell is not a finite number.
         """
-        values = self.values(frame)
-        if len(self.spec.targets) == 1:
-            return values[:, 0]
-        return pd.DataFrame(values, columns=list(self.spec.targets), index=frame.index)
+        predicted = self.predict_frame(frame)
+        single = len(predicted.columns) == 1
+        return predicted.iloc[:, 0].to_numpy(copy=True) if single else predicted
 
-    def values(
+    def predict_frame(
         self, frame: pd.DataFrame, where: str = "table", first_row: int = 0
-    ) -> npt.NDArray[np.floating]:
-        """Predictions as `[n, n_targets]`.
+    ) -> pd.DataFrame:
+        """Predictions with a column for each target and the frame's index.
 
         Args:
             frame: as in `predict`.
-            where: the table's name in an error.
-            first_row: how many rows of the table came before, for the row number in an error.
+            where: the table's name in errors.
+            first_row: index of the frame's first row in the table, from 0, for errors.
         """
         x = frame_to_tensor(
             frame, self.spec.features, self.spec.torch_dtype, where, first=first_row
         )
-        return self.compute(x).numpy()
+        predicted = by_name(self.spec.task).decode(self.compute(x), self.spec.targets)
+        predicted.index = frame.index
+        return predicted
 
     def compute(self, x: Tensor) -> Tensor:
-        """The module on `[n, n_features]`, on the CPU; none at all for zero rows."""
+        """The module's output `[n, n_outputs]` on the CPU; n may be 0."""
         if not len(x):
-            return torch.empty((0, len(self.spec.targets)), dtype=self.spec.torch_dtype)
+            return torch.empty((0, self.spec.n_outputs), dtype=self.spec.torch_dtype)
         return batched_forward(self.module, x)
 
 
 def _load_pyfunc(data_path: str) -> Predictor:
-    """The entry point that mlflow calls (mlflow.pyfunc, `loader_module`)."""
-    folder = Path(data_path)
-    predictor = Predictor(load_module(folder), load_spec(folder))
-    _widen_integers()
-    return predictor
-
-
-def _widen_integers() -> None:
-    """Lets `PyFuncModel.predict` hand our models integer columns as float64.
-
-    MLflow refuses int64 for a `double` column (0 and 1 apart), and no signature takes both: `Any`
-    does, but then the model server refuses CSV. So for the models of this module, and for no other,
-    number columns are widened before MLflow looks at them; where mlflow is another than we know,
-    its own rule stays.
-    """
-    model_class = getattr(sys.modules.get("mlflow.pyfunc"), "PyFuncModel", None)
-    original = getattr(model_class, "predict", None)
-    if model_class is None or original is None or hasattr(original, "widens_for_runback"):
-        return
-
-    @functools.wraps(original)
-    def predict(self: Any, data: Any, params: dict[str, Any] | None = None) -> Any:
-        if hasattr(getattr(self, "_model_impl", None), "takes_any_number"):
-            data = _widened(data)
-        return original(self, data, params)
-
-    predict.widens_for_runback = True  # type: ignore[attr-defined]
-    model_class.predict = predict
-
-
-def _widened(data: Any) -> Any:
-    """A frame, or a dict of columns, with its number columns as float64; anything else as it is."""
-    if isinstance(data, dict) and not any(np.isscalar(value) for value in data.values()):
-        data = pd.DataFrame(data)
-    if not isinstance(data, pd.DataFrame):
-        return data
-    frame = data.infer_objects()
-    names = [n for n in frame.columns if len(frame) == 0 or _is_number(frame[n])]
-    return frame.astype(dict.fromkeys(names, "float64"))
-
-
-def _is_number(column: Any) -> bool:
-    return isinstance(column, pd.Series) and pd.api.types.is_numeric_dtype(column)
+    """The entry point of mlflow.pyfunc (`loader_module`)."""
+    built = load_built(Path(data_path))
+    accept_integer_columns()
+    return Predictor(built.module, built.spec)

@@ -1,7 +1,7 @@
-"""ModelSpec: the JSON from which a module is rebuilt, and the folder it travels in.
+"""ModelSpec, the JSON description of a module, and the model folder.
 
-A model folder holds `model.json` (this spec), `model_state_dict.pt` (weights, loaded with
-`weights_only=True`) and, for a user's own module, `source/` with the code that trained it.
+A model folder contains `model.json` (the spec), `model_state_dict.pt` (weights, loaded with
+`weights_only=True`) and, for a user-defined module, `source/` with its code.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from runback.config import TrainConfig
 from runback.errors import CheckpointError, ModelError, first_line
 from runback.model.builtin import BUILTIN
 from runback.model.scaling import Scaled
+from runback.tasks import by_name
 from runback.user_code import (
     UserClass,
     copy_sources,
@@ -40,18 +40,21 @@ SOURCE_FOLDER = "source"
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """What is needed, beside the weights, to rebuild a module.
+    """The description of a module, without its weights.
 
     Attributes:
+        task: name of a task (`runback.tasks`).
         model: a built-in name, `package.module:Class` or `file.py:Class`.
         model_args: keyword arguments of the class.
         features: the input columns, in order.
-        targets: the output columns, in order.
+        targets: the predicted columns, in order.
         normalize: none, standard or minmax.
         dtype: "float32" or "float64", of weights and input.
-        own_module: for a user's class, its importable name below `source/`; otherwise empty.
+        own_module: for a user-defined class, its importable name below `source/`; empty for a
+            built-in model and before `build_model`.
     """
 
+    task: str
     model: str
     model_args: dict[str, Any]
     features: tuple[str, ...]
@@ -62,26 +65,35 @@ class ModelSpec:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """`dtype` as torch names it."""
+        """`dtype` as a torch dtype."""
         return torch.float64 if self.dtype == "float64" else torch.float32
 
+    @property
+    def n_outputs(self) -> int:
+        """The width of the module's output.
+
+        Raises:
+            ModelError: no registered task has the name `task`.
+        """
+        return by_name(self.task).n_outputs(self.targets)
+
     def as_json(self) -> dict[str, Any]:
-        """The spec as JSON values, with the format's number."""
+        """The spec as JSON values, with the format version."""
         return {"format": FORMAT, **dataclasses.asdict(self)}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> ModelSpec:
-        """Reads what `as_json` wrote.
+        """Parses the output of `as_json`.
 
         Raises:
-            ModelError: another format, or an entry is missing or of another kind.
+            ModelError: another format version, or an entry is missing or invalid.
         """
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise ModelError(f"{SPEC_FILE}: not a model of format {FORMAT}")
-        for name, wanted in _ENTRIES.items():
+        for name, is_valid in _ENTRIES.items():
             if name not in stored:
                 raise ModelError(f"{SPEC_FILE}: the entry {name!r} is missing")
-            if not wanted(stored[name]):
+            if not is_valid(stored[name]):
                 raise ModelError(f"{SPEC_FILE}: the entry {name!r} is {stored[name]!r}")
         values = {name: stored[name] for name in _ENTRIES}
         lists = {name: tuple(values[name]) for name in ("features", "targets")}
@@ -97,6 +109,7 @@ def _is_names(value: Any) -> bool:
 
 
 _ENTRIES: dict[str, Callable[[Any], bool]] = {
+    "task": _is_text,
     "model": _is_text,
     "model_args": lambda value: isinstance(value, dict),
     "features": _is_names,
@@ -109,68 +122,50 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A module in train mode on the CPU, its spec, and the user's code it came from, if any."""
+    """A module, its spec, and its user-defined class, if any."""
 
     module: nn.Module
     spec: ModelSpec
-    own: UserClass | None
+    user_class: UserClass | None
 
 
-def dtype_of(precision: str) -> torch.dtype:
-    """The dtype of weights and data; bf16 is autocast over float32 weights."""
-    return torch.float64 if precision == "float64" else torch.float32
-
-
-def build_model(
-    config: TrainConfig,
-    features: tuple[str, ...],
-    targets: tuple[str, ...],
-    source: Path | None = None,
-) -> BuiltModel:
-    """Builds the untrained module that a configuration asks for.
+def build_model(spec: ModelSpec, source: Path | None = None) -> BuiltModel:
+    """Builds the untrained module of a spec, in train mode on the CPU.
 
     Args:
-        config: names the model and its arguments.
-        features: the input columns.
-        targets: the output columns.
-        source: a folder with a user's code that must be used instead of what is importable now.
+        spec: its `own_module` is ignored; the result's spec has the resolved one.
+        source: a folder with the user's code; None to import it from its usual location.
 
     Raises:
-        ModelError: unknown name, code that does not import, arguments that do not fit, or a
-            module without parameters.
+        ModelError: an unknown name, code that cannot be imported, invalid arguments, or a module
+            without parameters.
     """
-    own = _own_class(config.model, source)
-    spec = ModelSpec(
-        model=config.model,
-        model_args=config.model_args,
-        features=features,
-        targets=targets,
-        normalize=config.normalize,
-        dtype="float64" if config.precision == "float64" else "float32",
-        own_module=own.code.module if own else "",
-    )
-    module = _assemble(spec, own.cls if own else _builtin_class(config.model))
+    user_class = _user_class(spec.model, source)
+    spec = dataclasses.replace(spec, own_module=user_class.code.module if user_class else "")
+    module = _assemble(spec, user_class.cls if user_class else _builtin_class(spec.model))
     if not any(p.requires_grad for p in module.parameters()):
-        raise ModelError(f"option model: {config.model} has no parameter to train")
-    return BuiltModel(module, spec, own)
+        raise ModelError(f"option model: {spec.model} has no parameter to train")
+    return BuiltModel(module, spec, user_class)
 
 
 def check_output(module: nn.Module, features: Tensor, n_targets: int) -> None:
-    """Runs the module once in each mode on real rows, changing neither it nor any generator.
+    """Runs the module once in each mode; its state and all generators are restored.
 
     Raises:
-        ModelError: it fails on `[n, n_features]`, does not return `[n, n_targets]` in the dtype of
-            its input, or returns what no parameter can be trained by.
+        ModelError: forward fails on `[n, n_features]`, does not return `[n, n_targets]` in the
+            dtype of its input, or its output depends on no parameter.
     """
     module.eval()
     with torch.no_grad():
         _check_forward(module, features, n_targets)
-    before = copy.deepcopy(module.state_dict())  # after the first call, which fills lazy parameters
+    before = copy.deepcopy(
+        module.state_dict()
+    )  # after the first call, which materializes lazy ones
     module.train()
     output = _check_forward(module, features, n_targets)
     module.load_state_dict(before)
     if not output.requires_grad:
-        raise ModelError("option model: what forward returns depends on no parameter")
+        raise ModelError("option model: the output of forward depends on no parameter")
 
 
 def _check_forward(module: nn.Module, features: Tensor, n_targets: int) -> Tensor:
@@ -197,15 +192,15 @@ def save_model(folder: Path, built: BuiltModel, state_dict: dict[str, Tensor]) -
     torch.save(state_dict, folder / STATE_FILE)
     text = json.dumps(built.spec.as_json(), indent=2, sort_keys=True)
     (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
-    if built.own is not None:
-        copy_sources(built.own, folder / SOURCE_FOLDER)
+    if built.user_class is not None:
+        copy_sources(built.user_class, folder / SOURCE_FOLDER)
 
 
 def load_spec(folder: Path) -> ModelSpec:
     """Reads the spec of a model folder.
 
     Raises:
-        ModelError: no spec, or one that cannot be read.
+        ModelError: the spec is missing or invalid.
     """
     try:
         stored = json.loads((folder / SPEC_FILE).read_text(encoding="utf-8"))
@@ -215,7 +210,7 @@ def load_spec(folder: Path) -> ModelSpec:
 
 
 def load_module(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The module of a model folder, in eval mode, with its weights on `device`.
+    """The module of a model folder, in eval mode on `device`.
 
     Raises:
         ModelError, CheckpointError: as in `load_built`.
@@ -224,29 +219,29 @@ def load_module(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
 
 
 def load_built(folder: Path, device: str | torch.device = "cpu") -> BuiltModel:
-    """Rebuilds what `save_model` wrote: the module in eval mode, its spec, and the user's code.
+    """Loads a model folder written by `save_model`; the module is in eval mode on `device`.
 
-    A user's class is imported from the folder's own `source/`, whatever else is importable.
+    A user-defined class is always imported from the folder's `source/`.
 
     Raises:
-        ModelError: the spec or the code cannot be read, or the weights do not fit the module.
-        CheckpointError: the weights cannot be read, or would run code.
+        ModelError: the spec or the code is invalid, or the weights do not fit the module.
+        CheckpointError: the weights cannot be read, or are unsafe.
     """
     spec = load_spec(folder)
     weights = load_tensors(folder / STATE_FILE)
-    own = None
+    user_class = None
     if spec.own_module:
-        own = import_class(stored_code(folder / SOURCE_FOLDER, spec.own_module, spec.model))
-    module = _assemble(spec, own.cls if own else _builtin_class(spec.model))
+        user_class = import_class(stored_code(folder / SOURCE_FOLDER, spec.own_module, spec.model))
+    module = _assemble(spec, user_class.cls if user_class else _builtin_class(spec.model))
     load_weights(module, weights)
-    return BuiltModel(module.to(device).eval(), spec, own)
+    return BuiltModel(module.to(device).eval(), spec, user_class)
 
 
 def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
-    """`torch.load(weights_only=True)`: tensors and plain values only, nothing is executed.
+    """`torch.load(weights_only=True)`: tensors and plain values only.
 
     Raises:
-        CheckpointError: the file is missing, damaged, or holds anything else.
+        CheckpointError: the file is missing or damaged, or contains other objects.
     """
     try:
         return torch.load(path, map_location=device, weights_only=True)
@@ -259,21 +254,21 @@ def load_tensors(path: Path, device: str | torch.device = "cpu") -> Any:
 
 
 def load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
-    """Copies weights into a module after checking every leaf against it.
+    """Checks every entry of a state_dict against a module, then loads it.
 
     Raises:
-        ModelError: a leaf is missing, unexpected, or has another shape or dtype; it is named.
+        ModelError: an entry is missing, unexpected, or has another shape or dtype; it is named.
     """
     if not isinstance(state_dict, dict):
-        raise ModelError(f"weights do not fit: a {type(state_dict).__name__} is no state_dict")
-    own = module.state_dict()
-    for name in sorted(own.keys() ^ state_dict.keys(), key=str):
-        side = "the module has no" if name not in own else "the stored weights have no"
+        raise ModelError(f"weights do not fit: a {type(state_dict).__name__} is not a state_dict")
+    expected = module.state_dict()
+    for name in sorted(expected.keys() ^ state_dict.keys(), key=str):
+        side = "the module has no" if name not in expected else "the stored weights have no"
         raise ModelError(f"weights do not fit: {side} {name!r}")
     for name, tensor in state_dict.items():
-        if is_lazy(own[name]):  # takes its shape from what is loaded
+        if is_lazy(expected[name]):  # materialized by loading
             continue
-        have, want = _kind(tensor), _kind(own[name])
+        have, want = _kind(tensor), _kind(expected[name])
         if have != want:
             raise ModelError(
                 f"weights do not fit: {name!r} is stored as {have}, the module has {want}"
@@ -287,13 +282,13 @@ def _kind(value: Any) -> str:
     )
 
 
-def _own_class(model: str, source: Path | None) -> UserClass | None:
+def _user_class(model: str, source: Path | None) -> UserClass | None:
     if not is_user_defined(model):
         return None
     if source is None:
         return import_class(locate(model))
-    place = model.rpartition(":")[0]
-    module = Path(place).stem if place.endswith(".py") else place
+    location = model.rpartition(":")[0]
+    module = Path(location).stem if location.endswith(".py") else location
     return import_class(stored_code(source, module, model))
 
 
@@ -307,7 +302,7 @@ def _builtin_class(model: str) -> type[nn.Module]:
 
 
 def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
-    n_features, n_targets = len(spec.features), len(spec.targets)
+    n_features, n_targets = len(spec.features), spec.n_outputs
     _check_arguments(cls, spec, n_features, n_targets)
     try:
         module = cls(n_features, n_targets, **spec.model_args)

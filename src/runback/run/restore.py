@@ -1,21 +1,22 @@
-"""Finds a run's newest good checkpoint, here or among its artifacts, and continues from it."""
+"""Restores a run from its newest valid checkpoint, local or among its artifacts."""
 
 from __future__ import annotations
 
 import contextlib
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from runback.console.progress import say
-from runback.errors import CheckpointError, TrackingError
-from runback.model.spec import load_weights
+from runback.errors import CheckpointError, TrackingError, first_line
+from runback.seeding import restore_generators
+from runback.stateful import Position, Stateful
 from runback.storage.atomic import make_folder, remove_leftovers
 from runback.storage.checkpoints import (
     CheckpointKey,
     Manifest,
-    Position,
     checkpoint_name,
     load_checkpoint,
     local_positions,
@@ -25,121 +26,130 @@ from runback.storage.checkpoints import (
 from runback.storage.journal import Journal
 from runback.storage.paths import RunDir
 from runback.tracking.client import CourierClient
-from runback.training.setup import TrainingSetup
+from runback.tracking.messages import AdoptPoints, FetchArtifact, ListArtifacts
+from runback.tracking.record import Tags
+
+STATE_DICT = "_state_dict"
+GENERATORS = "generators"
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What a resumed training continues from.
+    """A restored checkpoint.
 
     Attributes:
         manifest: of the checkpoint.
-        uploaded: whether the run's artifacts have the checkpoint, as far as is known.
-        lr: the last learning rate that was recorded; None before the first.
+        uploaded: whether the checkpoint is among the run's artifacts; False if unknown.
+        values: its plain values.
     """
 
     manifest: Manifest
     uploaded: bool
-    lr: float | None
+    values: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class _Candidate:
-    """A checkpoint that may be resumed from; `remote` for the copy among the run's artifacts."""
+    """A checkpoint that may be restored; `remote` if it is the copy among the artifacts."""
 
     position: Position
     remote: bool
 
 
-def restore(work: TrainingSetup, folder: RunDir, desk: CourierClient) -> Restored | None:
-    """Loads the newest good checkpoint into `work.state`; None where the run has none.
+def restore(
+    folder: RunDir, key: CheckpointKey, kept: Mapping[str, Stateful], courier: CourierClient
+) -> Restored | None:
+    """Loads the newest valid checkpoint into the kept objects; None if there is none.
 
-    Damaged ones are skipped with a warning that names the file. Of two equally new ones the
-    local file is tried first. No more of them are read than need be.
+    Damaged checkpoints are skipped with a warning that names the file. Of two copies the local one
+    is tried first.
 
     Raises:
-        ModelError: the weights do not fit the module; the leaf is named.
+        UsageError: an object rejects its state, such as weights that do not fit the module.
     """
     remove_leftovers(folder.checkpoints)
-    owner = CheckpointKey(folder.run_id, work.config.identity())
-    remote = _remote_positions(folder, desk)
+    remote = _remote_positions(folder, courier)
     for candidate in _candidates(folder, remote):
         try:
-            manifest, state = _load(candidate, folder, desk, owner)
-            load_weights(work.state.model, state["model_state_dict"])
-            _continue(work, state, manifest)
+            manifest, state = _load(candidate, folder, courier, key)
+            values = _load_into(kept, state, manifest)
         except (CheckpointError, TrackingError) as error:
             say(f"warning: skipped {error}")
             continue
         finally:
             shutil.rmtree(folder.fetched, ignore_errors=True)
-        return Restored(manifest, candidate.position in remote, state.get("lr"))
+        return Restored(manifest, candidate.position in remote, values)
     return None
 
 
-def catch_up(folder: RunDir, tags: dict[str, str], desk: CourierClient) -> int:
-    """Takes over the run's published points where this machine's journal does not have them.
+def catch_up(folder: RunDir, tags: Tags, courier: CourierClient) -> int:
+    """Adds the run's published points to the local journal if they may be missing there.
 
-    That is so when the journal is new, or when the run has been resumed elsewhere since. It takes
-    time in proportion to the history, as MLflow gives out histories whole; a journal that wrote
-    the run's last points needs none of it.
+    That is the case if the journal is new, or if the run was resumed with another journal. It
+    downloads the whole metric history, as MLflow offers no filter.
 
     Returns:
-        The last epoch with a recorded cost.
+        The last epoch with recorded metrics.
     """
     with contextlib.closing(Journal(folder.journal)) as journal:
-        identity, last = journal.identity(), journal.last_step()
-    if last and tags.get("runback.journal", identity) == identity:
+        identity, last = journal.identity(), journal.reached()
+    if last and (tags.journal or identity) == identity:
         return last
-    desk.ask("adopt", run_id=folder.run_id)
+    courier.ask(AdoptPoints(folder.run_id))
     with contextlib.closing(Journal(folder.journal)) as journal:
-        return journal.last_step()
+        return journal.reached()
 
 
-def _remote_positions(folder: RunDir, desk: CourierClient) -> list[Position]:
+def _remote_positions(folder: RunDir, courier: CourierClient) -> list[Position]:
     try:
-        return positions(desk.ask("checkpoints", run_id=folder.run_id))
+        return positions(courier.ask(ListArtifacts(folder.run_id, "checkpoints")))
     except TrackingError as error:
-        say(f"warning: only the local checkpoints count: {error}")
+        say(f"warning: only local checkpoints are used: {error}")
         return []
 
 
 def _candidates(folder: RunDir, remote: list[Position]) -> list[_Candidate]:
-    found = [_Candidate(position, False) for position in local_positions(folder.checkpoints)]
-    found += [_Candidate(position, True) for position in remote]
-    return sorted(found, key=lambda c: (c.position, not c.remote), reverse=True)
+    candidates = [_Candidate(position, False) for position in local_positions(folder.checkpoints)]
+    candidates += [_Candidate(position, True) for position in remote]
+    return sorted(candidates, key=lambda c: (c.position, not c.remote), reverse=True)
 
 
 def _load(
-    candidate: _Candidate, folder: RunDir, desk: CourierClient, owner: CheckpointKey
+    candidate: _Candidate, folder: RunDir, courier: CourierClient, key: CheckpointKey
 ) -> tuple[Manifest, dict[str, Any]]:
     file = checkpoint_name(*candidate.position)
     if not candidate.remote:
-        return _read(folder.checkpoints, file, owner)
+        return _read(folder.checkpoints, file, key)
     for name in (manifest_name(file), file):
-        path = f"checkpoints/{name}"
-        desk.ask("fetch", run_id=folder.run_id, path=path, folder=str(folder.fetched))
-    manifest, state = _read(folder.fetched, file, owner)
-    _keep(folder.fetched, folder.checkpoints, manifest)
+        courier.ask(FetchArtifact(folder.run_id, f"checkpoints/{name}", str(folder.fetched)))
+    manifest, state = _read(folder.fetched, file, key)
+    _move(folder.fetched, folder.checkpoints, manifest)
     return manifest, state
 
 
-def _read(folder: Path, file: str, owner: CheckpointKey) -> tuple[Manifest, dict[str, Any]]:
+def _read(folder: Path, file: str, key: CheckpointKey) -> tuple[Manifest, dict[str, Any]]:
     manifest = Manifest.read(folder / manifest_name(file))
-    manifest.check_key(owner)
+    manifest.check_key(key)
     return manifest, load_checkpoint(folder, manifest)
 
 
-def _continue(work: TrainingSetup, state: dict[str, Any], manifest: Manifest) -> None:
+def _load_into(
+    kept: Mapping[str, Stateful], state: dict[str, Any], manifest: Manifest
+) -> dict[str, Any]:
+    """Restores each object and the generators; returns the other values."""
+    rest = dict(state)
     try:
-        work.state.load_state_dict(state)
+        for name, target in kept.items():
+            target.load_state_dict(rest.pop(name + STATE_DICT))
+        restore_generators(rest.pop(GENERATORS))
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        what = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise CheckpointError(f"{manifest.file}: not a whole training state ({what})") from error
+        cause = f"{type(error).__name__}: {first_line(error)}"
+        raise CheckpointError(f"{manifest.file}: incomplete training state ({cause})") from error
+    return rest
 
 
-def _keep(fetched: Path, folder: Path, manifest: Manifest) -> None:
-    """A fetched checkpoint becomes a local one: the file first, then its manifest."""
+def _move(fetched: Path, folder: Path, manifest: Manifest) -> None:
+    """Moves a downloaded checkpoint to the local ones: the file first, then its manifest."""
     make_folder(folder)
     for name in (manifest.file, manifest.manifest_file):
         (fetched / name).replace(folder / name)

@@ -1,110 +1,155 @@
-"""A run that is being trained: its folder, lock, journal, checkpoints and courier in one place."""
+"""Run: the lifecycle of an open run, from its creation to the record of its end."""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
-from runback.config import TrainConfig
 from runback.console.progress import say
-from runback.environment import versions
-from runback.errors import DivergedError, JournalError
-from runback.run.restore import Restored
-from runback.storage.atomic import make_folder, remove_leftovers, sha256_of, write_bytes
-from runback.storage.checkpoints import CheckpointKey, CheckpointWriter, Retention, write_checkpoint
+from runback.errors import Interrupted, JournalError, RunbackError
+from runback.run.anomalies import Anomalies
+from runback.run.checkpoints import Checkpointing, RunCheckpoints
+from runback.run.restore import GENERATORS, STATE_DICT, Restored, catch_up, restore
+from runback.run.signals import StopSignals
+from runback.seeding import generator_states
+from runback.stateful import Position, Stateful, snapshot
+from runback.storage import lease
+from runback.storage.atomic import make_folder, write_bytes
 from runback.storage.journal import Journal
-from runback.storage.paths import RunDir
+from runback.storage.lock import FileLock
+from runback.storage.paths import RunDir, pending_run_dir, require_home, run_dir
+from runback.tracking import tags
 from runback.tracking.client import CourierClient
-from runback.training.loop import EpochResult
-from runback.training.state import TrainState
-
-# Once determinism has broken, every later epoch differs as well.
-TOLD_MISMATCHES = 3
+from runback.tracking.messages import (
+    CreateRun,
+    FindRun,
+    ReopenRun,
+    RunDescription,
+    TakeOverRun,
+)
+from runback.tracking.record import EndStatus, RunRecord
 
 
 class Run:
-    """Writes down what a training does; nothing here waits for a server.
+    """The open run: first *held* (locked, nothing changed), then *live*, then ended.
 
-    Args:
-        folder: of the run; the caller holds its lock.
-        config: of the run.
-        desk: the courier, which carries the journal from `begin` on.
-        restored: where a resumed training continues.
+    A new run is held in a pending directory, so that the files needed to rebuild it are in its
+    outbox before its ID is visible. As a context manager it ends a live run as FAILED if an
+    exception leaves the block, or as KILLED if a signal was received, and releases the lock.
 
-    Raises:
-        CheckpointError, JournalError: the folder cannot be used.
+    Attributes:
+        folder: local files.
+        record: the run on the tracking server; None for a new one.
+        state: plain values stored in each checkpoint.
+        checkpointing: checkpoint settings; set before `restore` and before the run goes live.
     """
 
     def __init__(
         self,
         folder: RunDir,
-        config: TrainConfig,
-        desk: CourierClient,
-        restored: Restored | None = None,
+        lock: FileLock,
+        courier: CourierClient,
+        signals: StopSignals,
+        record: RunRecord | None = None,
     ) -> None:
-        self.folder, self.config, self.desk = folder, config, desk
-        make_folder(folder.checkpoints)
-        remove_leftovers(folder.checkpoints)
-        self.journal = Journal(folder.journal, tidy=False)
-        self._owner = CheckpointKey(folder.run_id, config.identity())
-        self._shelf = Retention(folder.checkpoints, self._owner, config.keep_checkpoints)
-        self._lr = restored.lr if restored else None
-        self._last_saved = restored.manifest.position if restored else (-1, -1)
-        self._versions = versions()
-        self._writer = CheckpointWriter(self._write)
-        self._told = 0
-        if restored and not restored.uploaded:  # killed between the manifest and the outbox
-            self._post_checkpoint(restored.manifest.file, restored.manifest.manifest_file)
+        self.folder, self.record = folder, record
+        self.state: dict[str, Any] = {}
+        self.checkpointing = Checkpointing()
+        self._lock, self._courier, self._signals = lock, courier, signals
+        self._kept: dict[str, Stateful] = {}
+        self._restored: Restored | None = None
+        self._open_journal: Journal | None = None
+        self._checkpoints: RunCheckpoints | None = None
+        self._anomalies: Anomalies | None = None
+        self._is_requested = self._is_ended = False
 
-    def begin(self) -> None:
-        """Lets the courier begin; the run is open, and its journal says so."""
-        self.desk.deliver(self.folder.run_id)
-
-    def epoch(self, result: EpochResult) -> None:
-        """Notes an epoch's metrics in memory, and writes them down when it is time."""
-        points = [("cost", result.cost)]
-        if result.val_cost is not None:
-            points.append(("val_cost", result.val_cost))
-        if result.lr != self._lr:
-            self._lr = result.lr
-            points.append(("lr", result.lr))
-        self.journal.record(points, result.epoch)
-        if self.journal.flush_if_due():
-            self.desk.watch()
-            self._tell_news()
-
-    def checkpoint(self, state: TrainState) -> None:
-        """Saves the state: the copy now, the writing on another thread.
+    @classmethod
+    def new(cls, courier: CourierClient, signals: StopSignals, run_id: str = "") -> Run:
+        """Holds a run to be created, or an existing one that awaits its training.
 
         Raises:
-            DivergedError: the weights are no longer finite; the last good checkpoint stays.
+            UsageError: RUNBACK_HOME is not writable.
+            RunHeldError: another process holds the run.
         """
-        place = (state.epoch, state.batch)
-        if place == self._last_saved:
-            return
-        if not state.is_finite():
-            raise DivergedError(
-                f"the weights are not finite after epoch {state.epoch}; try a smaller lr"
-            )
-        name = self.config.model
-        saved = {"model": name, "description": f"{name} checkpoint of epoch {state.epoch}"}
-        more = {"config": self.config.as_json(), "lr": self._lr}
-        self._writer.submit({**saved, **state.state_dict(), **more})
-        self._last_saved = place
+        require_home()
+        folder = run_dir(run_id) if run_id else pending_run_dir()
+        make_folder(folder.path)
+        return cls(folder, FileLock(folder.lock).acquire(f"run {run_id}"), courier, signals)
 
-    def wait(self) -> None:
-        """Returns when every checkpoint is on disk and in the outbox."""
-        self._writer.wait()
+    @classmethod
+    def hold(cls, courier: CourierClient, signals: StopSignals, run_id: str) -> Run:
+        """Holds an existing run to resume it.
+
+        Raises:
+            RunHeldError: another process holds it, here or on another machine.
+            RunNotFoundError: the run was deleted.
+        """
+        folder = run_dir(run_id)
+        lock = FileLock(folder.lock).acquire(f"run {run_id}")
+        try:
+            record = courier.ask(FindRun(run_id))  # read under the lock
+            record.require_active()
+            lease.require_free(record.tags.lease, f"run {run_id}")
+        except BaseException:
+            lock.release()
+            raise
+        return cls(folder, lock, courier, signals, record)
+
+    @property
+    def id(self) -> str:
+        """The run's ID; empty while it is pending."""
+        return "" if self.folder.is_pending else self.folder.run_id
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the run is RUNNING and this process trains it."""
+        return self._checkpoints is not None and not self._is_ended
+
+    @property
+    def journal(self) -> Journal:
+        """The run's journal, opened on first use.
+
+        Raises:
+            JournalError: the journal cannot be opened.
+        """
+        if self._open_journal is None:
+            self._open_journal = Journal(self.folder.journal, tidy=False)
+        return self._open_journal
+
+    # Held
+
+    def keep(self, **objects: Stateful) -> None:
+        """Adds named objects whose state is saved in each checkpoint and loaded by `restore`."""
+        self._kept.update(objects)
+
+    def restore(self) -> Position | None:
+        """Loads the newest valid checkpoint; returns its position, or None if there is none.
+
+        Raises:
+            UsageError: an object rejects its state.
+        """
+        key = self.checkpointing.key(self.folder)
+        self._restored = restore(self.folder, key, self._kept, self._courier)
+        if self._restored is None:
+            return None
+        self.state.update(self._restored.values)
+        return self._restored.manifest.position
+
+    def catch_up(self) -> int:
+        """Adds missing published points to the journal; returns the last step with metrics."""
+        assert self.record is not None
+        return catch_up(self.folder, self.record.tags, self._courier)
 
     def post_file(self, file: Path, artifact_path: str) -> None:
         """Adds a file of the run's folder to the outbox, with its digest."""
-        name = str(file.relative_to(self.folder.path))
-        self.journal.post(
-            "artifact", file=name, artifact_path=artifact_path, sha256=sha256_of(file)
-        )
+        self.journal.post_file(self.folder.path, file, artifact_path)
 
     def post_json(self, name: str, value: Any) -> None:
         """Adds a JSON artifact at the root of the run."""
@@ -113,71 +158,167 @@ class Run:
         write_bytes(file, (json.dumps(value, sort_keys=True) + "\n").encode())
         self.post_file(file, "")
 
-    def end(self, status: str, error: str = "", leave: Callable[[], bool] = lambda: False) -> bool:
-        """Notes how the training ended, and waits for the courier; says whether all has arrived.
+    # From held to live
 
-        Raises nothing of its own: what ended the training must not be hidden by what came after.
+    def create(self, description: RunDescription) -> None:
+        """Creates the run on the tracking server, or takes the existing one over.
+
+        Raises:
+            UsageError: the experiment in the environment does not exist or is deleted.
+            TrackingError: the server is unreachable or rejects the request; no run is left.
+        """
+        self.journal.flush(durable=True)
+        self._close_journal()  # the folder is renamed
+        self._is_requested = True
+        if self.folder.is_pending:
+            run_id = self._courier.ask(CreateRun(self.folder.mark, description))
+            self.folder = run_dir(run_id)
+        else:
+            self._courier.ask(TakeOverRun(self.id, description))
+        self._go_live()
+
+    def reopen(self, changes: dict[str, str]) -> None:
+        """Sets a resumed run to RUNNING again.
 
         Args:
-            status: FINISHED, KILLED or FAILED.
-            error: the reason, where it failed.
-            leave: asked while waiting; where it is true, the courier goes on alone.
-        """
-        self._writer.close()
-        try:
-            self._note_end(status, error)
-        except JournalError as failure:  # the courier is told as well
-            say(f"warning: the end is not in the journal: {failure}")
-        return self.desk.finish(status, error, leave)
+            changes: options changed by the resume, as text by name.
 
-    def _note_end(self, status: str, error: str) -> None:
+        Raises:
+            TrackingError: the server is unreachable or rejects the request.
+        """
+        new_tags = {tags.CHANGED + name: text for name, text in changes.items()}
+        new_tags |= {tags.LEASE: lease.lease(os.getpid()), tags.JOURNAL: self.journal.identity()}
+        self._courier.ask(ReopenRun(self.id, new_tags))
+        self._go_live()
+
+    def _go_live(self) -> None:
+        self._courier.attach(self.id)
+        restored = self._restored
+        position = restored.manifest.position if restored else None
+        self._anomalies = Anomalies(self.journal)
+        self._checkpoints = RunCheckpoints(self.folder, self.journal, self.checkpointing, position)
+        if restored and not restored.uploaded:  # killed before the upload was queued
+            self._checkpoints.post(restored.manifest.file, restored.manifest.manifest_file)
+
+    # Live
+
+    def log(self, *, step: int, **metrics: float) -> None:
+        """Records the metrics of a completed step in memory, and flushes the journal if due."""
+        self.journal.reach(step)  # first: no flush may contain points of a step not reached
+        self.journal.record(metrics.items(), step)
+        if self.journal.flush_if_due():
+            self._courier.restart_if_dead()
+            assert self._anomalies is not None
+            self._anomalies.report()
+
+    def should_advance(self) -> bool:
+        """Whether `advance` would save or stop now."""
+        return self._signals.should_checkpoint()
+
+    def advance(self, position: Position, *, due: bool = False) -> None:
+        """The safe point of a loop: saves if a checkpoint is due, stops if a signal was received.
+
+        Args:
+            position: of the loop and of the kept objects.
+            due: whether the loop requests a checkpoint.
+
+        Raises:
+            Interrupted: a signal was received; the checkpoint is on disk.
+            CheckpointError, JournalError: a checkpoint could not be written.
+        """
+        if due or self._signals.should_checkpoint():
+            self.checkpoint(position)
+        if self._signals.received:
+            self.wait()
+            raise Interrupted(self.id, self._signals.received)
+
+    def checkpoint(self, position: Position) -> None:
+        """Copies the state, and writes it on a background thread.
+
+        Raises:
+            CheckpointError, JournalError: an earlier one could not be written.
+        """
+        assert self._checkpoints is not None
+        if not self._checkpoints.is_saved(position):
+            kept = {name + STATE_DICT: snapshot(target) for name, target in self._kept.items()}
+            at = {"epoch": position.epoch, "batch": position.batch}
+            state = {**self.state, **kept, **at, GENERATORS: generator_states()}
+            self._checkpoints.submit(position, state)
+        self._signals.checkpointed()
+
+    def wait(self) -> None:
+        """Blocks until every checkpoint is on disk and in the outbox."""
+        assert self._checkpoints is not None
+        self._checkpoints.wait()
+
+    # The end
+
+    def finish(self) -> bool:
+        """Ends the run as FINISHED; returns whether everything was delivered."""
+        self._signals.defer()
+        return self._end("FINISHED", leave=lambda: self._signals.received != 0)
+
+    def _end_early(self, error: BaseException) -> None:
+        """Ends the run as KILLED if a signal was received (it may have killed a loader worker, too),
+        else as FAILED.
+
+        Raises:
+            Interrupted: a signal was received.
+        """
+        self._signals.defer()
+        before = self._signals.received
+        is_failure = isinstance(error, RunbackError) and not isinstance(error, Interrupted)
+        if before and not is_failure:
+            self._end("KILLED")
+            raise Interrupted(self.id, before) from None
+        message = f"{type(error).__name__}: {error}"
+        self._end("FAILED", message, leave=lambda: self._signals.received != before)
+
+    def _end(
+        self, status: EndStatus, error: str = "", leave: Callable[[], bool] = lambda: False
+    ) -> bool:
+        """Records the final status and waits for the courier; returns whether all was delivered.
+
+        Raises nothing, so that the error that ended the training is not hidden.
+        """
+        assert self._checkpoints is not None
+        self._is_ended = True
+        self._checkpoints.close()
+        try:
+            self._record_end(status, error)
+        except JournalError as failure:  # the courier receives the status in a message, too
+            say(f"warning: the final status is not in the journal: {failure}")
+        return self._courier.finish(self.id, status, error, leave)
+
+    def _record_end(self, status: EndStatus, error: str) -> None:
+        assert self._anomalies is not None
         self.journal.flush()
-        self._tell_news()
+        self._anomalies.report()
         ended_ms = time.time_ns() // 1_000_000
         self.journal.set_facts({"ended_ms": ended_ms, "status": [status, error]})
         self.journal.flush(durable=True)
-        self.journal.close()
+        self._close_journal()
 
-    def _write(self, state: dict[str, Any]) -> None:
-        """On the writer's thread: metrics durable first, then the file, its manifest, the outbox."""
-        self.journal.flush(durable=True)
-        manifest = write_checkpoint(self.folder.checkpoints, state, self._owner, self._versions)
-        self._post_checkpoint(manifest.file, manifest.manifest_file)
-        self._shelf.add(manifest, self._post_deletion)
+    def _close_journal(self) -> None:
+        if self._open_journal is not None:
+            self._open_journal.close()
+            self._open_journal = None
 
-    def _post_deletion(self, name: str) -> None:
-        self.journal.post("delete", path=f"checkpoints/{name}")
+    def __enter__(self) -> Run:
+        return self
 
-    def _post_checkpoint(self, *names: str) -> None:
-        for name in names:
-            self.post_file(self.folder.checkpoints / name, "checkpoints")
-
-    def _tell_news(self) -> None:
-        """Says and tags what flushes have found: values that differ, or are no numbers."""
-        self._tell_non_finite()
-        self._tell_mismatches()
-
-    def _tell_non_finite(self) -> None:
-        """Once a run: MLflow keeps NaN, but shows an infinity as the largest number."""
-        point = self.journal.non_finite
-        if point is None or self.journal.fact("non_finite") is not None:
-            return
-        text = f"{point.key} of epoch {point.step} is {point.value}"
-        say(f"{text}; MLflow shows infinities as +-1.797e308")
-        self.journal.post("tags", tags={"runback.non_finite": text})
-        self.journal.set_fact("non_finite", text)
-
-    def _tell_mismatches(self) -> None:
-        """Says and tags that re-trained values differ from those recorded; the first few in full."""
-        found = self.journal.mismatches
-        if len(found) == self._told:
-            return
-        texts = [
-            f"{m.key} of epoch {m.step} was {m.recorded!r} and is {m.retrained!r} when trained again"
-            for m in found[:TOLD_MISMATCHES]
-        ]
-        for text in texts[self._told :]:
-            say(f"determinism broke: {text}; the recorded value stays")
-        more = f"; {len(found)} values in all" if len(found) > len(texts) else ""
-        self.journal.post("tags", tags={"runback.mismatch": "; ".join(texts) + more})
-        self._told = len(found)
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if error is not None and self.is_live:
+                self._end_early(error)
+        finally:
+            with contextlib.suppress(JournalError):
+                self._close_journal()
+            self._lock.release()
+            if self.folder.is_pending and not self._is_requested:
+                shutil.rmtree(self.folder.path, ignore_errors=True)

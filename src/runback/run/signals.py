@@ -1,4 +1,4 @@
-"""When to stop or pause: a signal, a vanished parent, or minutes since the last checkpoint."""
+"""Reasons to stop or save: a signal, the exit of the parent, or the age of the last checkpoint."""
 
 from __future__ import annotations
 
@@ -12,63 +12,68 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from runback.errors import Interrupted
+from runback.processes import PARENT_PID
 
-LOOK_SECONDS = 0.1
-# Remembered when the process begins: `mlflow run` may be gone before the training begins.
-PARENT = os.getppid()
+CHECK_SECONDS = 0.1
 
 
 class StopSignals:
-    """Watches for reasons to stop or to pause, at the price of one clock reading a batch.
+    """Handles signals and decides when to checkpoint; costs one clock reading per batch.
 
-    A first SIGINT, SIGTERM or SIGHUP raises `Interrupted` where it finds the main thread, except
-    inside `deferred`, where it is noted for the loop. A second SIGINT ends the process at once; a
-    SIGTERM after a SIGINT, as `mlflow run` sends it, does not count. Under `mlflow run`, which does
-    not forward signals, the death of the parent process counts as SIGTERM.
+    The first SIGINT, SIGTERM or SIGHUP raises `Interrupted` in the main thread; inside `deferred` it
+    is recorded for the loop instead. A second SIGINT ends the process at once. A SIGTERM after a
+    SIGINT, as sent by `mlflow run`, is ignored. `mlflow run` does not forward signals; under it, the
+    exit of the parent process counts as SIGTERM.
 
     Args:
-        notify: called once, from the signal handler, when a signal arrives.
+        notify: called once, from the signal handler, at the first signal.
+
+    Attributes:
+        received: the number of the first signal; 0 if there is none.
     """
 
     def __init__(self, notify: Callable[[], None]) -> None:
-        self.signal = 0
+        self.received = 0
         self._notify = notify
-        self._parent = PARENT if os.environ.get("MLFLOW_RUN_ID") else 0
-        self._patient = False
+        self._parent = PARENT_PID if os.environ.get("MLFLOW_RUN_ID") else 0
+        self._deferred = False
         self._interrupts = 0
-        self._next_look = 0.0
+        self._next_check = 0.0
         self._seconds, self._saved = float("inf"), time.monotonic()
         self._old: dict[int, Any] = {}
 
     @contextmanager
     def deferred(self, minutes: float = 0.0) -> Iterator[None]:
-        """Signals inside are noted, not raised; a noted one is raised at the end.
+        """Records signals inside the block; `should_checkpoint` reports them.
 
         Args:
-            minutes: between checkpoints, for `due`; 0 for no limit.
+            minutes: between checkpoints, for `should_checkpoint`; 0 for no limit.
+
+        Raises:
+            Interrupted: at the end of the block, if a signal was received.
         """
         self._seconds = minutes * 60 if minutes else float("inf")
-        self._patient = True
+        self._deferred = True
         yield
-        self._patient = False
-        if self.signal:
-            raise Interrupted("", self.signal)
+        self._deferred = False
+        if self.received:
+            raise Interrupted("", self.received)
 
     def defer(self) -> None:
-        """From here on signals are only noted: the end is being told, and stays what it is."""
-        self._patient = True
+        """Defer signals from here on: the final status is being written."""
+        self._deferred = True
 
-    def due(self) -> bool:
-        """Whether to save now: something wants an end, or the last checkpoint is too old."""
+    def should_checkpoint(self) -> bool:
+        """Whether to save now: a signal was received, or the last checkpoint is too old."""
         now = time.monotonic()
-        if now >= self._next_look:
-            self._next_look = now + LOOK_SECONDS
+        if now >= self._next_check:
+            self._next_check = now + CHECK_SECONDS
             if self._parent and os.getppid() != self._parent:
                 self._receive(signal.SIGTERM)
-        return self.signal != 0 or now - self._saved >= self._seconds
+        return self.received != 0 or now - self._saved >= self._seconds
 
-    def saved(self) -> None:
-        """A checkpoint has just been taken."""
+    def checkpointed(self) -> None:
+        """Resets the age of the last checkpoint."""
         self._saved = time.monotonic()
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
@@ -78,11 +83,11 @@ class StopSignals:
         self._receive(number)
 
     def _receive(self, number: int) -> None:
-        if self.signal:
+        if self.received:
             return
-        self.signal = number
+        self.received = number
         self._notify()
-        if not self._patient:
+        if not self._deferred:
             raise Interrupted("", number)
 
     def __enter__(self) -> StopSignals:

@@ -1,1 +1,1 @@
-"""Atomic files, checkpoints, the journal, the lock; knows nothing of MLflow."""
+"""Local storage of a run: atomic files, checkpoints, the journal, the locks."""

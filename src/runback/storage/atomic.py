@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut."""
+"""Atomic file writes that survive a power loss."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from typing import IO
 from runback.errors import CheckpointError, StorageError
 
 _TEMPORARY = ".tmp"
-# No room: on the disk, in the quota, or under the process's own file size limit.
+# Errors for a full disk, an exhausted quota, and the process's file size limit.
 _FULL = {
     errno.ENOSPC: "no space left on the disk",
-    errno.EDQUOT: "the disk quota is used up on the disk",
+    errno.EDQUOT: "the disk quota is exceeded on the disk",
     errno.EFBIG: "the file size limit (ulimit -f) is reached on the disk",
 }
-# torch's zip writer hides the system's error behind a RuntimeError that names its own source file.
+# torch's zip writer replaces the OSError by a RuntimeError with one of these words.
 _TORCH_WRITER = ("PytorchStreamWriter", "inline_container")
-_LITTLE = 1 << 20
+_FULL_BYTES = 1 << 20  # less free space counts as a full disk
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
-    """Writes a file by temp file in the same folder, fsync, rename, fsync of the folder.
+    """Writes a file: temporary file in the same folder, fsync, rename, fsync of the folder.
 
-    The old file, if any, survives every failure (Pillai et al., OSDI 2014, on why each step).
+    An existing file survives every failure (the steps follow Pillai et al., OSDI 2014).
 
     Raises:
-        CheckpointError: the disk is full, or the file cannot be written; what is full is named.
+        CheckpointError: the file cannot be written; a full disk is named.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{_TEMPORARY}")
     try:
@@ -42,20 +42,20 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise CheckpointError(f"{path} cannot be written: {reason(error, path)}") from error
-    finally:  # also where `write` itself refuses, or is interrupted
+    finally:  # also if `write` fails or is interrupted
         temporary.unlink(missing_ok=True)
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """`write_atomically` for bytes that are at hand."""
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """`write_atomically` for content in memory."""
     write_atomically(path, lambda file: _write_all(file, content))
 
 
 def make_folder(path: Path) -> None:
-    """Makes a folder and its parents, so that they too survive a power cut.
+    """Creates a folder and its parents; they survive a power loss.
 
     Raises:
-        CheckpointError: it cannot be made.
+        CheckpointError: the folder cannot be created.
     """
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
@@ -63,17 +63,17 @@ def make_folder(path: Path) -> None:
         for folder in missing:
             sync_folder(folder.parent)
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be made: {reason(error, path)}") from error
+        raise CheckpointError(f"{path} cannot be created: {reason(error, path)}") from error
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temp files of writes that never ended; the caller holds the run's lock."""
+    """Deletes the temporary files of interrupted writes; the caller holds the run's lock."""
     for file in folder.glob(f".*{_TEMPORARY}"):
         file.unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Makes a rename in a folder survive a power cut."""
+    """Syncs a folder to disk, so that a rename in it survives a power loss."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -89,10 +89,10 @@ def sha256_of(path: Path) -> str:
 
 @contextmanager
 def naming_a_full_disk(folder: Path) -> Iterator[None]:
-    """Turns the many shapes of a full disk into one sentence that says what is full.
+    """Converts the errors of a full disk to one `StorageError`; other errors pass through.
 
     Raises:
-        StorageError: a write inside the block found no room; other errors pass unchanged.
+        StorageError: a write inside the block failed because the disk is full.
     """
     try:
         yield
@@ -103,22 +103,23 @@ def naming_a_full_disk(folder: Path) -> Iterator[None]:
 
 
 def reason(error: Exception, path: Path) -> str:
-    """Why a write failed, in words; where torch hid it, by a look at the disk."""
+    """Why a write failed; if torch hid the cause, the free space decides."""
     if isinstance(error, OSError) and error.errno not in _FULL:
         return str(error.strerror or error)
     if not _is_full(error, path):
         return str(error).splitlines()[0]
     number = error.errno if isinstance(error, OSError) else errno.ENOSPC
-    return f"{_FULL[number or errno.ENOSPC]} that holds {path.parent}; free some and resume the run"
+    problem = _FULL[number or errno.ENOSPC]
+    return f"{problem} that holds {path.parent}; free some space and resume the run"
 
 
 def _is_full(error: Exception, path: Path) -> bool:
     if isinstance(error, OSError):
         return error.errno in _FULL
     free = os.statvfs(next(folder for folder in path.parents if folder.exists()))
-    hidden = any(word in str(error) for word in _TORCH_WRITER)
-    return hidden and free.f_bavail * free.f_frsize < _LITTLE
+    from_torch = any(word in str(error) for word in _TORCH_WRITER)
+    return from_torch and free.f_bavail * free.f_frsize < _FULL_BYTES
 
 
-def _write_all(file: IO[bytes], content: bytes) -> None:
+def _write_all(file: IO[bytes], content: bytes | memoryview) -> None:
     file.write(content)

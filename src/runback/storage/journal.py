@@ -1,8 +1,8 @@
-"""The journal: one SQLite file per run that holds every fact on its way to MLflow.
+"""The journal: one SQLite file per run with everything to be delivered to MLflow.
 
-Metrics are unique by (key, step) and keep the timestamp of their first recording, so that a point
-sent twice is the same point. Everything else (artifacts, tags, the model) is an ordered outbox.
-The loop appends to memory; a flush by time, and before each checkpoint, writes it down.
+Metrics are unique by (key, step) and keep the timestamp of the first recording, so that sending a
+point twice has no effect. Artifacts, tags and the model are entries of an ordered outbox. The loop
+appends to memory; a flush, periodically and before each checkpoint, writes to the file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from runback.errors import JournalError
+from runback.storage.atomic import sha256_of
 
 FLUSH_SECONDS = 0.05
 
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WIT
 CREATE TABLE IF NOT EXISTS metrics (
     id INTEGER PRIMARY KEY,
     key TEXT NOT NULL, step INTEGER NOT NULL,
-    value REAL,                     -- NULL is NaN, which SQLite cannot store
+    value,                          -- NULL is NaN; a REAL column would turn -0.0 into 0.0
     timestamp INTEGER NOT NULL,     -- ms since the epoch, of the first recording
     UNIQUE (key, step)
 );
@@ -48,6 +49,10 @@ _REPLACE = (
     "DO UPDATE SET value = excluded.value, timestamp = excluded.timestamp"
 )
 _SET_FACT = "INSERT OR REPLACE INTO facts VALUES (?, ?)"
+_RAISE_FACT = (
+    "INSERT INTO facts VALUES (?, ?) ON CONFLICT (key) "
+    "DO UPDATE SET value = max(CAST(value AS INTEGER), CAST(excluded.value AS INTEGER))"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +76,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A point that was trained again and came out differently: determinism broke."""
+    """A point whose retrained value differs from the recorded one."""
 
     key: str
     step: int
@@ -80,21 +85,19 @@ class Mismatch:
 
 
 class Journal:
-    """A run's journal, for its one writer or for the courier.
-
-    Safe to use from several threads.
+    """A run's journal, used by the training process and by the courier. Thread-safe.
 
     Args:
-        path: of the file, made where there is none.
-        tidy: whether this process may copy the write-ahead log back into the file, which takes an
-            fsync; the loop leaves that to the courier.
+        path: of the file, created if missing.
+        tidy: whether this process may checkpoint SQLite's write-ahead log, which takes an fsync;
+            the loop leaves that to the courier.
 
     Attributes:
-        mismatches: values that were trained again and came out differently, as found by flushes.
-        non_finite: the first NaN or infinity that a flush has met; None while there is none.
+        mismatches: retrained values that differ from the recorded ones, found by flushes.
+        non_finite: the first NaN or infinity found by a flush; None if there is none.
 
     Raises:
-        JournalError: by every method: the file is no journal, is damaged, or the disk is full.
+        JournalError: from every method: the file is not a journal, is damaged, or the disk is full.
     """
 
     def __init__(self, path: Path, *, tidy: bool = True) -> None:
@@ -105,19 +108,31 @@ class Journal:
         self.mismatches: list[Mismatch] = []
         self.non_finite: Point | None = None
         self._db = self._opened(tidy)
-        self._retrained_until = self.last_step()
+        self._reached = self._written = self._retrained_until = int(self.fact("reached", 0))
 
     # What the training process writes
 
+    def reach(self, step: int) -> None:
+        """Marks a step as completed, in memory; the next flush writes it.
+
+        Call it before `record`, so that no flush contains points of a step that is not reached. A
+        step below the largest one so far has no effect.
+        """
+        self._reached = max(self._reached, step)
+
+    def reached(self) -> int:
+        """The largest completed step, trained or adopted; 0 before the first."""
+        return self._reached
+
     def record(self, values: Iterable[tuple[str, float]], step: int) -> None:
-        """Notes metric values of a step in memory; a flush writes them down."""
+        """Adds metric values of a step, in memory; the next flush writes them."""
         now = time.time_ns() // 1_000_000
         self._pending.extend([(key, step, value, now) for key, value in values])
 
     def flush_if_due(self) -> bool:
-        """Flushes when `FLUSH_SECONDS` have passed since the last flush; says whether it did.
+        """Flushes if `FLUSH_SECONDS` have passed since the last flush; returns whether it did.
 
-        Returns at once while another thread is writing: the next call will do.
+        Returns False at once while another thread is writing.
         """
         if time.monotonic() - self._flushed < FLUSH_SECONDS or self._lock.locked():
             return False
@@ -125,13 +140,13 @@ class Journal:
         return True
 
     def flush(self, *, durable: bool = False) -> None:
-        """Writes down what is in memory: safe from a crash, and with `durable` from a power cut."""
+        """Writes the pending values: safe from a crash and, if `durable`, from a power loss."""
         with self._database() as db:
-            # The list stays the same object, and what is written leaves it afterwards: another
-            # thread may append meanwhile, and a failure or a signal in between loses nothing.
+            # Written values are removed from the same list afterwards: another thread may append
+            # meanwhile, and a failure or a signal in between loses nothing.
             pending = self._pending[:]
             self._flushed = time.monotonic()
-            if pending or durable:
+            if pending or durable or self._reached > self._written:
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 self._insert(pending)
             del self._pending[: len(pending)]
@@ -143,27 +158,32 @@ class Journal:
         with self._database() as db:
             db.execute("INSERT INTO outbox (kind, payload) VALUES (?, ?)", (kind, text))
 
+    def post_file(self, root: Path, file: Path, artifact_path: str) -> None:
+        """Adds a file below the run's folder `root` to the outbox, with its digest."""
+        name, digest = str(file.relative_to(root)), sha256_of(file)
+        self.post("artifact", file=name, artifact_path=artifact_path, sha256=digest)
+
     def set_fact(self, key: str, value: Any) -> None:
-        """Stores a JSON value under a key, replacing what was there."""
+        """Stores a JSON value under a key, replacing the previous one."""
         self.set_facts({key: value})
 
     def set_facts(self, facts: dict[str, Any]) -> None:
-        """Stores several facts, all or none."""
+        """Stores several facts in one transaction."""
         rows = [(key, json.dumps(value)) for key, value in facts.items()]
         with self._transaction() as db:
             db.executemany(_SET_FACT, rows)
 
     def fact(self, key: str, default: Any = None) -> Any:
-        """The value stored under a key."""
+        """The value stored under a key, or `default`."""
         with self._database() as db:
             row = db.execute("SELECT value FROM facts WHERE key = ?", (key,)).fetchone()
         return default if row is None else json.loads(row[0])
 
     def adopt(self, points: Iterable[Point]) -> None:
-        """Takes over points that are already published, as recorded and acknowledged.
+        """Adds published points as recorded and acknowledged; raises `reached` to their last step.
 
-        Where the journal holds another value or timestamp for one, the published one counts; other
-        points that wait here go on waiting.
+        A published value or timestamp replaces a different local one; other undelivered points
+        stay undelivered.
         """
         published = [(p.key, p.step, _stored(p.value), p.timestamp) for p in points]
         with self._transaction() as db:
@@ -175,23 +195,20 @@ class Journal:
             db.executemany(_REPLACE, published)
             db.execute(_SET_FACT, ("acknowledged", str(self._last_id())))
             db.executemany(_INSERT, waiting)
-            self._retrained_until = self._last_step()
+            self.reach(max((step for _, step, _, _ in published), default=0))
+            db.execute(_RAISE_FACT, ("reached", str(self._reached)))
+        self._retrained_until = self._written = self._reached
 
     def identity(self) -> str:
-        """This file's own name, made once: it tells which machine's journal wrote a run last."""
+        """A unique ID of this file, which identifies the journal that wrote a run last."""
         if self.fact("identity") is None:
             self.set_fact("identity", uuid.uuid4().hex)
         return str(self.fact("identity"))
 
-    def last_step(self) -> int:
-        """The last epoch with a recorded cost; 0 before the first."""
-        with self._database():
-            return self._last_step()
-
     # What the courier reads and acknowledges
 
     def undelivered_metrics(self, limit: int) -> tuple[list[Point], int]:
-        """The oldest points that no server has acknowledged, and the ID to acknowledge them with."""
+        """The oldest unacknowledged points, and the ID for `acknowledge_metrics`."""
         with self._database() as db:
             rows = db.execute(
                 "SELECT key, step, value, timestamp, id FROM metrics WHERE id > ? ORDER BY id LIMIT ?",
@@ -200,14 +217,14 @@ class Journal:
         return [_point(row[:4]) for row in rows], rows[-1][4] if rows else 0
 
     def sync(self) -> None:
-        """Makes everything that was read or written here survive a power cut.
+        """Syncs everything read or written so far to disk.
 
-        Takes none of SQLite's locks, unlike a durable flush: the loop's flushes need not wait. The
-        log may be opened and closed beside SQLite, which keeps its locks in the other two files.
+        Unlike a durable flush it takes no SQLite lock, so the loop's flushes do not wait. Opening
+        and closing the write-ahead log is safe: SQLite locks the other two files.
         """
         try:
             handle = os.open(f"{self.path}-wal", os.O_RDONLY)
-        except FileNotFoundError:  # all of it is in the file itself, which was synced then
+        except FileNotFoundError:  # the log was checkpointed, which syncs the file
             return
         try:
             os.fsync(handle)
@@ -215,7 +232,7 @@ class Journal:
             os.close(handle)
 
     def acknowledge_metrics(self, last_id: int) -> None:
-        """Notes that all points up to an ID have arrived."""
+        """Marks all points up to an ID as delivered."""
         self.set_fact("acknowledged", last_id)
 
     def next_item(self) -> Item | None:
@@ -227,7 +244,7 @@ class Journal:
         return None if row is None else Item(row[0], row[1], json.loads(row[2]))
 
     def settle(self, item: Item, refused: str = "") -> None:
-        """Notes that an entry has arrived, or why it was refused for good."""
+        """Marks an entry as delivered, or as refused with the reason."""
         state = "refused" if refused else "delivered"
         with self._database() as db:
             db.execute(
@@ -235,18 +252,18 @@ class Journal:
             )
 
     def refusals(self) -> list[str]:
-        """Why entries were refused for good, the oldest first."""
+        """The reasons of refused entries, the oldest first."""
         with self._database() as db:
             rows = db.execute("SELECT reason FROM outbox WHERE state = 'refused' ORDER BY id")
             return [row[0] for row in rows]
 
     def retry_refused(self) -> None:
-        """Lets refused entries wait for delivery once more."""
+        """Sets refused entries to waiting again."""
         with self._database() as db:
             db.execute("UPDATE outbox SET state = 'waiting' WHERE state = 'refused'")
 
     def is_superseded(self, item: Item) -> bool:
-        """Whether a later entry sends the same file again, or deletes what this one would send."""
+        """Whether a later entry sends the same file again, or deletes its artifact."""
         file, folder = item.payload["file"], item.payload["artifact_path"]
         path = f"{folder}/{Path(file).name}" if folder else Path(file).name
         with self._database() as db:
@@ -259,7 +276,7 @@ class Journal:
         return row is not None
 
     def waiting(self) -> dict[str, int]:
-        """How much has not arrived: metric points, outbox entries, and entries refused for good."""
+        """The undelivered counts: `metrics` (points), `items` (outbox entries), `refused`."""
         with self._database() as db:
             points = db.execute(
                 "SELECT count(*) FROM metrics WHERE id > ?", (self._acknowledged(),)
@@ -301,7 +318,7 @@ class Journal:
             with self._lock:
                 self._db.close()
 
-    # Inside; where `_db` is used directly, the caller holds the lock
+    # Internal; methods that use `_db` directly require the lock
 
     def _opened(self, tidy: bool) -> sqlite3.Connection:
         try:
@@ -335,14 +352,17 @@ class Journal:
         rows = [(key, step, _stored(value), ms) for key, step, value, ms in pending]
         again = [point for point in pending if point[1] <= self._retrained_until]
         with _atomically(self._db):
-            found = [self._compared(key, step, value) for key, step, value, _ in again]
+            reached = self._reached
+            self._db.execute(_RAISE_FACT, ("reached", str(reached)))
+            compared = [self._compared(key, step, value) for key, step, value, _ in again]
             self._db.executemany(_INSERT, rows)
             # A commit that changes nothing would not be synced to the disk.
             self._db.execute(_SET_FACT, ("flushed", str(time.time())))
-        self.mismatches += [mismatch for mismatch in found if mismatch is not None]
+        self._written = reached
+        self.mismatches += [mismatch for mismatch in compared if mismatch is not None]
         if self.non_finite is None:
-            odd = (point for point in pending if not math.isfinite(point[2]))
-            self.non_finite = next((Point(*point) for point in odd), None)
+            non_finite = (point for point in pending if not math.isfinite(point[2]))
+            self.non_finite = next((Point(*point) for point in non_finite), None)
 
     def _compared(self, key: str, step: int, value: float) -> Mismatch | None:
         row = self._db.execute(
@@ -356,10 +376,6 @@ class Journal:
         row = self._db.execute("SELECT value FROM facts WHERE key = 'acknowledged'").fetchone()
         return 0 if row is None else int(row[0])
 
-    def _last_step(self) -> int:
-        row = self._db.execute("SELECT max(step) FROM metrics WHERE key = 'cost'").fetchone()
-        return row[0] or 0
-
     def _last_id(self) -> int:
         row = self._db.execute("SELECT max(id) FROM metrics").fetchone()
         return row[0] or 0
@@ -372,7 +388,7 @@ def _atomically(db: sqlite3.Connection) -> Iterator[None]:
         yield
         db.execute("COMMIT")
     except BaseException:
-        if db.in_transaction:  # a full disk has rolled back by itself
+        if db.in_transaction:  # SQLite rolls back by itself on a full disk
             db.execute("ROLLBACK")
         raise
 

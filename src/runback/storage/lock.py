@@ -1,8 +1,7 @@
-"""A lock that the kernel gives back when its holder dies, however it dies."""
+"""An exclusive file lock that the kernel releases when its process exits."""
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import socket
@@ -11,92 +10,80 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import filelock
+
 from runback.errors import RunHeldError, UsageError
 
-# `sync` takes a run's lock for a moment, to be sure that nobody trains.
-PATIENCE_SECONDS = 1.0
-_LOOK_SECONDS = 0.02
+# `sync` takes a run's lock briefly to check that no process trains it.
+WAIT_SECONDS = 1.0
+_POLL_SECONDS = 0.02
 
 
 class FileLock:
-    """`flock` on a file, with the holder's name inside for the message to the second comer.
+    """`flock` (by the `filelock` library) on a file that also contains the holder's name.
 
-    flock ties the lock to the open file: it is gone when the process is, also after SIGKILL, and
-    two holders in one process exclude each other. Children made by fork close their copy, so that
-    a loader worker that outlives its parent by a moment does not hold the run.
+    The lock belongs to the open file: it ends with the process, also after SIGKILL, stays with a
+    renamed file, and excludes other locks on the path within the process. Forked children do not
+    inherit it. It is released when the object is deleted. File systems without `flock` are not
+    supported: a soft lock can outlive its holder.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._handle: int | None = None
+        self._flock = filelock.UnixFileLock(
+            path,
+            thread_local=False,
+            poll_interval=_POLL_SECONDS,
+            fallback_to_soft=False,
+            on_acquired=_write_holder,
+        )
 
     def try_acquire(self) -> bool:
-        """Takes the lock if it is free.
+        """Takes the lock if it is free; returns False otherwise, also if this object holds it.
 
         Raises:
-            UsageError: the file cannot be made there.
+            UsageError: the file cannot be created or locked.
         """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-        except OSError as error:
-            raise UsageError(f"{self.path} cannot be made: {error.strerror}") from None
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(handle)
-            return False
-        self._handle = handle
-        _HELD.add(self)
-        self._sign(handle)
-        return True
+        return self.wait(0.0)
 
-    def acquire(self, what: str, patience: float = PATIENCE_SECONDS) -> FileLock:
-        """Takes the lock, waiting a moment for one who only looked.
+    def acquire(self, what: str, seconds: float = WAIT_SECONDS) -> FileLock:
+        """Takes the lock, waiting at most `seconds`.
 
         Raises:
-            RunHeldError: another process has it; the message says which.
+            RunHeldError: another process holds it; the message names the process.
+            UsageError: the file cannot be created or locked.
         """
-        if not self.wait(patience):
+        if not self.wait(seconds):
             raise RunHeldError(f"{what} is held by {self.holder()}; wait for it to end, or stop it")
         return self
 
     def wait(self, seconds: float) -> bool:
-        """Takes the lock as soon as it is free; False if it is not within `seconds`."""
-        deadline = time.monotonic() + seconds
-        while not self.try_acquire():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(_LOOK_SECONDS)
+        """Takes the lock as soon as it is free; returns False if it is not within `seconds`.
+
+        Raises:
+            UsageError: the file cannot be created or locked.
+        """
+        if self._flock.is_locked:
+            return False
+        try:
+            self._flock.acquire(timeout=seconds)
+        except filelock.Timeout:  # a subclass of OSError
+            return False
+        except OSError as error:
+            raise UsageError(f"{self.path} cannot be locked: {error.strerror}") from None
         return True
 
     def release(self) -> None:
-        """Gives the lock back; harmless when it is not held."""
-        self._forget()
-        _HELD.discard(self)
+        """Releases the lock; no effect if it is not held."""
+        self._flock.release(force=True)
 
     def holder(self) -> str:
-        """The holder in words, as it wrote itself into the file."""
+        """The holder's process, host and start time, as written in the file."""
         try:
-            who: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
-            return f"process {who['pid']} on {who['host']}, since {who['since']}"
+            holder: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8"))
+            return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
         except (OSError, ValueError, KeyError):
             return "another process"
-
-    def _sign(self, handle: int) -> None:
-        """Writes the holder's name; on a full disk the lock is held without one."""
-        since = time.strftime("%Y-%m-%d %H:%M:%S")
-        me = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-        try:
-            os.ftruncate(handle, 0)
-            os.pwrite(handle, json.dumps(me).encode(), 0)
-        except OSError:
-            return
-
-    def _forget(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
 
     def __enter__(self) -> FileLock:
         return self
@@ -110,12 +97,12 @@ class FileLock:
         self.release()
 
 
-_HELD: set[FileLock] = set()
-
-
-def _forget_all() -> None:
-    for lock in list(_HELD):
-        lock._forget()
-
-
-os.register_at_fork(after_in_child=_forget_all)
+def _write_holder(file: int) -> None:
+    """Writes the holder to the file; skipped on a full disk."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    try:
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(holder).encode(), 0)
+    except OSError:
+        return

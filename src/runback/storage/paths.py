@@ -1,40 +1,59 @@
-"""Where a run's local files lie: `RUNBACK_HOME` (default .runback)/<run_id>/."""
+"""The local files of a run: `RUNBACK_HOME` (default .runback)/<run_id>/.
+
+Until the tracking server has assigned an ID, they are in a *pending* directory, `new-<mark>`.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from runback.errors import UsageError
+from runback.errors import StorageError, UsageError
+from runback.storage.atomic import reason, sync_folder
+
+_PENDING = re.compile(r"new-([0-9a-f]{32})")
 
 
 @dataclass(frozen=True)
 class RunDir:
-    """The local files of one run: a cache of what the run holds, and the outbox of what it lacks."""
+    """The local files of one run: a cache of its artifacts, and the outbox."""
 
     path: Path
 
     @property
     def run_id(self) -> str:
-        """The run's ID, which is the folder's name."""
+        """The run's ID, which is the folder's name; invalid for a pending run."""
         return self.path.name
 
     @property
+    def is_pending(self) -> bool:
+        """Whether the run has no ID yet."""
+        return _PENDING.fullmatch(self.path.name) is not None
+
+    @property
+    def mark(self) -> str:
+        """The unique mark of a pending run, 32 hexadecimal digits; empty for a run with an ID."""
+        match = _PENDING.fullmatch(self.path.name)
+        return match[1] if match else ""
+
+    @property
     def journal(self) -> Path:
-        """The SQLite file with everything to deliver."""
+        """The SQLite file of `storage.journal`."""
         return self.path / "journal.db"
 
     @property
     def lock(self) -> Path:
-        """Held by the process that trains."""
+        """Locked by the training process."""
         return self.path / "lock"
 
     @property
     def courier_lock(self) -> Path:
-        """Held by the process that delivers."""
+        """Locked by the delivering process."""
         return self.path / "courier.lock"
 
     @property
@@ -44,7 +63,7 @@ class RunDir:
 
     @property
     def fetched(self) -> Path:
-        """Checkpoints on their way here from the run's artifacts, not yet verified."""
+        """Checkpoints downloaded from the run's artifacts, not yet verified."""
         return self.path / "fetched"
 
     @property
@@ -54,7 +73,7 @@ class RunDir:
 
     @property
     def source(self) -> Path:
-        """The code of a user's own module, as it was when the run began."""
+        """The source files of a user-defined module, copied when the run began."""
         return self.path / "source"
 
     @property
@@ -69,10 +88,10 @@ def home() -> Path:
 
 
 def require_home() -> None:
-    """Makes the root of all run folders, before a run is made that would need it.
+    """Creates the root of all run folders.
 
     Raises:
-        UsageError: nothing can be written there.
+        UsageError: it is not writable.
     """
     try:
         home().mkdir(parents=True, exist_ok=True)
@@ -83,17 +102,57 @@ def require_home() -> None:
 
 
 def run_dir(run_id: str) -> RunDir:
-    """The folder of a run; created on use, not here.
+    """The folder of a run; it is not created here.
 
     Raises:
-        UsageError: an ID that is no plain name, and so might point out of the home folder.
+        UsageError: an invalid ID: a path, or the name of a pending directory.
     """
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", run_id):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", run_id) or _PENDING.fullmatch(run_id):
         raise UsageError(f"{run_id!r} is not a run ID")
     return RunDir(home() / run_id)
 
 
+def pending_run_dir(mark: str = "") -> RunDir:
+    """The folder of a pending run, with the given mark or a new one; it is not created here."""
+    return RunDir(home() / f"new-{mark or uuid.uuid4().hex}")
+
+
+def settle(pending: RunDir, run_id: str) -> RunDir:
+    """Renames a pending run's folder to its run ID; locks in it stay held.
+
+    The journal must be closed: SQLite opens its auxiliary files by path.
+
+    Raises:
+        StorageError: the folder cannot be renamed, or the run already has a journal here.
+        UsageError: an invalid run ID.
+    """
+    final = run_dir(run_id)
+    if final.journal.exists():
+        raise StorageError(f"{final.path} cannot be created: it already contains a journal")
+    try:
+        pending.path.rename(final.path)
+        sync_folder(final.path.parent)
+    except OSError as error:
+        raise StorageError(
+            f"{pending.path} cannot be renamed to {final.path}: {reason(error, final.path)}"
+        ) from error
+    return final
+
+
 def known_run_dirs() -> list[RunDir]:
-    """The runs that have a journal here, oldest first."""
-    journals = sorted(home().glob("*/journal.db"), key=lambda file: file.stat().st_mtime)
-    return [RunDir(file.parent) for file in journals]
+    """The runs with an ID that have a journal here, oldest first."""
+    return [run for run in _with_journal() if not run.is_pending]
+
+
+def pending_run_dirs() -> list[RunDir]:
+    """The runs without an ID that have a journal here, oldest first."""
+    return [run for run in _with_journal() if run.is_pending]
+
+
+def _with_journal() -> list[RunDir]:
+    """Oldest first by the journal's modification time; folders renamed meanwhile are skipped."""
+    modified: dict[RunDir, float] = {}
+    for file in home().glob("*/journal.db"):
+        with contextlib.suppress(FileNotFoundError):
+            modified[RunDir(file.parent)] = file.stat().st_mtime
+    return sorted(modified, key=lambda run: modified[run])

@@ -1,11 +1,11 @@
-"""The only place that imports mlflow: runs, the courier (journal -> MLflow), the registry.
+"""Tracking with MLflow: runs, the courier (journal -> MLflow), the registry.
 
-`desk` is the exception that makes the rule useful: the training process talks through it to the
-courier, a process of its own, and never imports mlflow itself.
+Only this package imports mlflow. The training process does not: it uses `client`, which sends
+messages to the courier, a separate process.
 """
 
-# What mlflow is told in processes that are ours alone: quiet, and quick to say no, since retrying
-# is the courier's own work. Users' settings win.
+# MLflow settings in runback's processes: no log output, and no retries, as the courier retries
+# itself. Values set by users take precedence.
 QUIET = {
     "MLFLOW_LOGGING_LEVEL": "WARNING",
     "MLFLOW_DISABLE_TELEMETRY": "true",

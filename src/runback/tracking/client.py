@@ -1,12 +1,11 @@
-"""The training process's side of the courier: starts it, asks it, and waits for it at the end.
+"""The client of the courier in the training process: starts it, sends messages, waits for replies.
 
-Imports no mlflow: while torch is imported here, mlflow is imported there, on another core.
+Imports neither mlflow nor torch: the courier imports mlflow while this process imports torch.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import select
 import subprocess
@@ -15,146 +14,199 @@ import time
 import weakref
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Generic, TypeVar
 
-import runback.errors
 from runback.errors import RunbackError, TrackingError
-from runback.run.signals import PARENT
+from runback.processes import PARENT_PID
 from runback.tracking import QUIET
+from runback.tracking.messages import (
+    AttachRun,
+    FailRun,
+    FinishRun,
+    Message,
+    Question,
+    Reply,
+    SignalReceived,
+    answer_of,
+    read_reply,
+    write_message,
+)
+from runback.tracking.record import EndStatus
 from runback.tracking.timeouts import connect_seconds, drain_seconds
 
-WATCH_SECONDS = 1.0
-LONGEST_WATCH_SECONDS = 60.0
-LOOK_SECONDS = 0.25
+A = TypeVar("A")
+CHECK_SECONDS = 1.0
+LONGEST_CHECK_SECONDS = 60.0
+POLL_SECONDS = 0.25
 LAST_COURIERS = 3
 
 
+class PendingAnswer(Generic[A]):
+    """The future answer to a question."""
+
+    def __init__(self, client: CourierClient, number: int, question: Question[A]) -> None:
+        self._client, self._number, self._question = client, number, question
+
+    def get(self) -> A:
+        """Waits for the answer.
+
+        Raises:
+            RunbackError: the courier's error, in its own type.
+        """
+        return answer_of(self._question, self._client._reply_to(self._number))
+
+
 class CourierClient:
-    """A courier process and the pipe to it; a context manager that never leaves it behind.
+    """A courier process and the pipe to it; as a context manager it waits for the courier's exit.
 
     Raises:
-        ConfigError: an environment variable of ours does not hold a number of seconds.
+        ConfigError: RUNBACK_CONNECT_SECONDS or RUNBACK_DRAIN_SECONDS is not a number of seconds.
     """
 
     def __init__(self) -> None:
-        connect_seconds(), drain_seconds()  # refused here, and not by the courier hours later
+        connect_seconds(), drain_seconds()  # validated before the training, not hours later
         self._courier = _start()
-        self._delivering = ""
-        self._next_watch = 0.0
-        self._restart_seconds = WATCH_SECONDS
+        self._numbers = 0
+        self._replies: dict[int, Reply] = {}
+        self._buffer = b""
+        self._is_sending = self._signal_waits = False
+        self._attached: list[str] = []
+        self._next_check = 0.0
+        self._restart_seconds = CHECK_SECONDS
         self._left = False
-        _DESKS.add(self)
+        _CLIENTS.add(self)
 
-    def ask(self, op: str, **args: Any) -> Any:
-        """Asks the courier something and returns its answer.
+    def ask(self, question: Question[A]) -> A:
+        """Sends a question and waits for the answer.
 
         Raises:
-            RunbackError: the error that answered, of its own kind.
+            RunbackError: the courier's error, in its own type.
         """
-        return self.asked(op, **args)()
+        return self.send(question).get()
 
-    def asked(self, op: str, **args: Any) -> Callable[[], Any]:
-        """Asks, and returns what waits for the answer: `ask` for those who have work meanwhile."""
-        self._send({"op": op, "args": args})
-        return self._answer
+    def send(self, question: Question[A]) -> PendingAnswer[A]:
+        """Sends a question without waiting for the answer."""
+        return PendingAnswer(self, self._send(question), question)
 
-    def _answer(self) -> Any:
-        assert self._courier.stdout is not None
-        line = self._courier.stdout.readline()
-        if not line:
-            raise TrackingError("the courier process ended unexpectedly; its message is above")
-        reply = json.loads(line)
-        if "error" in reply:
-            kind = getattr(runback.errors, reply["kind"], RunbackError)
-            raise kind(reply["error"])
-        return reply["answer"]
+    def attach(self, run_id: str) -> None:
+        """Starts the delivery of a run's journal; a restarted courier continues it."""
+        self._attached.append(run_id)
+        self._send(AttachRun(run_id))
 
-    def deliver(self, run_id: str) -> None:
-        """Lets the courier carry a run's journal from now on; no more questions after this."""
-        self._delivering = run_id
-        self._send({"op": "deliver", "run_id": run_id})
+    def report_signal(self) -> None:
+        """Reports a signal to the courier; safe inside a signal handler."""
+        if self._is_sending:  # the signal has interrupted another message
+            self._signal_waits = True
+        else:
+            self._send(SignalReceived())
 
-    def interrupted(self) -> None:
-        """Tells the courier of a signal; safe inside a signal handler."""
-        self._send({"op": "interrupted"})
-
-    def ended(self, status: str, error: str) -> None:
-        """Tells the courier how the training ended, which the journal says too if it can."""
-        self._send({"op": "ended", "status": [status, error]})
-
-    def watch(self) -> None:
-        """Starts a new courier where the old one was killed; called by the loop now and then."""
+    def restart_if_dead(self) -> None:
+        """Starts a new courier if the old one was killed; called periodically by the loop."""
         now = time.monotonic()
-        if now < self._next_watch:
+        if now < self._next_check:
             return
-        self._next_watch = now + WATCH_SECONDS
-        if self._delivering and self._courier.poll() is not None:
+        self._next_check = now + CHECK_SECONDS
+        if self._attached and self._courier.poll() is not None:
             self._restart()
-            # One that dies at once, whyever, must not take the training's processor.
-            self._next_watch = now + self._restart_seconds
-            self._restart_seconds = min(2 * self._restart_seconds, LONGEST_WATCH_SECONDS)
+            # A courier that exits at once must not take CPU time from the training.
+            self._next_check = now + self._restart_seconds
+            self._restart_seconds = min(2 * self._restart_seconds, LONGEST_CHECK_SECONDS)
 
-    def finish(self, status: str, error: str, leave: Callable[[], bool]) -> bool:
-        """Tells the end, waits for the courier, and says whether everything arrived.
+    def finish(self, run_id: str, status: EndStatus, error: str, leave: Callable[[], bool]) -> bool:
+        """Reports the end of a run and waits for its delivery; returns whether it is complete.
 
         Args:
+            run_id: of the run.
             status: of the run.
-            error: the reason, where it failed.
-            leave: asked now and then; where it is true, the courier is left to itself.
+            error: the reason of a failure.
+            leave: polled; if it returns True, the courier continues without being waited for.
         """
+        question = FinishRun(run_id, status, error)
         for _ in range(LAST_COURIERS):
-            self.ended(status, error)
-            self._hang_up()
-            if self._has_left(leave):
+            number = self._send(question)
+            if not self._wait_for(number, leave):
+                self._left = True
                 return False
-            assert self._courier.stdout is not None
-            line = self._courier.stdout.readline()
-            if line:
-                last = json.loads(line)
-                self._left = last["stays"]
-                return bool(last["delivered"])
-            self._restart()  # it was killed, before or after it was told the end
+            with contextlib.suppress(TrackingError):
+                delivered = PendingAnswer(self, number, question).get()
+                self._left = self._left or delivered.courier_stays
+                return delivered.complete
+            self._restart()  # it was killed, before or after it received the message
         return False
 
-    def _has_left(self, leave: Callable[[], bool]) -> bool:
-        """Waits for the courier's last word, or its death; True if `leave` came first."""
+    def fail_launch(self, error: str) -> None:
+        """Ends the run in MLFLOW_RUN_ID, if set, as FAILED with an error.
+
+        `mlflow run` sets the status by the exit code; other launchers may not.
+        """
+        if launch := os.environ.get("MLFLOW_RUN_ID"):
+            with contextlib.suppress(TrackingError):  # must not hide the user's mistake
+                self.ask(FailRun(launch, error))
+
+    def _reply_to(self, number: int) -> Reply:
+        while number not in self._replies:
+            line = self._read_line()
+            if not line:
+                raise TrackingError("the courier process exited unexpectedly; its error is above")
+            reply = read_reply(line)
+            self._replies[reply.number] = reply
+        return self._replies.pop(number)
+
+    def _wait_for(self, number: int, leave: Callable[[], bool]) -> bool:
+        """Waits for a reply or for the courier's exit; returns False if `leave` returns True."""
         assert self._courier.stdout is not None
-        while not self._left and not select.select([self._courier.stdout], [], [], LOOK_SECONDS)[0]:
-            self._left = leave()
-        return self._left
+        while number not in self._replies and b"\n" not in self._buffer:
+            if select.select([self._courier.stdout], [], [], POLL_SECONDS)[0]:
+                return True
+            if leave():
+                return False
+        return True
+
+    def _read_line(self) -> bytes:
+        """A line from the courier; empty if it has exited."""
+        assert self._courier.stdout is not None
+        while b"\n" not in self._buffer:
+            block = os.read(self._courier.stdout.fileno(), 65_536)
+            if not block:
+                return b""
+            self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
 
     def _restart(self) -> None:
         self._close()
+        self._buffer = b""
         self._courier = _start()
-        self.deliver(self._delivering)
+        for run_id in self._attached:
+            self._send(AttachRun(run_id))
 
-    def _send(self, message: dict[str, Any]) -> None:
+    def _send(self, message: Message) -> int:
         assert self._courier.stdin is not None
-        # A dead courier is noticed by `watch`, and by who waits for an answer.
+        self._numbers += 1
+        number, line = self._numbers, write_message(self._numbers, message)
+        self._is_sending = True
+        # A dead courier is detected by `restart_if_dead` and `_read_line`.
         with contextlib.suppress(BrokenPipeError, ValueError):
-            os.write(self._courier.stdin.fileno(), json.dumps(message).encode() + b"\n")
+            while line:
+                line = line[os.write(self._courier.stdin.fileno(), line) :]
+        self._is_sending = False
+        if self._signal_waits:
+            self._signal_waits = False
+            self._send(SignalReceived())
+        return number
 
-    def _hang_up(self) -> None:
+    def _close_stdin(self) -> None:
         if self._courier.stdin is not None and not self._courier.stdin.closed:
             with contextlib.suppress(OSError):
                 self._courier.stdin.close()
 
     def _close(self) -> None:
-        self._hang_up()
+        self._close_stdin()
         if self._courier.stdout is not None:
             self._courier.stdout.close()
 
     def __enter__(self) -> CourierClient:
         return self
-
-    def fail_launch(self, message: str) -> None:
-        """Tells the run that MLFLOW_RUN_ID names, where there is one, why it gets no training.
-
-        `mlflow run` sets its status by our exit code; whoever else made it may not.
-        """
-        if launch := os.environ.get("MLFLOW_RUN_ID"):
-            with contextlib.suppress(TrackingError):  # the user's mistake is the news
-                self.ask("fail", run_id=launch, message=message)
 
     def __exit__(
         self,
@@ -162,39 +214,39 @@ class CourierClient:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._hang_up()
+        self._close_stdin()
         if not self._left:
-            # A run that was opened but never trained is put right meanwhile, if that can be.
-            limit = None if self._delivering else connect_seconds()
+            # The courier may still have to end a run that was created but not trained.
+            limit = None if self._attached else connect_seconds()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._courier.wait(limit)
         self._close()
-        _DESKS.discard(self)
+        _CLIENTS.discard(self)
 
 
-def fail_launch(message: str) -> None:
-    """`CourierClient.fail_launch` where no courier has been started; needs none without a run."""
+def fail_launch(error: str) -> None:
+    """`CourierClient.fail_launch` with a new courier, which is started only if MLFLOW_RUN_ID is set."""
     if os.environ.get("MLFLOW_RUN_ID"):
-        with contextlib.suppress(RunbackError), CourierClient() as desk:
-            desk.fail_launch(message)
+        with contextlib.suppress(RunbackError), CourierClient() as client:
+            client.fail_launch(error)
 
 
-_DESKS: weakref.WeakSet[CourierClient] = weakref.WeakSet()
+_CLIENTS: weakref.WeakSet[CourierClient] = weakref.WeakSet()
 
 
-def _hang_up_all() -> None:
-    """In a child made by fork: the courier must see the end of its own training process."""
-    for desk in list(_DESKS):
-        desk._hang_up()
+def _close_all_stdin() -> None:
+    """Runs in forked children: an inherited pipe would hide the training process's exit."""
+    for client in list(_CLIENTS):
+        client._close_stdin()
 
 
-os.register_at_fork(after_in_child=_hang_up_all)
+os.register_at_fork(after_in_child=_close_all_stdin)
 
 
 def _start() -> subprocess.Popen[bytes]:
-    """A courier in a session of its own: Ctrl-C in the terminal does not reach it."""
+    """Starts a courier in a new session, so that Ctrl-C in the terminal does not reach it."""
     return subprocess.Popen(
-        [sys.executable, "-m", "runback.tracking.courier", str(PARENT)],
+        [sys.executable, "-m", "runback.tracking.courier", str(PARENT_PID)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         bufsize=0,

@@ -1,4 +1,4 @@
-"""The connection to MLflow: settings, initialisation under a lock, errors mapped at the boundary."""
+"""The connection to MLflow: clients, URIs, timeouts and error mapping."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from runback.storage.lock import FileLock
 from runback.tracking.timeouts import connect_seconds
 
 INIT_SECONDS = 120.0
-# The server understood and will never say yes; anything else may pass with time.
+# Error codes for which a retry cannot succeed.
 _PERMANENT = {
     "INVALID_PARAMETER_VALUE",
     "RESOURCE_DOES_NOT_EXIST",
@@ -32,17 +32,18 @@ _PERMANENT = {
     "NOT_IMPLEMENTED",
 }
 _DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
-_CAUSE = re.compile(r"\(Caused by (.*)\)")  # what urllib3 says last is what was the matter
+_CAUSE = re.compile(r"\(Caused by (.*)\)")  # in messages of urllib3
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 T = TypeVar("T")
 
 
 def connect(uri: str | None = None) -> MlflowClient:
-    """A client of the tracking server that `uri`, MLFLOW_TRACKING_URI or MLflow's default names.
+    """A client of a tracking server, after a successful request; `uri` defaults to MLflow's.
 
     Raises:
-        UsageError: MLflow knows no store of that kind.
-        TrackingError: it does not answer within `RUNBACK_CONNECT_SECONDS`, or refuses.
+        UsageError: MLflow does not support the URI.
+        TrackingError: the server does not respond within `RUNBACK_CONNECT_SECONDS`, or rejects the
+            request.
     """
     client = client_of(uri)
     shown = without_secrets(mlflow.get_tracking_uri())
@@ -56,9 +57,9 @@ def connect(uri: str | None = None) -> MlflowClient:
         except TimeoutError:
             raise TrackingError(_unreachable(shown, limit, error)) from None
         except Exception as failure:  # SQLAlchemy's errors as well as MLflow's
-            error = first_line(failure)
+            error = describe_error(failure)
             if is_refusal(failure):
-                raise TrackingError(f"tracking server {shown} refuses: {error}") from failure
+                raise TrackingError(f"tracking server {shown} refused: {error}") from failure
         if deadline - time.monotonic() <= delay:
             raise TrackingError(_unreachable(shown, limit, error))
         time.sleep(delay)
@@ -66,10 +67,10 @@ def connect(uri: str | None = None) -> MlflowClient:
 
 
 def client_of(uri: str | None = None) -> MlflowClient:
-    """A client that has not asked its server anything yet; a local database is made if need be.
+    """A client without a connection check; a local database is created if missing.
 
     Raises:
-        UsageError: MLflow knows no store of that kind.
+        UsageError: MLflow does not support the URI.
         TrackingError: the local database cannot be opened.
     """
     if uri is not None:
@@ -85,35 +86,35 @@ def client_of(uri: str | None = None) -> MlflowClient:
         raise TrackingError(_unreachable(shown, connect_seconds(), "")) from None
     except MlflowException as error:
         raise UsageError(
-            f"MLFLOW_TRACKING_URI {without_secrets(uri)!r}: {first_line(error)}"
+            f"MLFLOW_TRACKING_URI {without_secrets(uri)!r}: {describe_error(error)}"
         ) from error
 
 
 def is_permanent(error: Exception) -> bool:
-    """Whether sending the same again can never succeed."""
+    """Whether a retry of the request cannot succeed."""
     return isinstance(error, MlflowException) and error.error_code in _PERMANENT
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the server has understood and said no: for good, or to this user."""
+    """Whether the server rejected the request: permanently, or for this user."""
     denied = isinstance(error, MlflowException) and error.error_code in _DENIED
     return denied or is_permanent(error)
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error's message, or the cause it names; never a password."""
+def describe_error(error: Exception) -> str:
+    """The first line of an error's message, or its cause; without passwords."""
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     cause = _CAUSE.search(text)
     return without_secrets(cause[1] if cause else text)[:200]
 
 
 def without_secrets(text: str) -> str:
-    """A text without the `user:password@` of the URIs in it."""
+    """Removes `user:password@` from the URIs in a text."""
     return _USER_INFO.sub("", text)
 
 
-def place_of(uri: str) -> str:
-    """A tracking URI as the journal keeps it: absolute, and without a user, password or query."""
+def public_uri(uri: str) -> str:
+    """A tracking URI as stored in the journal: absolute, without user, password or query."""
     database = _sqlite_file(uri)
     if database is not None:
         return f"sqlite:///{database.absolute()}"
@@ -122,35 +123,35 @@ def place_of(uri: str) -> str:
     return without_secrets(uri).partition("?")[0]
 
 
-def uri_of(place: str | None) -> str:
-    """The tracking URI for a place that a journal names, with the secrets that the environment has.
+def full_uri(stored: str | None) -> str:
+    """The tracking URI for a URI from `public_uri`, with the secrets in MLFLOW_TRACKING_URI.
 
     Raises:
-        TrackingError: it is a database with a password, and MLFLOW_TRACKING_URI is not it.
+        TrackingError: it is another database server than MLFLOW_TRACKING_URI.
     """
-    here = mlflow.get_tracking_uri()
-    if place is None or place == place_of(here):
-        return str(here)
-    if urlsplit(place).scheme in ("sqlite", "file", "http", "https", "databricks"):
-        return place
-    raise TrackingError(f"set MLFLOW_TRACKING_URI to {place}, with the user and password it needs")
+    current = mlflow.get_tracking_uri()
+    if stored is None or stored == public_uri(current):
+        return str(current)
+    if urlsplit(stored).scheme in ("sqlite", "file", "http", "https", "databricks"):
+        return stored
+    raise TrackingError(f"set MLFLOW_TRACKING_URI to {stored} with its user and password")
 
 
-def asked(what: str, call: Callable[[], T]) -> T:
-    """The answer of a call to the server.
+def request(what: str, call: Callable[[], T]) -> T:
+    """Calls the server and converts its errors.
 
     Raises:
-        TrackingError: the server is away or refuses, in one sentence.
+        TrackingError: the server is unreachable or rejects the request.
     """
     try:
         return call()
     except MlflowException as error:
-        raise TrackingError(f"{what}: {first_line(error)}") from error
+        raise TrackingError(f"{what}: {describe_error(error)}") from error
 
 
 @contextmanager
 def http_settings(**settings: str) -> Iterator[None]:
-    """MLflow's HTTP settings for a while; it reads them from the environment at each request."""
+    """Sets MLflow's HTTP settings inside the block; MLflow reads them at each request."""
     names = {f"MLFLOW_HTTP_REQUEST_{name}": value for name, value in settings.items()}
     before = {name: os.environ.get(name) for name in names}
     os.environ.update(names)
@@ -164,6 +165,11 @@ def http_settings(**settings: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
+def is_http(uri: str) -> bool:
+    """Whether a tracking URI is an HTTP server."""
+    return urlsplit(uri).scheme in ("http", "https")
+
+
 def _sqlite_file(uri: str) -> Path | None:
     if not uri.startswith("sqlite:///"):
         return None
@@ -171,9 +177,9 @@ def _sqlite_file(uri: str) -> Path | None:
 
 
 def _initialised(uri: str, database: Path) -> MlflowClient:
-    """Opens a local database, creating its tables under a lock.
+    """Opens a local database; its tables are created under a lock.
 
-    Four processes that created a fresh database at once failed in 15 of 20 trials without it.
+    Without it, four processes that created a database at the same time failed in 15 of 20 trials.
     """
     if not database.parent.is_dir():
         raise TrackingError(f"{uri}: no such folder {database.parent}")
@@ -186,12 +192,12 @@ def _initialised(uri: str, database: Path) -> MlflowClient:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except Exception as error:  # SQLAlchemy's errors as well as MLflow's
-            raise TrackingError(f"{uri} cannot be opened: {first_line(error)}") from error
+            raise TrackingError(f"{uri} cannot be opened: {describe_error(error)}") from error
     return client
 
 
 def _check_is_database(uri: str, database: Path) -> None:
-    """MLflow would try to open a damaged file for an hour."""
+    """Checks the file's header: MLflow would retry a damaged file for an hour."""
     if not database.exists():
         return
     try:
@@ -204,34 +210,31 @@ def _check_is_database(uri: str, database: Path) -> None:
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:
-    """The result of a call that may hang, as one to a database server may for an hour.
+    """The result of a call that may hang, run on a thread.
 
     Raises:
-        TimeoutError: it takes longer; the call is left to itself.
+        TimeoutError: it takes longer than `seconds`; the thread is abandoned.
     """
-    found: list[T] = []
-    failed: list[Exception] = []
+    results: list[T] = []
+    failures: list[Exception] = []
 
     def run() -> None:
         try:
             with http_settings(MAX_RETRIES="0", TIMEOUT=str(max(1, round(seconds)))):
-                found.append(call())
+                results.append(call())
         except Exception as error:
-            failed.append(error)
+            failures.append(error)
 
     thread = threading.Thread(target=run, name="connect", daemon=True)
     thread.start()
     thread.join(max(0.0, seconds))
     if thread.is_alive():
         raise TimeoutError
-    if failed:
-        raise failed[0]
-    return found[0]
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def _unreachable(shown: str, limit: float, error: str) -> str:
-    answer = f" ({error})" if error else ""
-    return (
-        f"tracking server {shown} gives no good answer within {limit:g} s{answer}; "
-        "nothing was started"
-    )
+    cause = f" ({error})" if error else ""
+    return f"tracking server {shown} did not respond within {limit:g} s{cause}; nothing was started"

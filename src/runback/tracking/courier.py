@@ -1,305 +1,224 @@
-"""The courier: a process of its own that opens runs and carries their journals to MLflow.
+"""The courier: a separate process that delivers the journals of runs to MLflow.
 
-`python -m runback.tracking.courier` is started by the training process (`desk.py`) and spoken to
-in JSON lines over its standard input: a few questions first (open a run, find one, fetch a file),
-then `deliver`. The end of the input means that the training process is gone; the courier then
-delivers the rest, sets the true status, and exits with 0, or with 75 if something is left.
+The training process (`client`) starts `python -m runback.tracking.courier` and sends messages to its
+standard input. The courier answers questions and, between them, delivers the journals of all
+attached runs. At the end of the input, when the training process has exited, it delivers the rest,
+sets the final statuses, and exits with 0, or with 75 if something is undelivered.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import select
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
-from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from runback.environment import write_environment
 from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError
-from runback.storage import lease
-from runback.storage.atomic import sha256_of
-from runback.storage.journal import Journal
+from runback.processes import is_alive
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, run_dir
-from runback.tracking import runs
-from runback.tracking.connection import client_of, first_line, http_settings, is_permanent
-from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
-from runback.tracking.handlers import Inbox, Questions, answer, send
-from runback.tracking.registry import look_over_packages
-from runback.tracking.timeouts import drain_seconds
+from runback.tracking.attached_run import IDLE_SECONDS, AttachedRun
+from runback.tracking.find_run import record_of
+from runback.tracking.handlers import Handlers
+from runback.tracking.messages import (
+    AttachRun,
+    Delivered,
+    FinishRun,
+    Message,
+    Question,
+    SignalReceived,
+    read_message,
+    write_answer,
+    write_error,
+)
+from runback.tracking.record import EndStatus
 
-IDLE_SECONDS = 0.25
-FIRST_WORD_SECONDS = 1.0
-SAY_SECONDS = 10.0
-# A process that dies gives its lock back some milliseconds after it closes its end of the pipe.
-DYING_SECONDS = 5.0
-SHOWN_REFUSALS = 3
 LAUNCHER_SECONDS = 30.0
-LOOK_SECONDS = 0.1
+POLL_SECONDS = 0.1
+
+
+class Inbox:
+    """Messages from the training process, read without blocking the delivery.
+
+    Attributes:
+        is_open: False after the end of the input.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self._handle, self._buffer = handle, b""
+        self.is_open = True
+
+    def next(self, timeout: float | None = None) -> tuple[int, Message] | None:
+        """The next message and its number; None after `timeout` seconds or at the end of input."""
+        while b"\n" not in self._buffer:
+            ready, _, _ = select.select([self._handle], [], [], timeout)
+            if not ready:
+                return None
+            block = os.read(self._handle, 65_536)
+            if not block:
+                self.is_open = False
+                return None
+            self._buffer += block
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return read_message(line)
+
+
+class Courier:
+    """Serves one training process and delivers its runs.
+
+    Args:
+        inbox: messages from the training process.
+        replies: the stream of replies.
+        launcher: process ID of the training process's parent, such as `mlflow run`.
+    """
+
+    def __init__(self, inbox: Inbox, replies: IO[bytes], launcher: int) -> None:
+        self._inbox, self._replies, self._launcher = inbox, replies, launcher
+        self._handlers = Handlers(self._attach)
+        self._runs: dict[str, AttachedRun] = {}
+        self._waiting: dict[str, int] = {}  # message numbers of unanswered `FinishRun`s, by run ID
+        self._launch_id = os.environ.get("MLFLOW_RUN_ID", "")
+        self._interrupted = False
+        self._status: EndStatus | None = None  # of the run that ended last
+        self._overwritten: tuple[EndStatus, EndStatus] | None = None
+        self._complete = True
+
+    def serve(self) -> int:
+        """Runs until the training process has exited and its runs are delivered; the exit code."""
+        while self._inbox.is_open or self._runs:
+            wait = min((run.advance() for run in self._runs.values()), default=None)
+            for run in [run for run in self._runs.values() if run.delivered is not None]:
+                self._conclude(run)
+                wait = 0.0
+            self._receive(wait)
+        if self._status is None:  # no training has begun
+            self._end_launch_early("KILLED" if self._interrupted else "FAILED")
+        if self._overwritten:
+            self._keep_status(*self._overwritten)
+        return EXIT_DONE if self._complete else EXIT_UNDELIVERED
+
+    def _receive(self, wait: float | None) -> None:
+        """Handles one message, if there is one within `wait` seconds."""
+        if not self._inbox.is_open:
+            time.sleep(min(wait or 0.0, IDLE_SECONDS))
+            return
+        received = self._inbox.next(wait)
+        if received is not None:
+            self._handle(*received)
+        elif not self._inbox.is_open:
+            for run in self._runs.values():
+                run.abandoned = True
+                run.wake()
+
+    def _handle(self, number: int, message: Message) -> None:
+        match message:
+            case AttachRun():
+                self._attach(run_dir(message.run_id), None)
+            case SignalReceived():
+                self._interrupted = True
+                for run in self._runs.values():
+                    run.interrupted = True
+            case FinishRun():
+                self._finish(number, message)
+            case Question():
+                self._answer(number, message)
+
+    def _attach(self, folder: RunDir, lock: FileLock | None) -> None:
+        if folder.run_id not in self._runs:
+            run = self._runs[folder.run_id] = AttachedRun(folder, lock)
+            run.interrupted = self._interrupted
+
+    def _finish(self, number: int, message: FinishRun) -> None:
+        """Records the end; `_conclude` answers after the delivery."""
+        self._attach(run_dir(message.run_id), None)
+        run = self._runs[message.run_id]
+        run.ended = (message.status, message.error)
+        run.wake()
+        self._waiting[message.run_id] = number
+
+    def _answer(self, number: int, question: Question[object]) -> None:
+        try:
+            self._send(write_answer(number, self._handlers.answer(question)))
+        except RunbackError as error:
+            self._send(write_error(number, error))
+
+    def _conclude(self, run: AttachedRun) -> None:
+        """Handles the end of a delivery: ends the launch run and answers the `FinishRun`."""
+        del self._runs[run.folder.run_id]
+        self._status, complete = run.status, bool(run.delivered)
+        self._complete = self._complete and complete
+        launcher_status = _launcher_status(run.status, complete)
+        is_launch = self._launch_id == run.folder.run_id or self._end_launch(run.status)
+        stays = is_launch and run.status != launcher_status
+        if stays:
+            self._overwritten = (run.status, launcher_status)
+        number = self._waiting.pop(run.folder.run_id, None)
+        if number is not None:
+            self._send(write_answer(number, Delivered(complete, stays)))
+
+    def _end_launch_early(self, status: EndStatus) -> None:
+        if self._end_launch(status) and status != "FAILED":
+            self._overwritten = (status, "FAILED")
+
+    def _end_launch(self, status: EndStatus) -> bool:
+        """Ends the run that `mlflow run` created, in case `mlflow run` is killed.
+
+        A run in which a training has begun is not changed: its ID may be set by mistake.
+
+        Returns:
+            Whether the run was ended.
+        """
+        if not self._launch_id:
+            return False
+        with contextlib.suppress(RunbackError, MlflowException):
+            client = self._handlers.client
+            if record_of(client.get_run(self._launch_id)).awaits_training:
+                client.set_terminated(self._launch_id, status)
+                return True
+        return False
+
+    def _keep_status(self, status: EndStatus, overwritten: EndStatus) -> None:
+        """Sets the status again after `mlflow run` has overwritten it.
+
+        MLflow (3.17) intends to skip ended runs, but compares a status name with a number, so that
+        every interrupted run becomes FAILED. Waits until that happens, or the launcher exits.
+        """
+        deadline = time.monotonic() + LAUNCHER_SECONDS
+        has_exited = False
+        while not has_exited and time.monotonic() < deadline:
+            has_exited = not is_alive(self._launcher)
+            time.sleep(POLL_SECONDS)
+            with contextlib.suppress(RunbackError, MlflowException):
+                info = self._handlers.client.get_run(self._launch_id).info
+                if info.status == overwritten:
+                    self._handlers.client.set_terminated(
+                        self._launch_id, status, end_time=info.end_time
+                    )
+                    return
+
+    def _send(self, line: bytes) -> None:
+        with contextlib.suppress(OSError):  # the training process may have been killed
+            self._replies.write(line)
+            self._replies.flush()
 
 
 def main() -> int:
-    """Answers questions, then delivers; returns the exit code."""
-    replies = os.fdopen(os.dup(1), "w", buffering=1, encoding="utf-8")
-    os.dup2(2, 1)  # nothing that a library prints may get between the replies
-    inbox, questions = Inbox(0), Questions()
-    run_id = _conversation(inbox, questions, replies)
-    code = _deliver(run_dir(run_id), inbox, questions) if run_id else EXIT_DONE
-    launch_id = os.environ.get("MLFLOW_RUN_ID", "")
-    ours = bool(launch_id) and (launch_id == run_id or _end_launch(questions, launch_id, inbox))
-    wrong = _as_launcher_sees_it(inbox, code)
-    stays = ours and inbox.status != wrong
-    send(replies, {"delivered": code == EXIT_DONE, "stays": stays})
-    if stays:
-        _keep_status(questions, launch_id, inbox.status, wrong, launcher=int(sys.argv[1]))
-    return code
+    """Serves the training process over standard input and output; returns the exit code."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # libraries' output must not mix with the replies
+    return Courier(Inbox(0), replies, int(sys.argv[1])).serve()
 
 
-def _conversation(inbox: Inbox, questions: Questions, replies: IO[str]) -> str:
-    """Answers until the training begins; the run to deliver, empty if none was opened."""
-    while (message := inbox.next()) is not None:
-        if message["op"] == "deliver":
-            return str(message["run_id"])
-        if message["op"] not in Inbox.NEWS:
-            answer(questions, message, replies)
-    return questions.opened  # where the training process died between opening and training
-
-
-def deliver(folder: RunDir, journal: Journal, client: MlflowClient) -> bool:
-    """Delivers the journal of a run whose training is over; says whether everything has arrived."""
-    return _drain(Delivery(folder, journal, client))
-
-
-def note_sudden_end(
-    folder: RunDir, journal: Journal, interrupted: bool = False, patience: float = 0.0
-) -> bool:
-    """Notes how a training ended that has not said so itself.
-
-    Args:
-        folder: of the run.
-        journal: of the run.
-        interrupted: whether a signal asked for the end.
-        patience: seconds to wait for the run's lock.
-
-    Returns:
-        False if it has not ended: a process holds the run.
-    """
-    lock = FileLock(folder.lock)
-    if not lock.wait(patience):
-        return False
-    with lock:
-        if journal.fact("status") is None:
-            status = ["FAILED", "the training process died without a word"]
-            if interrupted:
-                status = ["KILLED", "stopped at once by a signal"]
-            journal.set_facts({"ended_ms": runs.now_ms(), "status": status})
-    return True
-
-
-def _deliver(folder: RunDir, inbox: Inbox, questions: Questions) -> int:
-    """Delivers while the training is_alive and until its end has arrived, whatever goes wrong here."""
-    try:
-        lock = questions.lock or _lock(folder, inbox)
-        if lock is None:
-            _say(f"run {folder.run_id} has another process that delivers")
-            return EXIT_UNDELIVERED
-        with lock:
-            return EXIT_DONE if _deliver_all(folder, inbox) else EXIT_UNDELIVERED
-    except Exception as error:  # a damaged journal, a full disk: the status is told anyway
-        _say(f"the journal of run {folder.run_id} cannot be delivered: {first_line(error)}")
-        inbox.wait_for_end()
-        _tell_status(folder.run_id, inbox)
-        return EXIT_UNDELIVERED
-
-
-def _lock(folder: RunDir, inbox: Inbox) -> FileLock | None:
-    """The right to deliver; an earlier courier or a sync steps aside as soon as it looks up."""
-    lock = FileLock(folder.courier_lock)
-    while inbox.open:
-        if lock.try_acquire():
-            return lock
-        inbox.next(IDLE_SECONDS)
-    return lock if lock.wait(drain_seconds()) else None
-
-
-def _deliver_all(folder: RunDir, inbox: Inbox) -> bool:
-    with contextlib.closing(Journal(folder.journal)) as journal:
-        delivery = Delivery(folder, journal)
-        _while_training(delivery, inbox)
-        if journal.fact("status") is None and inbox.ended is not None:  # its disk was full
-            journal.set_fact("status", inbox.ended)
-        ended = journal.fact("status") is not None
-        if not ended and not note_sudden_end(folder, journal, inbox.interrupted, DYING_SECONDS):
-            return False  # resumed already, by a process with a courier of its own
-        return _drain(delivery)
-
-
-def _while_training(delivery: Delivery, inbox: Inbox) -> None:
-    """Delivers while the training process is_alive."""
-    if inbox.open:
-        delivery.tried(lambda: _send_environment(delivery))
-        delivery.tried(look_over_packages)
-    shown, leased = False, time.monotonic()
-    while inbox.open:
-        if time.monotonic() - leased > lease.RENEW_SECONDS:
-            leased = time.monotonic()
-            delivery.tag(lease.TAG, lease.lease(os.getppid()))
-        shown = shown or delivery.set_running()
-        arrived = shown and delivery.step()
-        inbox.next(0.0 if arrived else _wait(delivery))
-
-
-def _wait(delivery: Delivery) -> float:
-    if delivery.hopeless:
-        return LONGEST_DELAY
-    return delivery.pause() if delivery.trouble else IDLE_SECONDS
-
-
-def _drain(delivery: Delivery) -> bool:
-    """Delivers what is left; gives up `drain_seconds` after the last thing that arrived.
-
-    Steps aside when the run is resumed meanwhile: it has a new courier then.
-    """
-    words, status = _Words(delivery), None
-    for left in _patiently(delivery):
-        status = delivery.journal.fact("status")
-        if status is None:
-            return False
-        if delivery.is_complete() and delivery.set_status(*status):
-            return not words.refusals()
-        words.waiting(left)
-    _say(f"given up for now: {describe(delivery.journal.waiting())}{words.why()}")
-    words.refusals()
-    if status is not None:  # files may wait for a store that is away; the status need not
-        delivery.set_status(*status)
-    return False
-
-
-def _patiently(delivery: Delivery) -> Iterator[float]:
-    """Steps, and yields the seconds left for the next thing to arrive, until there are none."""
-    limit = drain_seconds()
-    moved = time.monotonic()
-    while True:
-        left = limit - (time.monotonic() - moved)
-        with http_settings(TIMEOUT=str(_timeout(left))):
-            if delivery.step():
-                moved, left = time.monotonic(), limit
-            yield left
-        if delivery.hopeless or left <= 0:
-            return
-        if delivery.trouble:
-            time.sleep(min(delivery.pause(), left))
-
-
-def _timeout(left: float) -> int:
-    """Seconds for one request: what users set or we did (`QUIET`), but no endless wait at the end."""
-    usual = int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "60"))
-    return max(5, min(usual, round(left)))
-
-
-class _Words:
-    """What the courier says at the end of a training: what waits, for how long, and what cannot."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-        self._next = time.monotonic() + FIRST_WORD_SECONDS
-
-    def waiting(self, left: float) -> None:
-        """Says now and then what is left, and for how long we try on."""
-        if time.monotonic() < self._next or left <= 0:
-            return
-        self._next = time.monotonic() + SAY_SECONDS
-        waiting = describe(self._delivery.journal.waiting())
-        _say(f"still to be delivered: {waiting}{self.why()}; trying for another {left:.0f} s")
-
-    def why(self) -> str:
-        """The trouble in brackets."""
-        return f" ({self._delivery.trouble})" if self._delivery.trouble else ""
-
-    def refusals(self) -> list[str]:
-        """Says what the server refused for good, and returns it."""
-        found = self._delivery.journal.refusals()
-        for reason in found[:SHOWN_REFUSALS]:
-            _say(f"refused: {reason}")
-        if len(found) > SHOWN_REFUSALS:
-            _say(f"refused: {len(found) - SHOWN_REFUSALS} more")
-        return found
-
-
-def _end_launch(questions: Questions, launch_id: str, inbox: Inbox) -> bool:
-    """Ends the run that `mlflow run` made, should `mlflow run` itself not live to do it.
-
-    Only where no training has begun in it: it may have been given to us by mistake.
-
-    Returns:
-        Whether it has ended it.
-    """
-    with contextlib.suppress(RunbackError, MlflowException):
-        if runs.awaits_training(questions.client.get_run(launch_id)):
-            questions.client.set_terminated(launch_id, inbox.status)
-            return True
-    return False
-
-
-def _as_launcher_sees_it(inbox: Inbox, code: int) -> str:
-    """The status that `mlflow run` sets by the exit code of the training process."""
-    return "FINISHED" if inbox.status == "FINISHED" and code == EXIT_DONE else "FAILED"
-
-
-def _keep_status(questions: Questions, run_id: str, status: str, wrong: str, launcher: int) -> None:
-    """Sets the true status again, once `mlflow run` has overwritten it with the wrong one.
-
-    MLflow (3.17) means to spare a run that has ended already, but compares a name with a number,
-    and so calls every interrupted run FAILED. Waits until it has, or is gone.
-    """
-    deadline = time.monotonic() + LAUNCHER_SECONDS
-    gone = False
-    while not gone and time.monotonic() < deadline:
-        gone = not lease.is_alive(launcher)
-        time.sleep(LOOK_SECONDS)
-        with contextlib.suppress(RunbackError, MlflowException):
-            info = questions.client.get_run(run_id).info
-            if info.status == wrong:
-                questions.client.set_terminated(run_id, status, end_time=info.end_time)
-                return
-
-
-def _tell_status(run_id: str, inbox: Inbox) -> None:
-    """Sets the status without a journal: what the training process said last, or FAILED."""
-    status, error = inbox.ended or ["FAILED", "the training process died; its journal is damaged"]
-    deadline = time.monotonic() + drain_seconds()
-    while True:
-        try:
-            return runs.end_run(client_of(), run_id, status, error, runs.now_ms())
-        except Exception as failure:
-            if is_permanent(failure) or time.monotonic() > deadline:
-                return _say(f"the status of run {run_id} cannot be set: {first_line(failure)}")
-        time.sleep(IDLE_SECONDS)
-
-
-def _send_environment(delivery: Delivery) -> bool:
-    """Captured here and not by the training process, which has better things to do."""
-    journal = delivery.journal
-    if journal.fact("environment"):
-        return True
-    for file in write_environment(delivery.folder.outbox / "environment", Path.cwd()):
-        name = str(file.relative_to(delivery.folder.path))
-        journal.post("artifact", file=name, artifact_path="environment", sha256=sha256_of(file))
-    journal.set_fact("environment", True)
-    return True
-
-
-def _say(text: str) -> None:
-    with contextlib.suppress(OSError):  # the terminal may be gone, the delivery goes on
-        os.write(2, f"runback: {text}\n".encode())
+def _launcher_status(status: EndStatus, complete: bool) -> EndStatus:
+    """The status that `mlflow run` sets, according to the training process's exit code."""
+    return "FINISHED" if status == "FINISHED" and complete else "FAILED"
 
 
 if __name__ == "__main__":
     code = main()
     sys.stderr.flush()
-    os._exit(code)  # taking down mlflow's modules in order would make the user wait
+    os._exit(code)  # the teardown of mlflow's modules is slow

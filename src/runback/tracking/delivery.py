@@ -1,4 +1,4 @@
-"""Carries a journal to MLflow. Everything here may be repeated: a second delivery changes nothing."""
+"""Delivers a journal to MLflow. All operations are idempotent."""
 
 from __future__ import annotations
 
@@ -14,97 +14,97 @@ from runback.errors import CheckpointError
 from runback.storage.atomic import sha256_of
 from runback.storage.journal import Item, Journal
 from runback.storage.paths import RunDir
-from runback.tracking import registry
-from runback.tracking.connection import client_of, first_line, is_permanent
-from runback.tracking.runs import end_run, now_ms
+from runback.tracking.connection import client_of, describe_error, is_permanent
+from runback.tracking.record import EndStatus
+from runback.tracking.status import end_run, now_ms
 
-# MLflow's own limit for a call (mlflow.utils.validation.MAX_METRICS_PER_BATCH).
+# MLflow's limit per call (mlflow.utils.validation.MAX_METRICS_PER_BATCH).
 BATCH_METRICS = 1000
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 5.0
 
 
 class Delivery:
-    """One journal on its way to one run.
+    """The delivery of one journal to its run.
 
     Args:
         folder: of the run.
         journal: of the run.
-        client: of the server that has the run; None to connect on the way.
+        client: of the run's server; None to connect on first use.
 
     Attributes:
-        trouble: why nothing arrives at present, in words; empty while all is well.
-        hopeless: whether the server has refused for good what waits, so that waiting is no use.
+        error: the message of the last failure; empty after a success.
+        has_permanent_error: whether a retry of the last failure cannot succeed.
     """
 
     def __init__(
         self, folder: RunDir, journal: Journal, client: MlflowClient | None = None
     ) -> None:
         self.folder, self.journal, self.run_id = folder, journal, folder.run_id
-        self.trouble, self.hopeless = "", False
+        self.error, self.has_permanent_error = "", False
         self._client = client
         self._delay = FIRST_DELAY
 
     @property
     def client(self) -> MlflowClient:
-        """Connected on first use, where a server that is away is a trouble like any other."""
+        """The client, connected on first use."""
         if self._client is None:
             self._client = client_of()
         return self._client
 
     def step(self) -> bool:
-        """Delivers one batch and one entry; says whether anything was there and arrived."""
-        self.trouble, self.hopeless = "", False
-        # Both each time: a fast training's metrics never end, and its checkpoints must not wait.
-        arrived = [self.tried(send) for send in (self._metrics, self._item) if not self.trouble]
+        """Delivers a batch of metrics and an outbox entry; returns whether anything was delivered."""
+        self.error, self.has_permanent_error = "", False
+        # Both each time: in a fast training there are always new metrics.
+        arrived = [self.attempt(send) for send in (self._metrics, self._item) if not self.error]
         if any(arrived):
             self._delay = FIRST_DELAY
         return any(arrived)
 
     def pause(self) -> float:
-        """Seconds until the next try after trouble: exponential, with jitter, at most a few."""
+        """Seconds until the next attempt after an error: exponential backoff with jitter."""
         self._delay = min(2 * self._delay, LONGEST_DELAY)
         return self._delay * random.uniform(0.5, 1.0)
 
     def is_complete(self) -> bool:
-        """Whether nothing waits any more, apart from the final status; what was refused does not."""
+        """Whether all metrics and outbox entries were delivered or refused; excludes the status."""
         waiting = self.journal.waiting()
         return waiting["metrics"] == 0 and waiting["items"] == 0
 
     def set_running(self) -> bool:
-        """Shows the run as RUNNING: it may have ended once, and have been resumed."""
-        return self.tried(self._show_running)
+        """Sets the status to RUNNING; a resumed run has an earlier final status."""
+        return self.attempt(self._send_running)
 
-    def set_status(self, status: str, error: str = "") -> bool:
-        """Sets the run's final status once; says whether the server has it."""
+    def set_status(self, status: EndStatus, error: str = "") -> bool:
+        """Sets the run's final status once; returns whether it was delivered."""
         if self.journal.fact("status_delivered") == [status, error]:
             return True
-        return self.tried(lambda: self._show_ended(status, error))
+        return self.attempt(lambda: self._send_ended(status, error))
 
     def tag(self, key: str, value: str) -> bool:
-        """Sets a tag now, or not at all where the server is away."""
+        """Sets a tag, without retries."""
 
         def send() -> bool:
             self.client.set_tag(self.run_id, key, value)
             return True
 
-        return self.tried(send)
+        return self.attempt(send)
 
-    def tried(self, send: Callable[[], bool]) -> bool:
-        """Whether something worked; if it raised, `trouble` says why."""
+    def attempt(self, send: Callable[[], bool]) -> bool:
+        """Calls `send` and returns its result; on an exception sets `error` and returns False."""
         try:
             return send()
-        except Exception as error:  # the network, the server, the disk: all of it may pass
-            self.trouble = first_line(error)
-            self.hopeless = is_permanent(error)
+        except Exception as error:  # network, server and disk errors may be temporary
+            self.error = describe_error(error)
+            self.has_permanent_error = is_permanent(error)
             return False
 
-    def _show_running(self) -> bool:
+    def _send_running(self) -> bool:
         self.journal.set_fact("status_delivered", None)
         self.client.update_run(self.run_id, status="RUNNING")
         return True
 
-    def _show_ended(self, status: str, error: str) -> bool:
+    def _send_ended(self, status: EndStatus, error: str) -> bool:
         ended_ms = self.journal.fact("ended_ms", now_ms())
         end_run(self.client, self.run_id, status, error, ended_ms)
         self.journal.set_fact("status_delivered", [status, error])
@@ -115,7 +115,7 @@ class Delivery:
         if not points:
             return False
         metrics = [Metric(p.key, p.value, p.timestamp, p.step) for p in points]
-        # A point that a power cut took from the journal would be sent again with another timestamp.
+        # A point lost in a power loss would be sent again with another timestamp.
         self.journal.sync()
         self.client.log_batch(self.run_id, metrics=metrics)
         self.journal.acknowledge_metrics(last_id)
@@ -130,7 +130,7 @@ class Delivery:
         except (MlflowException, FileNotFoundError, CheckpointError) as error:
             if isinstance(error, MlflowException) and not is_permanent(error):
                 raise
-            self.journal.settle(item, refused=f"{_name(item)}: {first_line(error)}")
+            self.journal.settle(item, refused=f"{_name(item)}: {describe_error(error)}")
             return True
         self.journal.settle(item)
         return True
@@ -140,7 +140,7 @@ class Delivery:
         self.client.log_batch(self.run_id, tags=tags)
 
     def _send_artifact(self, item: Item) -> None:
-        """Sends the file that was noted; one that was pruned or replaced since is passed over."""
+        """Uploads a file; one that was deleted or replaced by a later entry is skipped."""
         file = self.folder.path / item.payload["file"]
         try:
             changed = sha256_of(file) != item.payload["sha256"]
@@ -161,7 +161,15 @@ class Delivery:
         uri = self.client.get_run(self.run_id).info.artifact_uri
         get_artifact_repository(uri).delete_artifacts(item.payload["path"])
 
+    def prepare(self) -> bool:
+        """Imports the libraries for publishing a model, which takes most of a second."""
+        from runback.tracking import registry
+
+        return registry.check_packages()
+
     def _publish_model(self, item: Item) -> None:
+        from runback.tracking import registry  # imported by `prepare`; takes half a second
+
         version = registry.publish(self.client, self.run_id, self.folder.model, item.payload)
         self.journal.set_fact("model_version", version)
 
@@ -175,13 +183,13 @@ _HANDLERS: dict[str, Callable[[Delivery, Item], None]] = {
 
 
 def describe(waiting: dict[str, int]) -> str:
-    """What has not arrived, in words."""
+    """The undelivered counts as text."""
     names = {"metrics": "metric points", "items": "files or tags"}
-    found = [f"{waiting[kind]} {name}" for kind, name in names.items() if waiting[kind]]
-    return " and ".join(found) or "the final status"
+    counts = [f"{waiting[kind]} {name}" for kind, name in names.items() if waiting[kind]]
+    return " and ".join(counts) or "the final status"
 
 
 def _name(item: Item) -> str:
-    """An entry in words."""
+    """The name of an entry in messages."""
     payload = item.payload
     return str(payload.get("file") or payload.get("path") or payload.get("register") or item.kind)

@@ -1,191 +1,169 @@
-"""The courier's end of the pipe: what the training process says, and what it may ask.
-
-One JSON object a line each way: `{"op": ..., "args": ...}` there, and for a question an `answer` or
-an `error` back.
-"""
+"""The courier's handlers for the questions of the training process (`messages`)."""
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import select
 import shutil
+from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from runback.config import TrainConfig
 from runback.errors import RunbackError, TrackingError
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
-from runback.storage.paths import RunDir, require_home, run_dir
-from runback.tracking import points, runs
-from runback.tracking.connection import connect, first_line, place_of
-from runback.tracking.create_run import new_run
+from runback.storage.paths import RunDir, pending_run_dir, run_dir
+from runback.tracking import artifacts
+from runback.tracking.connection import connect, describe_error, public_uri
+from runback.tracking.create_run import create_run
+from runback.tracking.describe_run import describe_launch, describe_run, nest_launch
+from runback.tracking.find_run import find_run, record_of
+from runback.tracking.messages import (
+    AdoptPoints,
+    CreateRun,
+    FailRun,
+    FetchArtifact,
+    FindRun,
+    ListArtifacts,
+    NestLaunch,
+    Question,
+    ReopenRun,
+    TakeOverRun,
+)
+from runback.tracking.points import adopt_points
+from runback.tracking.record import RunRecord
+from runback.tracking.status import fail_run, now_ms, reopen_run
 
 
-class Inbox:
-    """Lines from the training process, read without blocking the delivery.
+class Handlers:
+    """Answers questions.
 
-    Attributes:
-        open: whether the training process is at the other end.
-        interrupted: whether it has received a signal.
-        ended: the status and error that it ended with; None before.
+    Args:
+        attach: called with the directory of a run that has become RUNNING, and its courier lock if
+            it is already held.
     """
 
-    NEWS = ("interrupted", "ended")
-
-    def __init__(self, handle: int) -> None:
-        self._handle, self._buffer = handle, b""
-        self.open, self.interrupted = True, False
-        self.ended: list[str] | None = None
-
-    def next(self, timeout: float | None = None) -> dict[str, Any] | None:
-        """The next message, or None after `timeout` seconds or at the end of the input."""
-        while b"\n" not in self._buffer:
-            ready, _, _ = select.select([self._handle], [], [], timeout)
-            if not ready:
-                return None
-            block = os.read(self._handle, 65_536)
-            if not block:
-                self.open = False
-                return None
-            self._buffer += block
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        message: dict[str, Any] = json.loads(line)
-        self._note(message)
-        return message
-
-    @property
-    def status(self) -> str:
-        """How the training ended, as far as is known here."""
-        if self.ended is not None:
-            return self.ended[0]
-        return "KILLED" if self.interrupted else "FAILED"
-
-    def wait_for_end(self) -> None:
-        """Reads until the training process is gone."""
-        while self.open:
-            self.next()
-
-    def _note(self, message: dict[str, Any]) -> None:
-        self.interrupted = self.interrupted or message["op"] == "interrupted"
-        if message["op"] == "ended":
-            self.ended = message["status"]
-
-
-class Questions:
-    """What the training process may ask before it trains. Each answer is a JSON value."""
-
-    def __init__(self) -> None:
+    def __init__(self, attach: Callable[[RunDir, FileLock | None], None]) -> None:
+        self._attach = attach
         self._client: MlflowClient | None = None
-        self.opened = ""  # the run that is RUNNING since
-        self.lock: FileLock | None = None
 
     @property
     def client(self) -> MlflowClient:
-        """Connected on first use, so that a usage error never waits for a server."""
+        """The client, connected on first use, so that usage errors do not wait for a server."""
         if self._client is None:
             self._client = connect()
         return self._client
 
-    def open(self, config: dict[str, str], facts: dict[str, Any], run_id: str | None) -> str:
-        """Creates a run, or takes over the one that `mlflow run` made; returns its ID.
+    def answer(self, question: Question[Any]) -> object:
+        """The answer to a question.
 
-        From then on a journal says where it is, so that it cannot be left RUNNING.
+        Raises:
+            RunbackError: the request failed; other exceptions are converted to TrackingError.
         """
-        require_home()
-        parsed = TrainConfig.from_mapping(config)
-        if run_id:
-            runs.check_adoptable(self.client, parsed, run_id)
-        with contextlib.nullcontext(run_id) if run_id else new_run(self.client) as opened:
-            self.opened = opened
-            folder = run_dir(opened)
-            self.lock = FileLock(folder.courier_lock).acquire(f"the courier of run {opened}")
-            _note_beginning(folder)
         try:
-            runs.describe_run(self.client, self.opened, parsed, runs.DataFacts(**facts))
+            return HANDLERS[type(question)](self, question)
+        except RunbackError:
+            raise
+        except Exception as error:  # reported as one sentence by the training process
+            raise TrackingError(f"{type(error).__name__}: {describe_error(error)}") from error
+
+    def create_run(self, question: CreateRun) -> str:
+        """See `create_run.create_run`; starts the run's delivery."""
+        pending = pending_run_dir(question.mark)
+        try:
+            client = self.client
+        except RunbackError:  # no server was asked for a run
+            shutil.rmtree(pending.path, ignore_errors=True)
+            raise
+        lock = FileLock(pending.courier_lock).acquire(f"the delivery of {pending.path.name}")
+        folder = create_run(client, pending)
+        self._start(folder, lock)
+        try:
+            describe_run(client, folder.run_id, question.description)
         except TrackingError as error:
-            self._take_back(folder, str(error), made=not run_id)
+            self._delete(folder, str(error))
             raise
         return folder.run_id
 
-    def _take_back(self, folder: RunDir, error: str, *, made: bool) -> None:
-        """Leaves nothing half-made: no run, or where that fails a FAILED one."""
+    def take_over_run(self, question: TakeOverRun) -> None:
+        """See `describe_run.describe_launch`; starts the run's delivery."""
+        folder = run_dir(question.run_id)
+        self._start(folder, None)
         try:
-            if made:
-                self.client.delete_run(folder.run_id)
-                shutil.rmtree(folder.path)
-                self.opened = ""
+            describe_launch(self.client, folder.run_id, question.description)
+        except TrackingError as error:
+            _record_failure(folder, str(error))
+            raise
+
+    def _start(self, folder: RunDir, lock: FileLock | None) -> None:
+        record_start(folder)
+        self._attach(folder, lock)
+
+    def _delete(self, folder: RunDir, error: str) -> None:
+        """Deletes a run and its folder; if that fails, the run becomes FAILED."""
+        try:
+            self.client.delete_run(folder.run_id)
+            shutil.rmtree(folder.path)
         except (MlflowException, OSError):
-            made = False
-        if not made:
-            _note_end(folder, ["FAILED", error])
+            _record_failure(folder, error)
 
-    def find(self, name: str) -> dict[str, Any]:
-        """See `runs.find_run`; what can be changed no more is refused."""
-        info = runs.find_run(self.client, name)
-        runs.require_active(info)
-        return {**info.as_json(), "config": info.config.as_params()}
+    def find_run(self, question: FindRun) -> RunRecord:
+        """See `find_run.find_run`."""
+        return find_run(self.client, question.name)
 
-    def reopen(self, run_id: str, tags: dict[str, str]) -> None:
-        """See `runs.reopen_run`; the journal first forgets how the run ended before."""
-        _note_beginning(run_dir(run_id))
-        self.opened = run_id
-        runs.reopen_run(self.client, run_id, tags)
+    def reopen_run(self, question: ReopenRun) -> None:
+        """See `status.reopen_run`; the journal's final status is cleared first."""
+        self._start(run_dir(question.run_id), None)
+        reopen_run(self.client, question.run_id, question.tags)
 
-    def launch(self, launch_id: str, run_id: str, what: str) -> None:
-        """See `runs.mark_launch`."""
-        runs.mark_launch(self.client, launch_id, run_id, what)
+    def nest_launch(self, question: NestLaunch) -> None:
+        """See `describe_run.nest_launch`."""
+        nest_launch(self.client, question.launch_id, question.run_id, question.command)
 
-    def fail(self, run_id: str, message: str) -> None:
-        """See `runs.fail_run`; only where no training has begun: the ID may be given by mistake."""
-        if runs.awaits_training(self.client.get_run(run_id)):
-            runs.fail_run(self.client, run_id, message)
+    def fail_run(self, question: FailRun) -> None:
+        """See `status.fail_run`; no effect if a training has begun: the ID may be a mistake."""
+        if record_of(self.client.get_run(question.run_id)).awaits_training:
+            fail_run(self.client, question.run_id, question.error)
 
-    def fetch(self, run_id: str, path: str, folder: str) -> str:
-        """See `runs.download`."""
-        return str(runs.download(self.client, run_id, path, Path(folder)))
+    def fetch_artifact(self, question: FetchArtifact) -> str:
+        """See `artifacts.download`."""
+        folder = Path(question.folder)
+        return str(artifacts.download(self.client, question.run_id, question.path, folder))
 
-    def checkpoints(self, run_id: str) -> list[str]:
-        """See `points.checkpoint_files`."""
-        return points.checkpoint_files(self.client, run_id)
+    def list_artifacts(self, question: ListArtifacts) -> list[str]:
+        """See `artifacts.list_names`."""
+        return artifacts.list_names(self.client, question.run_id, question.folder)
 
-    def adopt(self, run_id: str) -> None:
-        """See `points.adopt`."""
-        points.adopt(self.client, run_id)
+    def adopt_points(self, question: AdoptPoints) -> None:
+        """See `points.adopt_points`."""
+        adopt_points(self.client, question.run_id)
 
 
-def answer(questions: Questions, message: dict[str, Any], replies: IO[str]) -> None:
-    """Answers a question, in any case."""
-    try:
-        method = getattr(questions, message["op"])
-        reply = {"answer": method(**message.get("args", {}))}
-    except RunbackError as error:
-        reply = {"error": str(error), "kind": type(error).__name__}
-    except Exception as error:  # reported in one sentence on the other side
-        reply = {"error": f"{type(error).__name__}: {first_line(error)}", "kind": "TrackingError"}
-    send(replies, reply)
+# `FinishRun` is answered by `courier.Courier`, after the delivery.
+HANDLERS: dict[type[Question[Any]], Callable[[Handlers, Any], object]] = {
+    CreateRun: Handlers.create_run,
+    TakeOverRun: Handlers.take_over_run,
+    FindRun: Handlers.find_run,
+    ReopenRun: Handlers.reopen_run,
+    NestLaunch: Handlers.nest_launch,
+    FailRun: Handlers.fail_run,
+    FetchArtifact: Handlers.fetch_artifact,
+    ListArtifacts: Handlers.list_artifacts,
+    AdoptPoints: Handlers.adopt_points,
+}
 
 
-def send(replies: IO[str], reply: dict[str, Any]) -> None:
-    """Writes a line to the training process."""
-    with contextlib.suppress(OSError):  # who asked may be dead; the end of the input will tell
-        replies.write(json.dumps(reply) + "\n")
-
-
-def _note_beginning(folder: RunDir) -> None:
-    """Where the run is, and that its end is open: what a later `runback sync` must know."""
+def record_start(folder: RunDir) -> None:
+    """Stores the tracking URI in the journal and clears the final status, for `runback sync`."""
     with contextlib.closing(Journal(folder.journal)) as journal:
-        place = place_of(mlflow.get_tracking_uri())
-        journal.set_facts({"tracking_uri": place, "status": None, "status_delivered": None})
+        uri = public_uri(mlflow.get_tracking_uri())
+        journal.set_facts({"tracking_uri": uri, "status": None, "status_delivered": None})
         journal.flush(durable=True)
 
 
-def _note_end(folder: RunDir, status: list[str]) -> None:
+def _record_failure(folder: RunDir, error: str) -> None:
     with contextlib.closing(Journal(folder.journal)) as journal:
-        journal.set_facts({"ended_ms": runs.now_ms(), "status": status})
+        journal.set_facts({"ended_ms": now_ms(), "status": ["FAILED", error]})

@@ -1,4 +1,4 @@
-"""Checkpoints and metric points of a run, as another machine needs them to resume it."""
+"""The published metric points of a run, and scores logged after its training."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ import contextlib
 from functools import partial
 
 from mlflow import MlflowClient
+from mlflow.entities import Metric
 
 from runback.storage.journal import Journal, Point
 from runback.storage.paths import run_dir
-from runback.tracking.connection import asked
-from runback.tracking.runs import list_artifacts
-
-FOLDER = "checkpoints"
+from runback.tracking.connection import request
+from runback.tracking.status import now_ms
 
 
-def checkpoint_files(client: MlflowClient, run_id: str) -> list[str]:
-    """The names of a run's checkpoints and their manifests."""
-    return list_artifacts(client, run_id, FOLDER)
-
-
-def adopt(client: MlflowClient, run_id: str) -> None:
-    """Puts all published points of a run into the journal here, as delivered."""
+def adopt_points(client: MlflowClient, run_id: str) -> None:
+    """Adds all published points of a run to the local journal, as delivered."""
     with contextlib.closing(Journal(run_dir(run_id).journal)) as journal:
         journal.adopt(published_points(client, run_id))
 
 
 def published_points(client: MlflowClient, run_id: str) -> list[Point]:
     """All points of all metrics of a run."""
-    keys = asked(f"run {run_id}", lambda: client.get_run(run_id)).data.metrics
+    keys = request(f"run {run_id}", lambda: client.get_run(run_id)).data.metrics
     points = []
     for key in keys:
-        history = asked(f"metric {key}", partial(client.get_metric_history, run_id, key))
+        history = request(f"metric {key}", partial(client.get_metric_history, run_id, key))
         points += [Point(p.key, p.step, p.value, p.timestamp) for p in history]
     return points
+
+
+def log_scores(client: MlflowClient, run_id: str, scores: dict[str, float], step: int) -> None:
+    """Logs scores as metrics of a step."""
+    metrics = [Metric(key, value, now_ms(), step) for key, value in scores.items()]
+    request(f"run {run_id}", lambda: client.log_batch(run_id, metrics=metrics))

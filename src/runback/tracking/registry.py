@@ -19,64 +19,62 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
-import runback
 from runback.errors import ModelError, RunNotFoundError, TrackingError, UsageError
+from runback.model.closure import ENTRY_MODULE, PACKAGE, travelling_files
 from runback.model.requirements import pin, requirements
-from runback.tracking.connection import asked, first_line
-from runback.tracking.runs import RunInfo
+from runback.tracking import tags
+from runback.tracking.connection import describe_error, request
+from runback.tracking.record import RunRecord
 
 MODEL_NAME = "model"
-LOADER = "runback.model.serving"
-TAG_DIGEST = "runback.model_sha256"
-# What rebuilding and running a model imports; mlflow adds itself.
+# Required to load and run a model; mlflow adds itself.
 REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow")
-# Serving needs no more of runback than this; the rest would drag in what a server has not.
-CODE = ("__init__.py", "errors.py", "config.py", "user_code.py", "columns", "data", "model")
 
 
-def publish(client: MlflowClient, run_id: str, folder: Path, note: dict[str, Any]) -> str:
-    """Logs a model folder as the run's LoggedModel `model` and registers it; safe to repeat.
+def publish(client: MlflowClient, run_id: str, folder: Path, payload: dict[str, Any]) -> str:
+    """Logs a model folder as the run's LoggedModel `model` and registers it; idempotent.
 
     Args:
         client: of the tracking server.
         run_id: the run that trained the model.
         folder: a model folder (`runback.model.spec`) with `example.json` beside the weights.
-        note: `register` (a name, or "none"), `epoch`, `description`, `sha256` of the weights,
-            `tags`, and `metrics`: lists of [key, value, timestamp, step] to attach.
+        payload: `register` (a name, or "none"), `model_type` (MLflow's), `epoch`, `description`,
+            `sha256` of the weights, `tags`, and `metrics`: lists of [key, value, timestamp, step]
+            to attach.
 
     Returns:
         "NAME/VERSION", or the model's ID where it is not registered.
     """
     run = client.get_run(run_id)
-    model = _logged_model(client, run.info.experiment_id, run_id, note)
+    model = _logged_model(client, run.info.experiment_id, run_id, payload)
     if str(model.status) != "READY":
         _upload(client, run_id, model, folder)
         client.finalize_logged_model(model.model_id, "READY")
     metrics = [
         Metric(key, value, timestamp, step, model_id=model.model_id, run_id=run_id)
-        for key, value, timestamp, step in note["metrics"]
+        for key, value, timestamp, step in payload["metrics"]
     ]
     client.log_batch(run_id, metrics=metrics)
-    if note["register"] == "none":
+    if payload["register"] == "none":
         return str(model.model_id)
-    version = _register(client, run_id, model, note)
+    version = _register(client, run_id, model, payload)
     return f"{version.name}/{version.version}"
 
 
-def look_over_packages() -> bool:
-    """What mlflow does before it saves its first model, done while there is time: half a second."""
+def check_packages() -> bool:
+    """Runs mlflow's package check, half a second, before the first model is saved."""
     warn_dependency_requirement_mismatches([pin(name) for name in REQUIREMENTS])
     return True
 
 
-def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:
-    """Downloads the model folder of a run, or of the version that RUN named.
+def download_model(client: MlflowClient, record: RunRecord, folder: Path) -> Path:
+    """Downloads the model folder of a run or a registered version.
 
     Raises:
-        RunNotFoundError: the run has no model yet.
-        TrackingError: the server is away.
+        RunNotFoundError: the run has no model.
+        TrackingError: the server is unreachable.
     """
-    model_id = info.model_id or _newest_model(client, info.run_id)
+    model_id = record.model_id or _newest_model(client, record.run_id)
     try:
         local = mlflow.artifacts.download_artifacts(
             artifact_uri=f"models:/{model_id}",
@@ -84,53 +82,57 @@ def download_model(client: MlflowClient, info: RunInfo, folder: Path) -> Path:
             tracking_uri=client.tracking_uri,
         )
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"model of run {info.run_id}: {first_line(error)}") from error
-    return _data_folder(Path(local).resolve(), f"model of run {info.run_id}")
+        raise TrackingError(f"model of run {record.run_id}: {describe_error(error)}") from error
+    return _data_folder(Path(local).resolve(), f"model of run {record.run_id}")
 
 
-def version_of(client: MlflowClient, info: RunInfo) -> ModelVersion:
-    """The registered version that RUN named, or the last one of the run's newest model.
+def version_of(client: MlflowClient, record: RunRecord) -> ModelVersion:
+    """The record's registered version, or the last version of the run's newest model.
 
     Raises:
-        UsageError: it is not registered.
-        RunNotFoundError: the run has no model yet.
-        TrackingError: the server is away.
+        UsageError: the model is not registered.
+        RunNotFoundError: the run has no model.
+        TrackingError: the server is unreachable.
     """
-    if info.version:
-        name, _, number = info.version.rpartition("/")
-        return asked(info.version, lambda: client.get_model_version(name, number))
-    model_id = _newest_model(client, info.run_id)
-    query = f"run_id = '{info.run_id}'"
-    versions = asked(query, lambda: client.search_model_versions(query))
-    found = [version for version in versions if version.source == f"models:/{model_id}"]
-    if not found:
-        why = "its option register says none"
-        if info.config.register != "none":
-            why = "nothing of its model has been registered yet; runback sync says what waits"
-        raise UsageError(f"run {info.run_id} has no registered version: {why}")
-    return max(found, key=lambda version: int(version.creation_timestamp))
+    if record.version:
+        name, _, number = record.version.rpartition("/")
+        return request(record.version, lambda: client.get_model_version(name, number))
+    model_id = _newest_model(client, record.run_id)
+    query = f"run_id = '{record.run_id}'"
+    versions = request(query, lambda: client.search_model_versions(query))
+    matches = [version for version in versions if version.source == f"models:/{model_id}"]
+    if not matches:
+        reason = "its option register is none"
+        if record.config.get("register") != "none":
+            reason = "its model is not registered yet; deliver it with: runback sync"
+        raise UsageError(f"run {record.run_id} has no registered version: {reason}")
+    return max(matches, key=lambda version: int(version.creation_timestamp))
 
 
 def _data_folder(folder: Path, what: str) -> Path:
-    """Where a downloaded pyfunc model keeps our model folder; never outside itself."""
+    """The model folder inside a downloaded pyfunc model.
+
+    Raises:
+        ModelError: the MLmodel file is invalid, or its paths leave the folder.
+    """
     try:
         flavor = Model.load(str(folder)).flavors["python_function"]
         loader, path = flavor["loader_module"], folder.joinpath(flavor["data"]).resolve()
-    except Exception as error:  # another's file: YAML, a key, a type, anything can be wrong
-        raise ModelError(f"{what}: its MLmodel cannot be read ({first_line(error)})") from None
-    if loader != LOADER or not path.is_relative_to(folder):
-        raise ModelError(f"{what}: not a model that runback wrote (loader {loader!r})")
+    except Exception as error:  # an untrusted file can raise anything
+        raise ModelError(f"{what}: its MLmodel cannot be read ({describe_error(error)})") from None
+    if loader != ENTRY_MODULE or not path.is_relative_to(folder):
+        raise ModelError(f"{what}: not a model written by runback (loader {loader!r})")
     return path
 
 
-def logged_model(client: MlflowClient, info: RunInfo) -> LoggedModel:
-    """The LoggedModel that RUN named, or the run's newest."""
-    model_id = info.model_id or _newest_model(client, info.run_id)
-    return asked(f"model {model_id}", lambda: client.get_logged_model(model_id))
+def logged_model(client: MlflowClient, record: RunRecord) -> LoggedModel:
+    """The record's LoggedModel, or the run's newest."""
+    model_id = record.model_id or _newest_model(client, record.run_id)
+    return request(f"model {model_id}", lambda: client.get_logged_model(model_id))
 
 
 def _newest_model(client: MlflowClient, run_id: str) -> str:
-    run = asked(f"run {run_id}", lambda: client.get_run(run_id))
+    run = request(f"run {run_id}", lambda: client.get_run(run_id))
     models = _ready_models(client, run.info.experiment_id, run_id)
     if not models:
         raise RunNotFoundError(f"run {run_id} has no model; it has status {run.info.status}")
@@ -139,24 +141,24 @@ def _newest_model(client: MlflowClient, run_id: str) -> str:
 
 def _ready_models(client: MlflowClient, experiment_id: str, run_id: str) -> list[LoggedModel]:
     """The run's finished models, newest first."""
-    found = _models_of(client, experiment_id, run_id)
-    ready = [model for model in found if str(model.status) == "READY"]
+    models = _models_of(client, experiment_id, run_id)
+    ready = [model for model in models if str(model.status) == "READY"]
     return sorted(ready, key=lambda model: model.creation_timestamp, reverse=True)
 
 
 def _models_of(client: MlflowClient, experiment_id: str, run_id: str) -> list[LoggedModel]:
-    found = client.search_logged_models(
+    models = client.search_logged_models(
         [experiment_id], filter_string=f"source_run_id = '{run_id}' AND name = '{MODEL_NAME}'"
     )
-    return list(found)
+    return list(models)
 
 
 def _logged_model(
-    client: MlflowClient, experiment_id: str, run_id: str, note: dict[str, Any]
+    client: MlflowClient, experiment_id: str, run_id: str, payload: dict[str, Any]
 ) -> LoggedModel:
-    """The LoggedModel for these weights: the one of an earlier attempt, or a new one."""
+    """The LoggedModel for these weights: from an earlier attempt, or a new one."""
     for model in _models_of(client, experiment_id, run_id):
-        if model.tags.get(TAG_DIGEST) == note["sha256"] and str(model.status) in (
+        if model.tags.get(tags.MODEL_SHA256) == payload["sha256"] and str(model.status) in (
             "READY",
             "PENDING",
         ):
@@ -165,11 +167,11 @@ def _logged_model(
         experiment_id=experiment_id,
         name=MODEL_NAME,
         source_run_id=run_id,
-        tags={**note["tags"], TAG_DIGEST: note["sha256"]},
+        tags={**payload["tags"], tags.MODEL_SHA256: payload["sha256"]},
         params=dict(client.get_run(run_id).data.params),
-        model_type="regressor",
+        model_type=payload["model_type"],
     )
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=note["epoch"])])
+    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=payload["epoch"])])
     return model
 
 
@@ -179,7 +181,7 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
         path = Path(temporary) / "model"
         mlflow.pyfunc.save_model(
             path=str(path),
-            loader_module=LOADER,
+            loader_module=ENTRY_MODULE,
             data_path=str(folder),
             code_paths=[str(_copy_code(Path(temporary) / "code"))],
             mlflow_model=Model(
@@ -196,15 +198,11 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
 
 
 def _copy_code(folder: Path) -> Path:
-    """Copies the part of runback that rebuilds modules; returns the package folder."""
-    source, target = Path(runback.__file__).parent, folder / "runback"
-    target.mkdir(parents=True)
-    for name in CODE:
-        if (source / name).is_dir():
-            ignore = shutil.ignore_patterns("__pycache__")
-            shutil.copytree(source / name, target / name, ignore=ignore)
-        else:
-            shutil.copyfile(source / name, target / name)
+    """Copies the modules of runback that a model needs; returns the package's folder."""
+    target = folder / PACKAGE.name
+    for file in travelling_files():
+        (target / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(PACKAGE / file, target / file)
     return target
 
 
@@ -222,23 +220,23 @@ def _example(folder: Path) -> pd.DataFrame:
 
 
 def _register(
-    client: MlflowClient, run_id: str, model: LoggedModel, note: dict[str, Any]
+    client: MlflowClient, run_id: str, model: LoggedModel, payload: dict[str, Any]
 ) -> ModelVersion:
-    name = note["register"]
+    name = payload["register"]
     try:
         client.create_registered_model(name)
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    # The name is compared here, as a filter has no way to write a quotation mark.
+    # Names are compared here: filters cannot escape quotation marks.
     for version in client.search_model_versions(f"run_id = '{run_id}'"):
-        if version.name == name and version.tags.get(TAG_DIGEST) == note["sha256"]:
+        if version.name == name and version.tags.get(tags.MODEL_SHA256) == payload["sha256"]:
             return version
     return client.create_model_version(
         name,
         source=f"models:/{model.model_id}",
         run_id=run_id,
-        tags={**note["tags"], TAG_DIGEST: note["sha256"]},
-        description=note["description"],
+        tags={**payload["tags"], tags.MODEL_SHA256: payload["sha256"]},
+        description=payload["description"],
         model_id=model.model_id,
     )

@@ -1,4 +1,4 @@
-"""How long we wait for a tracking server; read from the environment without importing mlflow."""
+"""Timeouts for the tracking server, from the environment. Imports no mlflow."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from runback.errors import ConfigError
 
 
 def connect_seconds() -> float:
-    """How long a start waits for the tracking server: `RUNBACK_CONNECT_SECONDS`, default 15.
+    """Seconds to wait for the tracking server at the start: `RUNBACK_CONNECT_SECONDS`, default 15.
 
     Raises:
-        ConfigError: it is set, but not to a number of at least 0.
+        ConfigError: the value is not a number of at least 0.
     """
     return _seconds("RUNBACK_CONNECT_SECONDS", 15.0)
 
 
 def drain_seconds() -> float:
-    """How long the courier tries on after training, without any success: `RUNBACK_DRAIN_SECONDS`,
-    default 60.
+    """Seconds without success after which the courier stops delivering when the training has ended:
+    `RUNBACK_DRAIN_SECONDS`, default 60.
 
     Raises:
-        ConfigError: it is set, but not to a number of at least 0.
+        ConfigError: the value is not a number of at least 0.
     """
     return _seconds("RUNBACK_DRAIN_SECONDS", 60.0)
 

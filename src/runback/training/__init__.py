@@ -1,1 +1,1 @@
-"""The epoch loop and its state; knows nothing of files or of MLflow."""
+"""The epoch loop and its state; independent of files and of MLflow."""

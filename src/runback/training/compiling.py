@@ -1,4 +1,4 @@
-"""`torch.compile` for the training: a few whole steps, and the validation, as one graph."""
+"""`torch.compile` for the training: several steps and the validation as one graph."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
+from runback.tasks import Loss
 from runback.training.state import TrainState
-from runback.training.steps import Piece, make_cost, pieces_of, read_costs
-from runback.training.updates import LearningRate, make_graph_update, stays
+from runback.training.steps import CostOf, Piece, make_cost, pieces_of, read_costs
+from runback.training.updates import LearningRate, make_graph_update, mark_static
 
 COMPILERS = ("c++", "g++", "clang++")
-# Steps in one graph: a small step costs a few microseconds, calling a graph sixty; but the time to
-# compile grows with every step in it. An epoch of no more steps than this is one graph as a whole.
+# Steps in one graph. A small step takes a few microseconds and a graph call sixty, but the compile
+# time grows with the number of steps. An epoch of at most this many steps is one graph.
 GROUP = 4
 
 Graph = Callable[[Tensor, Tensor, bool], tuple[Tensor, list[Tensor]]]
 
 
 def missing_compiler(device: torch.device) -> str:
-    """What torch.compile lacks on this machine, in words; empty where it lacks nothing."""
+    """What torch.compile is missing on this machine; empty if nothing."""
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         return "triton is not installed"
     if device.type != "mps" and not any(shutil.which(name) for name in COMPILERS):
@@ -33,11 +34,11 @@ def missing_compiler(device: torch.device) -> str:
 
 
 class CompiledSteps:
-    """Groups of batches, each group one call of a compiled graph.
+    """Trains on groups of batches, each group one call of a compiled graph.
 
-    A group that ends an epoch validates, too. Each shape of a group gets a graph of its own, so
-    that the numbers do not depend on which shape this process met first; and as an epoch can only
-    be left between groups, a resumed run forms the same ones.
+    The last group of an epoch also validates. Each group shape has its own graph, so that results
+    do not depend on the shapes compiled before. Epochs are interrupted only between groups, so a
+    resumed run forms the same groups.
     """
 
     def __init__(
@@ -45,12 +46,17 @@ class CompiledSteps:
         state: TrainState,
         batches: Batches,
         validation: TableDataset | None,
+        loss: Loss,
         config: TrainConfig,
     ) -> None:
         self.state, self.batches, self.size = state, batches, config.batch_size
         self._lr = LearningRate(state.optimizer)
-        self._pieces = [(stays(x), stays(y), share) for x, y, share in pieces_of(validation)]
-        self._graph = compiled(make_graph(state, self._pieces, config, self._lr), config.compile)
+        self._pieces = [
+            (mark_static(x), mark_static(y), share) for x, y, share in pieces_of(validation)
+        ]
+        cost_of = make_cost(state, loss, config)
+        graph = make_graph(state, cost_of, self._pieces, config, self._lr)
+        self._graph = compiled(graph, config.compile)
         self._costs: list[Tensor] = []
 
     def train(self, epoch: int, start: int) -> Iterator[tuple[Tensor, int]]:
@@ -70,14 +76,18 @@ class CompiledSteps:
 
 
 def make_graph(
-    state: TrainState, pieces: list[Piece], config: TrainConfig, lr: LearningRate
+    state: TrainState,
+    cost_of: CostOf,
+    pieces: list[Piece],
+    config: TrainConfig,
+    lr: LearningRate,
 ) -> Graph:
-    """What is to be compiled: training on the rows of some batches, and validation after the last.
+    """The function to compile: training on a group of batches, and validation after the last one.
 
-    Compiling the forward alone makes small models slower: autograd still walks from Python to a
-    second graph, and the update goes from weight to weight.
+    Compiling only the forward pass makes small models slower: the backward pass is a second graph
+    called from Python, and the update loops over the weights.
     """
-    model, cost_of = state.model.train(), make_cost(state, config)
+    model = state.model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
     update = make_graph_update(state.optimizer, parameters, lr.tensor)
 
@@ -96,10 +106,8 @@ def make_graph(
     return graph
 
 
-def validated(
-    model: nn.Module, cost_of: Callable[[Tensor, Tensor], Tensor], pieces: list[Piece]
-) -> list[Tensor]:
-    """The costs of the validation rows in eval mode; the module is back in train mode after."""
+def validated(model: nn.Module, cost_of: CostOf, pieces: list[Piece]) -> list[Tensor]:
+    """The costs of the validation rows in eval mode; train mode is set again."""
     with torch.no_grad():
         model.eval()
         costs = [cost_of(x, y) for x, y, _ in pieces]
@@ -108,17 +116,17 @@ def validated(
 
 
 def clipped(gradients: tuple[Tensor | None, ...], largest_norm: float) -> tuple[Tensor | None, ...]:
-    """`clip_grad_norm_` without its detour over `grad` (Pascanu, Mikolov, Bengio 2013)."""
+    """`clip_grad_norm_` for gradients in a tuple (Pascanu, Mikolov, Bengio 2013)."""
     norm = nn.utils.get_total_norm([g for g in gradients if g is not None])
     scale = torch.clamp(largest_norm / (norm + 1e-6), max=1.0)
     return tuple(None if g is None else g * scale for g in gradients)
 
 
 def compiled(graph: Graph, mode: str) -> Graph:
-    """A graph compiled in one of torch's modes.
+    """Compiles a graph in one of torch's modes.
 
-    torch counts how often it compiles the same code, and after eight times runs it uncompiled,
-    which gives other bits: each training in a process gets code of its own.
+    After eight compilations of the same code object torch runs it uncompiled, which changes the
+    last bits of results. So each training in a process gets its own copy of the code object.
     """
     if hasattr(torch._dynamo.config, "trace_autograd_ops"):
         torch._dynamo.config.trace_autograd_ops = True

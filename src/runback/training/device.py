@@ -1,4 +1,4 @@
-"""Where training runs: the device, the number of CPU threads."""
+"""The training device and the number of CPU threads."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from runback.config import check_device
+from runback.config import check_option
 from runback.errors import ConfigError, MemoryShortError
 
-# Below this many weights x rows of a batch, a second CPU thread costs more than it brings:
-# measured on two busy cores, five epochs of a small MLP took 92 s on two threads and 5 s on one.
+# Below this product of weights and batch rows, a second CPU thread is slower: on two busy cores,
+# five epochs of a small MLP took 92 s with two threads and 5 s with one.
 SMALL_STEP = 1 << 27
-# Before any run has set another number: a process may train one run after another.
-TORCHS_CHOICE = torch.get_num_threads()
+# Read at import, before a run in this process sets another number.
+DEFAULT_THREADS = torch.get_num_threads()
 
 
 def choose_device(name: str) -> torch.device:
-    """The device for an option value; `auto` takes CUDA, then MPS, then the CPU.
+    """The device for an option value; `auto` prefers CUDA, then MPS, then the CPU.
 
     Raises:
-        ConfigError: no such device, or this machine does not have it.
+        ConfigError: an invalid name, or a device that this machine does not have.
     """
-    check_device(name)
+    check_option("device", name)
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", 0)
@@ -37,11 +37,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def choose_threads(asked: int, n_weights: int, batch_size: int) -> int:
-    """CPU threads for a run: what was asked for, or one for small steps, or torch's own choice."""
-    if asked:
-        return asked
-    return 1 if n_weights * batch_size < SMALL_STEP else TORCHS_CHOICE
+def choose_threads(threads: int, n_weights: int, batch_size: int) -> int:
+    """The number of CPU threads: the option `threads`; if 0, one for small steps or torch's default."""
+    if threads:
+        return threads
+    return 1 if n_weights * batch_size < SMALL_STEP else DEFAULT_THREADS
 
 
 def _checked_cuda(name: str, device: torch.device) -> torch.device:
@@ -55,7 +55,7 @@ def _checked_cuda(name: str, device: torch.device) -> torch.device:
 
 @contextmanager
 def short_of_memory(device: torch.device) -> Iterator[None]:
-    """Says in one sentence that the memory is full; what else is raised passes through.
+    """Converts out-of-memory errors to `MemoryShortError`; other errors pass through.
 
     Raises:
         MemoryShortError: an allocation failed on the device or on the CPU.
@@ -73,7 +73,7 @@ def short_of_memory(device: torch.device) -> Iterator[None]:
 
 
 def read_scalars(values: list[Tensor]) -> list[float]:
-    """Scalars of one device and dtype as floats; a device is waited for once, not for each."""
+    """Scalars of one device and dtype as floats, with one device synchronization."""
     if values[0].device.type == "cpu":
         return [value.item() for value in values]
     stacked: list[float] = torch.stack(values).tolist()

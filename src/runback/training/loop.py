@@ -1,4 +1,4 @@
-"""The loop: one generator that trains and yields what happened, on one screen."""
+"""The training loop: a generator that yields an event for each epoch and each pause."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
 from runback.seeding import seed_generators
+from runback.tasks import by_loss
 from runback.training.compiling import CompiledSteps, missing_compiler
 from runback.training.optimizers import learning_rate
 from runback.training.state import TrainState
@@ -19,10 +20,10 @@ class EpochResult:
     """A completed epoch.
 
     Attributes:
-        epoch: epochs completed, from 1.
+        epoch: completed epochs, from 1.
         cost: mean of the batch costs.
-        val_cost: mean cost of the validation rows; None where there are none.
-        lr: the learning rate that the epoch was trained with.
+        val_cost: mean cost of the validation rows; None if there are none.
+        lr: the learning rate of the epoch.
     """
 
     epoch: int
@@ -33,11 +34,11 @@ class EpochResult:
 
 @dataclass(frozen=True, slots=True)
 class MidEpoch:
-    """A pause inside an epoch, where the caller may save the state or stop.
+    """A pause inside an epoch, at which the caller may save the state or stop.
 
     Attributes:
         epoch: the epoch in progress, from 1.
-        batch: batches done in it.
+        batch: its completed batches.
     """
 
     epoch: int
@@ -51,14 +52,14 @@ def run_epochs(
     config: TrainConfig,
     pause: Callable[[], bool] = lambda: False,
 ) -> Iterator[EpochResult | MidEpoch]:
-    """Trains from where `state` stands until `config.epochs`, or until patience runs out.
+    """Trains from the position of `state` to `config.epochs`, or until patience is exhausted.
 
     Args:
-        state: changed in place; whenever this generator has yielded, it can be saved.
+        state: changed in place; it can be saved at each yield.
         batches: the training part.
         validation: rows for `val_cost`, on the training device; None or empty for none.
-        config: decides the cost, precision, clipping, patience and the number of epochs.
-        pause: asked between batches; where it is true, a `MidEpoch` is yielded.
+        config: the cost, precision, clipping, patience and the number of epochs.
+        pause: called between batches; if it returns True, a `MidEpoch` is yielded.
 
     Yields:
         An `EpochResult` for each completed epoch, and a `MidEpoch` for each pause.
@@ -82,7 +83,8 @@ def run_epochs(
 def make_steps(
     state: TrainState, batches: Batches, validation: TableDataset | None, config: TrainConfig
 ) -> Steps:
-    """Compiled or plain, as the configuration and the machine have it."""
+    """Compiled steps if the option `compile` is set and the machine has a compiler; else eager."""
+    loss = by_loss(config.loss).losses[config.loss]
     if config.compile == "none" or missing_compiler(state.device):
-        return EagerSteps(state, batches, validation, config)
-    return CompiledSteps(state, batches, validation, config)
+        return EagerSteps(state, batches, validation, loss, config)
+    return CompiledSteps(state, batches, validation, loss, config)

@@ -1,29 +1,22 @@
-"""Costs, optimizers and learning-rate schedules by name, all torch's own."""
+"""torch's optimizers and learning-rate schedules, by name."""
 
 from __future__ import annotations
 
 import inspect
 import math
-import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn, optim
-from torch.nn import functional
+from torch import nn, optim
 from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
 
 from runback.config import TrainConfig
 from runback.errors import ConfigError
+from runback.training.fastpaths import SGD, Adam, AdamW
 
-Cost = Callable[[Tensor, Tensor], Tensor]
-TRIED_EPOCHS = 3
+TRIAL_EPOCHS = 3
 
-COSTS: dict[str, Cost] = {
-    "mse": functional.mse_loss,
-    "l1": functional.l1_loss,
-    "huber": functional.huber_loss,
-}
 _SCHEDULERS: dict[str, type[Any]] = {
     "step": StepLR,
     "cosine": CosineAnnealingLR,
@@ -32,54 +25,38 @@ _SCHEDULERS: dict[str, type[Any]] = {
 
 
 def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
-    """The optimizer that a configuration names, fused where that brings something: one call for
-    all weights, where the plain form takes several for each. Only real weights can be fused.
+    """The optimizer of a configuration. The fused form, one call for all weights, is used where it
+    is faster; it does not support complex weights.
     """
-    _leave_dynamo_out()
     parameters = list(parameters)
     fused = all(p.is_floating_point() for p in parameters) or None
     common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
     if config.optimizer == "sgd":
         fused = fused if config.momentum else None
-        return optim.SGD(parameters, momentum=config.momentum, fused=fused, **common)
+        return SGD(parameters, momentum=config.momentum, fused=fused, **common)
     if config.optimizer == "adam":
-        return optim.Adam(parameters, fused=fused, **common)
-    return optim.AdamW(parameters, fused=fused, **common)
-
-
-def _leave_dynamo_out() -> None:
-    """Lets optimizers be made and saved without importing torch._dynamo, which takes a second.
-
-    torch wraps these methods so that its compiler leaves them alone, and imports the compiler to
-    do so; it looks for this attribute first. Where the compiler is there already, or torch has
-    changed, nothing is done.
-    """
-    if "torch._dynamo" in sys.modules:
-        return
-    for name in ("add_param_group", "state_dict", "load_state_dict"):
-        plain = getattr(getattr(optim.Optimizer, name), "__wrapped__", None)
-        if plain is not None and not hasattr(plain, "__dynamo_disable"):
-            setattr(plain, "__dynamo_disable", plain)
+        return Adam(parameters, fused=fused, **common)
+    return AdamW(parameters, fused=fused, **common)
 
 
 class Schedule:
     """One of torch's schedulers, stepped once an epoch.
 
-    The cosine stops at its lowest point: trained past `T_max`, torch's own would climb again, and
-    a run that is resumed with more epochs would get a second wave that nobody asked for.
+    The cosine schedule stays at its minimum after `T_max`; torch's would rise again in a run that is
+    resumed with more epochs.
 
     Raises:
-        ConfigError: on construction, where `scheduler_args` do not fit.
+        ConfigError: on construction, if `scheduler_args` are invalid.
     """
 
     def __init__(self, config: TrainConfig, optimizer: optim.Optimizer) -> None:
         self.name, self.steps = config.scheduler, 0
         args = schedule_args(config)
-        _try_schedule(self.name, args)
+        _check_schedule(self.name, args)
         self.torch_schedule = _SCHEDULERS[self.name](optimizer, **args)
 
     def step(self, cost: float) -> None:
-        """Ends an epoch; `cost` is what the plateau watches: val_cost, or cost without one."""
+        """Completes an epoch; `cost` is val_cost or, without one, cost, and used by plateau only."""
         if self.steps >= getattr(self.torch_schedule, "T_max", math.inf):
             return
         self.steps += 1
@@ -89,24 +66,25 @@ class Schedule:
             self.torch_schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain values only."""
+        """The state, in plain values."""
         return {"steps": self.steps, "schedule": self.torch_schedule.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restores a state returned by `state_dict`."""
         self.steps = state["steps"]
         self.torch_schedule.load_state_dict(state["schedule"])
 
 
 def make_schedule(config: TrainConfig, optimizer: optim.Optimizer) -> Schedule | None:
-    """The schedule that a configuration names, or None."""
+    """The schedule of a configuration; None for "none"."""
     return None if config.scheduler == "none" else Schedule(config, optimizer)
 
 
 def schedule_args(config: TrainConfig) -> dict[str, Any]:
-    """The arguments of the schedule, with those that nobody gave.
+    """The arguments of the schedule, with defaults.
 
-    Step: a tenth after each third of the run. Cosine: to zero at its end. Plateau: torch's own.
+    Step: times 0.1 after each third of the run. Cosine: to zero at the end of the run. Plateau:
+    torch's defaults.
     """
     defaults: dict[str, Any] = {}
     if config.scheduler == "step":
@@ -116,8 +94,12 @@ def schedule_args(config: TrainConfig) -> dict[str, Any]:
     return {**defaults, **config.scheduler_args}
 
 
-def _try_schedule(name: str, args: dict[str, Any]) -> None:
-    """Runs a few epochs of a schedule on nothing: torch notices some mistakes in `step` only."""
+def _check_schedule(name: str, args: dict[str, Any]) -> None:
+    """Runs a schedule for a few epochs: torch checks some arguments only in `step`.
+
+    Raises:
+        ConfigError: the arguments are invalid.
+    """
     try:
         inspect.signature(_SCHEDULERS[name]).bind(None, **args)
         for key in ("step_size", "T_max"):
@@ -125,12 +107,12 @@ def _try_schedule(name: str, args: dict[str, Any]) -> None:
                 raise ValueError(f"{key} is not a whole number of at least 1")
         optimizer = optim.SGD([torch.zeros(())], lr=1.0)
         schedule = _SCHEDULERS[name](optimizer, **args)
-        for _ in range(TRIED_EPOCHS):
+        for _ in range(TRIAL_EPOCHS):
             optimizer.step()
             schedule.step(*([1.0] if name == "plateau" else []))
         if not math.isfinite(learning_rate(optimizer)):
             raise ValueError("the learning rate does not stay finite")
-    except Exception as error:  # torch checks little, and what it does not check raises anything
+    except Exception as error:  # unchecked arguments can raise anything
         raise ConfigError(f"option scheduler_args: {name} refuses {args}: {error}") from None
 
 

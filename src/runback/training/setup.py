@@ -1,10 +1,9 @@
-"""From a configuration to all that a training needs: table, split, batches, module, state."""
+"""The setup of a training from a configuration: table, split, batches, module, state."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -12,30 +11,33 @@ from runback.config import TrainConfig
 from runback.console.progress import say
 from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, TensorBatches
 from runback.data.split import Split, make_split
-from runback.data.table import Table, read_table
+from runback.data.table import Columns, Table, read_table
 from runback.data.user_dataset import DatasetRows
 from runback.errors import ConfigError
 from runback.model.scaling import Scaled
-from runback.model.spec import BuiltModel, build_model, check_output, dtype_of
+from runback.model.spec import BuiltModel, ModelSpec, build_model, check_output
 from runback.seeding import seed_generators
+from runback.tasks import Task, by_loss
 from runback.training.compiling import missing_compiler
 from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.state import TrainState
 
 CHECKED_ROWS = 2
-# MLflow's own limit (its database's column `name`).
+# MLflow's limit (the column `name` in its database).
 MAX_MODEL_NAME = 256
 
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A training that is ready to begin.
+    """The parts of a training that is ready to begin.
 
     Attributes:
-        validation: the validation rows on the training device; None where the split has none.
+        task: of the model; defines losses, scores and plots.
+        validation: the validation rows on the training device; None if the split has none.
     """
 
     config: TrainConfig
+    task: Task
     table: Table
     split: Split
     built: BuiltModel
@@ -45,51 +47,34 @@ class TrainingSetup:
 
     @property
     def register_as(self) -> str:
-        """The registered model's name, or "none"; "_" for what means something in models:/ URIs."""
+        """The registered model's name, or "none"; characters special in models:/ URIs become "_"."""
         name = self.config.register or self.table.path.stem
         return name.translate(str.maketrans("/:@?", "____"))
 
     def is_done(self) -> bool:
-        """Whether the loop has nothing left to train."""
+        """Whether all epochs are trained or patience is exhausted."""
         out_of_patience = self.state.out_of_patience(self.config.patience)
         return self.state.epoch >= self.config.epochs or out_of_patience
 
-    def facts(self) -> dict[str, Any]:
-        """What the tracking server is told of the data (`tracking.runs.DataFacts`)."""
-        split = self.split
-        return {
-            "name": self.table.path.stem,
-            "path": str(self.table.path),
-            "fingerprint": self.table.fingerprint,
-            "features": list(self.table.columns.features),
-            "targets": list(self.table.columns.targets),
-            "split_digest": split.digest,
-            "rows": {
-                "training": len(split.train),
-                "validation": len(split.validation),
-                "test": len(split.test),
-            },
-        }
-
 
 def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
-    """Reads, splits, builds and checks; every mistake of the user's surfaces here.
+    """Reads the table, splits it, builds the module and checks everything before a run is created.
 
     Args:
         config: the run's configuration.
-        source: the code of the user's module as the run recorded it; None for what is importable.
+        source: a folder with the recorded code of a user-defined module; None to import it.
 
     Raises:
-        ConfigError: a device that is not there, or options that contradict the data.
+        ConfigError: a missing device, or options that contradict the data.
         DataError: the table cannot be used.
-        ModelError: the module cannot be built or does not fit.
+        ModelError: the module cannot be built or does not fit the data.
     """
     device = choose_device(config.device)
     if device.type == "mps" and config.precision == "float64":
-        raise ConfigError("option precision: float64 does not exist on mps; use float32")
-    lack = "" if config.compile == "none" else missing_compiler(device)
-    if lack:
-        say(f"warning: option compile: {lack} on this machine; the step runs uncompiled")
+        raise ConfigError("option precision: mps does not support float64; use float32")
+    missing = "" if config.compile == "none" else missing_compiler(device)
+    if missing:
+        say(f"warning: option compile: {missing} on this machine; the step runs uncompiled")
     table = read_table(config.data, config.target, config.features, dtype_of(config.precision))
     split = make_split(len(table), config.split, config.seed)
     order = Order(
@@ -99,7 +84,7 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
         drop_last=config.drop_last,
         seed=config.seed,
     )
-    torch.set_num_threads(1)  # sums for scaling must not depend on how many an earlier run left
+    torch.set_num_threads(1)  # scaling must not depend on the threads of an earlier run
     built = _build(config, table, split, device, source)
     n_weights = sum(p.numel() for p in built.module.parameters())
     torch.set_num_threads(choose_threads(config.threads, n_weights, config.batch_size))
@@ -107,41 +92,60 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
         state = TrainState.fresh(built.module, config, device)
         validation = _part(table, split.validation, device) if len(split.validation) else None
         batches = _batches(config, table, split, order, device)
-    work = TrainingSetup(config, table, split, built, state, batches, validation)
-    _require_model_name(work.register_as)
-    return work
+    task = by_loss(config.loss)
+    setup = TrainingSetup(config, task, table, split, built, state, batches, validation)
+    _require_model_name(setup.register_as)
+    return setup
+
+
+def dtype_of(precision: str) -> torch.dtype:
+    """The dtype of weights and data; bf16 is autocast over float32 weights."""
+    return torch.float64 if precision == "float64" else torch.float32
+
+
+def spec_of(config: TrainConfig, columns: Columns) -> ModelSpec:
+    """The model spec of a configuration for the columns of a table."""
+    return ModelSpec(
+        task=by_loss(config.loss).name,
+        model=config.model,
+        model_args=config.model_args,
+        features=columns.features,
+        targets=columns.targets,
+        normalize=config.normalize,
+        dtype=str(dtype_of(config.precision)).removeprefix("torch."),
+    )
 
 
 def _require_model_name(name: str) -> None:
-    """Refuses what MLflow would refuse when the training is over.
+    """Checks the registered model's name before the training, as MLflow does after it.
 
     Raises:
-        ConfigError: no name for a registered model.
+        ConfigError: an invalid name.
     """
-    readable = name.isprintable() and len(name.strip()) > 0 and len(name) <= MAX_MODEL_NAME
-    if not readable or name == "." or name.startswith(".."):
+    is_text = name.isprintable() and len(name.strip()) > 0 and len(name) <= MAX_MODEL_NAME
+    if not is_text or name == "." or name.startswith(".."):
         shown = repr(name) if len(name) <= MAX_MODEL_NAME else f"a name of {len(name)} characters"
         raise ConfigError(
-            f"option register: a model cannot be registered as {shown}; give another name, or none"
+            f"option register: a model cannot be registered as {shown}; use another name, or none"
         )
 
 
-def held_out(work: TrainingSetup) -> TableDataset | None:
-    """The test rows on the CPU; None where the split has none."""
-    rows = work.split.test
-    return _part(work.table, rows, torch.device("cpu")) if len(rows) else None
+def held_out(setup: TrainingSetup) -> TableDataset | None:
+    """The test rows on the CPU; None if the split has none."""
+    rows = setup.split.test
+    return _part(setup.table, rows, torch.device("cpu")) if len(rows) else None
 
 
 def _build(
     config: TrainConfig, table: Table, split: Split, device: torch.device, source: Path | None
 ) -> BuiltModel:
-    """Epoch 0's seeds give the initial weights, whatever was drawn before."""
+    """Builds, scales and checks the module; initial weights are seeded as epoch 0."""
     seed_generators(config.seed, 0, device)
-    built = build_model(config, table.columns.features, table.columns.targets, source)
+    built = build_model(spec_of(config, table.columns), source)
     if isinstance(built.module, Scaled):
         built.module.scale.fit(table.features.index_select(0, split.train), config.normalize)
     rows = split.train[:CHECKED_ROWS]
-    check_output(built.module, table.features[rows], len(table.columns.targets))
+    check_output(built.module, table.features[rows], built.spec.n_outputs)
     return built
 
 

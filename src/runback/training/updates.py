@@ -1,8 +1,7 @@
-"""The optimizers' updates: torch's own, called where its wrappers do not slow a small step down."""
+"""The optimizers' updates as functions that can be part of a compiled graph."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,54 +13,36 @@ from torch.optim.sgd import sgd
 GraphUpdate = Callable[[Sequence[Tensor | None]], None]
 
 
-def make_update(optimizer: optim.Optimizer) -> Callable[[], None]:
-    """`optimizer.step()` without torch's wrappers around it, where nobody listens to them.
-
-    One is the profiler's hook, which costs a fifth of a small model's whole step; the other asks
-    the compiler to look away, and imports it to do so. `functools.wraps` leaves the method itself
-    to `inspect.unwrap`. A schedule puts a wrapper of its own on the instance, and then all stay.
-    """
-    if "step" in vars(optimizer):
-        return lambda: optimizer.step() and None
-    plain = inspect.unwrap(type(optimizer).step)
-
-    @torch.no_grad()
-    def update() -> None:
-        plain(optimizer)
-
-    return update
-
-
 class LearningRate:
-    """The learning rate as a scalar on the device: as a number it would be a part of the graph,
-    and each new one would mean compiling again.
+    """The learning rate as a scalar on the device: a Python float would be a constant of the
+    graph, and each new value would need a recompilation.
     """
 
     def __init__(self, optimizer: optim.Optimizer) -> None:
         self._group = optimizer.param_groups[0]
         first: Tensor = self._group["params"][0]
         rate = torch.tensor(self._group["lr"], dtype=fine(first), device=first.device)
-        self.tensor = stays(rate)
+        self.tensor = mark_static(rate)
 
     def refresh(self) -> None:
-        """Takes over what a schedule may have set."""
+        """Copies the optimizer's learning rate, which a schedule may have changed."""
         self.tensor.fill_(self._group["lr"])
 
 
 def make_graph_update(
     optimizer: optim.Optimizer, parameters: Sequence[nn.Parameter], lr: Tensor
 ) -> GraphUpdate:
-    """The optimizer's update by torch's functional forms, which a graph can hold.
+    """The optimizer's update with torch's functional optimizers.
 
-    `optimizer.step` itself ends a graph. The state stays the optimizer's own, under torch's own
-    names, and is made here where it is not there yet: zeros, as torch's first step would have it.
+    `optimizer.step` would break the graph. The state stays in the optimizer, under torch's names;
+    missing state is initialized with zeros, as in torch's first step.
 
     Args:
         optimizer: SGD, Adam or AdamW.
-        parameters: those to update, in the order in which the gradients will come.
+        parameters: to update, in the order of the gradients.
         lr: the learning rate, a scalar on the device.
     """
-    vars(optimizer)["_opt_called"] = True  # or torch's schedules miss the call of `step`
+    vars(optimizer)["_opt_called"] = True  # else torch's schedules warn that `step` was not called
     options, state = optimizer.param_groups[0], optimizer.state
     if isinstance(optimizer, optim.SGD):
         names = ["momentum_buffer"] if options["momentum"] else []
@@ -80,18 +61,18 @@ def make_graph_update(
 
 
 def _kept(state: dict[str, Any], name: str, parameter: Tensor) -> Tensor:
-    """A tensor of the optimizer's state, made if need be."""
+    """A tensor of the optimizer's state, created if missing."""
     if name not in state:
         is_step = name == "step"
         zeros = torch.zeros((), device=parameter.device) if is_step else torch.zeros_like(parameter)
         state[name] = zeros
     kept: Tensor = state[name]
-    return stays(kept)
+    return mark_static(kept)
 
 
-def stays(tensor: Tensor) -> Tensor:
-    """Marks a tensor that keeps its address, which CUDA graphs then use in place: they take no
-    other tensor that they write to, and copy all others before each call.
+def mark_static(tensor: Tensor) -> Tensor:
+    """Marks a tensor whose address never changes. CUDA graphs write only to such tensors, and copy
+    all others before each call.
     """
     torch._dynamo.mark_static_address(tensor)
     return tensor
@@ -117,8 +98,8 @@ def _sgd(
 def _adam(
     parameters: list[Tensor], gradients: list[Any], kept: list[Any], lr: Any, options: Any
 ) -> None:
-    """The bias corrections are computed as finely as the plain form's: in float32, 1 - 0.999 has an
-    error of 6e-5.
+    """Bias corrections use `fine` precision, as in eager mode: in float32, 1 - 0.999 has an error
+    of 6e-5.
     """
     steps = [tensors[2].to(fine(tensors[2])) for tensors in kept]
     adam(
@@ -144,7 +125,7 @@ def _adam(
 
 
 def _rate(lr: Tensor) -> Any:
-    """A scalar in a graph; a number where torch's compiler has given a module up."""
+    """A tensor in a graph; a float if torch's compiler fell back to eager mode."""
     return lr if torch.compiler.is_compiling() else lr.item()
 
 

@@ -1,0 +1,129 @@
+"""The columns of a table as tensors: encoded column by column, and checked."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from runback.columns.column import Column
+from runback.columns.number import MAX_SHOWN, number_columns
+from runback.errors import DataError
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported late: it takes half a second
+
+
+def fill(
+    where: Path | str,
+    columns: Sequence[Column],
+    cells: Callable[[str], pa.Array | pd.Series],
+    rows: Tensor,
+    first: int,
+) -> None:
+    """Fills `[n_rows, len(columns)]` column by column.
+
+    Args:
+        where: the table's name in errors.
+        columns: in the order of the tensor.
+        cells: returns the cells of a column by its name.
+        rows: a tensor on the CPU, changed in place.
+        first: index of its first row in the table, from 0.
+
+    Raises:
+        DataError: a cell cannot be encoded, is missing, is infinite, or overflows the dtype of
+            `rows`.
+    """
+    view = rows.numpy()
+    for index, column in enumerate(columns):
+        source = column.encode(cells(column.name), where, first)
+        with np.errstate(over="ignore"):
+            view[:, index] = source
+        _check_finite(where, column.name, view[:, index], source, first)
+
+
+def frame_to_tensor(
+    frame: pd.DataFrame,
+    features: Sequence[str],
+    dtype: torch.dtype,
+    where: str = "table",
+    first: int = 0,
+) -> Tensor:
+    """The feature columns of a frame as `[n_rows, n_features]`; column order does not matter.
+
+    Args:
+        frame: a table, or a part of one.
+        features: the columns.
+        dtype: of the tensor.
+        where: the table's name in errors.
+        first: index of the frame's first row in the table, from 0.
+
+    Raises:
+        DataError: a column is missing, or a cell is not a finite number.
+    """
+    names = [str(name) for name in frame.columns]
+    require_columns(where, names, features)
+    index_of = {name: index for index, name in enumerate(names)}
+    duplicates = [name for name, count in Counter(names).items() if count > 1 and name in features]
+    if duplicates:
+        raise DataError(f"{where}: column {duplicates[0]!r} appears more than once")
+    rows = torch.empty((len(frame), len(features)), dtype=dtype)
+    fill(where, number_columns(features), lambda name: frame.iloc[:, index_of[name]], rows, first)
+    return rows
+
+
+def require_columns(
+    where: Path | str, names: Sequence[str], wanted: Sequence[str], option: str = ""
+) -> None:
+    """Checks that a table has all wanted columns.
+
+    Raises:
+        DataError: a column is missing; the message lists the table's columns.
+    """
+    known = set(names)
+    for name in wanted:
+        if name not in known:
+            source = f" (option {option})" if option else ""
+            raise DataError(
+                f"{where}: no column {name!r}{source}; the columns are {listing(names)}"
+            )
+
+
+def listing(names: Sequence[str], most: int = 12) -> str:
+    """Column names in one line, at most `most` of them."""
+    shown = ", ".join(_plain(name) for name in names[:most])
+    return shown + (f", ... ({len(names)} columns)" if len(names) > most else "")
+
+
+def _plain(name: str) -> str:
+    shown = name if name.isprintable() else repr(name)
+    return shown if len(shown) <= MAX_SHOWN else shown[:MAX_SHOWN] + "..."
+
+
+def _check_finite(
+    where: Path | str,
+    name: str,
+    stored: npt.NDArray[np.floating],
+    source: npt.NDArray[np.float64],
+    first: int,
+) -> None:
+    finite = np.isfinite(stored)
+    if finite.all():
+        return
+    row = int(np.flatnonzero(~finite)[0])
+    value = float(source[row])
+    if math.isnan(value):
+        problem = "has no value"
+    elif math.isinf(value):
+        problem = "is infinite"
+    else:
+        problem = f"{value!r} does not fit {stored.dtype}; use precision float64"
+    raise DataError(f"{where}: column {name!r}, data row {first + row + 1}: {problem}")

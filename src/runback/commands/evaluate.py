@@ -1,0 +1,122 @@
+"""`runback evaluate`: scores a run's model on the run's test rows, or on another table."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from runback.commands.load import Loaded, loading
+from runback.commands.recorded import require_fingerprint, with_data
+from runback.data.split import Split, split_from_json
+from runback.data.table import read_table
+from runback.errors import UsageError
+from runback.model.batched_forward import predict_rows
+from runback.storage.journal import Journal
+from runback.storage.paths import run_dir
+from runback.tasks import by_name
+from runback.tracking.artifacts import read_json
+from runback.tracking.points import log_scores
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Scores of a run's model.
+
+    Attributes:
+        epoch: of the weights, in epochs completed.
+        data: the table.
+        rows: number of scored rows.
+        scores: by metric; metrics that are undefined for these rows are absent.
+    """
+
+    run_id: str
+    epoch: int
+    data: str
+    rows: int
+    scores: dict[str, float]
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields as JSON values."""
+        return dataclasses.asdict(self)
+
+
+def evaluate(run: str, data: str | None = None) -> EvaluationResult:
+    """Scores a run's model on the run's test rows, or on another table.
+
+    The scores of the test rows are logged as `test_...` metrics that the run does not have yet.
+
+    Args:
+        run: RUN in any of its forms.
+        data: a table with the run's features and targets; all its rows are scored.
+
+    Raises:
+        DataError: the run's table has changed, or `data` does not fit.
+        UsageError: the run's split has no test rows.
+        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+    """
+    with loading(run) as loaded:
+        if data is not None:
+            return score(loaded, data)
+        result = score(loaded)
+        _record(loaded, result.scores)
+        return result
+
+
+def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
+    """Scores a model on its run's test rows, or on all rows of a table.
+
+    Raises:
+        DataError: the run's table has changed, or `data` does not fit.
+        UsageError: the run's split has no test rows.
+    """
+    spec = loaded.spec
+    if data is None:
+        x, y, data = _test_rows(loaded)
+    else:
+        table = read_table(data, spec.targets, spec.features, spec.torch_dtype)
+        x, y = table.features, table.targets
+    output = predict_rows(loaded.module, x)
+    scores = by_name(spec.task).scores(output, y, loaded.config.loss)
+    return EvaluationResult(loaded.record.run_id, loaded.epoch, data, len(x), scores)
+
+
+def split_of(loaded: Loaded) -> Split:
+    """The run's recorded split.
+
+    Raises:
+        TrackingError: the run has no split, or the server is unreachable.
+        DataError: it cannot be rebuilt.
+    """
+    return split_from_json(read_json(loaded.client, loaded.record.run_id, "split.json"))
+
+
+def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
+    """The run's test rows: features, targets and the table's path."""
+    spec, tags = loaded.spec, loaded.record.tags
+    config = with_data(loaded.config, tags)
+    table = read_table(config.data, spec.targets, spec.features, spec.torch_dtype)
+    require_fingerprint(table.fingerprint, tags, config.data)
+    rows = split_of(loaded).test
+    if not len(rows):
+        raise UsageError(
+            f"run {loaded.record.run_id}: split {config.split} has no test rows; score another "
+            "table with --data"
+        )
+    return table.features[rows], table.targets[rows], config.data
+
+
+def _record(loaded: Loaded, scores: dict[str, float]) -> None:
+    """Logs test metrics that neither the run nor its journal has."""
+    folder = run_dir(loaded.record.run_id)
+    known = set(loaded.record.metrics)
+    if folder.journal.exists():
+        journal = Journal(folder.journal)
+        known |= {point.key for point in journal.points_at(loaded.epoch)}
+        journal.close()
+    named = {f"test_{name}": value for name, value in scores.items()}
+    missing = {key: value for key, value in named.items() if key not in known}
+    if missing:
+        log_scores(loaded.client, loaded.record.run_id, missing, loaded.epoch)

@@ -1,0 +1,209 @@
+"""`runback resume`: holds the run, restores it, continues the training, and finishes it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from runback.commands.launch import launch_id
+from runback.commands.recorded import (
+    config_of,
+    original_config_of,
+    require_fingerprint,
+    with_data,
+)
+from runback.commands.train import TrainResult, keep, loading_libraries, summary, train_to_end
+from runback.config import (
+    MUTABLE_ON_RESUME,
+    OPTION_NAMES,
+    TrainConfig,
+    parse,
+    render,
+    unknown_option,
+)
+from runback.console.progress import say
+from runback.errors import ConfigError
+from runback.run.run import Run
+from runback.run.signals import StopSignals
+from runback.tracking.client import CourierClient
+from runback.tracking.messages import FetchArtifact, FindRun, NestLaunch
+from runback.training.setup import TrainingSetup, prepare
+from runback.training.state import TrainState
+from runback.user_code import is_user_defined
+
+
+def resume(
+    run: str,
+    *,
+    data: str | None = None,
+    epochs: int | None = None,
+    patience: int | None = None,
+    device: str | None = None,
+    register: str | None = None,
+    checkpoint_every: int | None = None,
+    checkpoint_minutes: float | None = None,
+    keep_checkpoints: int | None = None,
+) -> TrainResult:
+    """Continues a run in place, from its newest valid checkpoint.
+
+    Args:
+        run: RUN in any of its forms.
+        data: the new path of the run's table; the content must be the same.
+        epochs: total number of epochs.
+        patience: epochs without a better val_cost; 0 continues a run that patience ended.
+        device: to train on.
+        register: name of the registered model.
+        checkpoint_every: epochs between checkpoints.
+        checkpoint_minutes: minutes between checkpoints.
+        keep_checkpoints: checkpoints to keep.
+
+    Raises:
+        UsageError: no such run, an invalid value, or changed data.
+        RunHeldError: another process holds the run.
+        DivergedError, Interrupted, TrackingError: as in `train`.
+    """
+    given = {
+        "data": data,
+        "epochs": epochs,
+        "patience": patience,
+        "device": device,
+        "register": register,
+        "checkpoint_every": checkpoint_every,
+        "checkpoint_minutes": checkpoint_minutes,
+        "keep_checkpoints": keep_checkpoints,
+    }
+    with CourierClient() as courier:
+        return run_resume(run, {k: v for k, v in given.items() if v is not None}, courier)
+
+
+def run_resume(run: str, changes: dict[str, Any], courier: CourierClient) -> TrainResult:
+    """`resume` with a courier that the caller has started, and changes by option name."""
+    with StopSignals(courier.report_signal) as signals:
+        with loading_libraries():
+            record = courier.ask(FindRun(run or launch_id()))
+        record.require_active()
+        if launch_id() and launch_id() != record.run_id:
+            courier.ask(NestLaunch(launch_id(), record.run_id, "resume"))
+        with Run.hold(courier, signals, record.run_id) as held:
+            assert held.record is not None
+            config, real = changed(config_of(held.record), changes)
+            setup = _restored(held, config, real, courier)
+            if held.record.status == "FINISHED" and setup.is_done():
+                return _already_finished(held, setup, real)
+            held.reopen({name: render(value) for name, value in real.items()})
+            say(f"run {held.id} resumed after {_position_text(setup.state)}: {summary(setup)}")
+            return train_to_end(held, setup, signals)
+
+
+def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:
+    """The configuration of a resumed run, and the changes that differ from the current values.
+
+    Raises:
+        ConfigError: an option that a resume may not change, or an invalid value.
+    """
+    for name in changes:
+        if name not in OPTION_NAMES:
+            raise ConfigError(unknown_option(name))
+    wanted = {name: parse(name, value) for name, value in changes.items()}
+    new = dataclasses.replace(config, **wanted)
+    real = {n: getattr(new, n) for n in wanted if getattr(new, n) != getattr(config, n)}
+    for name in real:
+        if name not in MUTABLE_ON_RESUME:
+            raise ConfigError(
+                f"option {name}: the run has {render(getattr(config, name)) or 'none'}, and a resume "
+                f"cannot change it, as the results would differ; it can change "
+                f"{', '.join(n for n in OPTION_NAMES if n in MUTABLE_ON_RESUME)}"
+            )
+    return new, real
+
+
+def _restored(
+    run: Run, config: TrainConfig, changes: dict[str, Any], courier: CourierClient
+) -> TrainingSetup:
+    """The setup at the newest valid checkpoint or, without one, before the first epoch.
+
+    It is prepared with the run's original number of epochs, on which schedules depend.
+
+    Raises:
+        UsageError: the data, the module or the number of epochs do not fit the run.
+    """
+    assert run.record is not None
+    tags = run.record.tags
+    if "data" not in changes:
+        config = with_data(config, tags)
+    began_with = original_config_of(run.record).epochs
+    source = _user_source(run, config, courier)
+
+    def prepared() -> TrainingSetup:
+        setup = prepare(dataclasses.replace(config, epochs=began_with), source)
+        require_fingerprint(setup.table.fingerprint, tags, config.data)
+        keep(run, setup)
+        return setup
+
+    setup = prepared()
+    if not restore_into(run, setup):
+        say(f"run {run.id} has no valid checkpoint: training starts from epoch 0")
+        setup = prepared()  # a failed restore may have changed the objects
+    setup = dataclasses.replace(setup, config=config)
+    run.state["config"] = config.as_json()
+    _require_enough_epochs(setup, run.catch_up())
+    return setup
+
+
+def restore_into(run: Run, setup: TrainingSetup) -> bool:
+    """Restores the training's state; returns False if the run has no valid checkpoint.
+
+    Raises:
+        ModelError: the weights do not fit the module.
+    """
+    position = run.restore()
+    if position is None:
+        return False
+    setup.state.position, setup.state.cost = position, run.state["cost"]
+    run.state["config"] = setup.config.as_json()  # not the one that the checkpoint was written with
+    return True
+
+
+def _user_source(run: Run, config: TrainConfig, courier: CourierClient) -> Path | None:
+    """The folder with the recorded code of a user-defined module, downloaded if missing."""
+    if not is_user_defined(config.model):
+        return None
+    if not run.folder.source.is_dir():
+        courier.ask(FetchArtifact(run.id, "source", str(run.folder.path)))
+    return run.folder.source
+
+
+def _require_enough_epochs(setup: TrainingSetup, recorded: int) -> None:
+    """Checks the option `epochs` against the trained epochs.
+
+    Raises:
+        ConfigError: more epochs are trained, begun or recorded.
+    """
+    begun = setup.state.epoch + (1 if setup.state.batch else 0)
+    if setup.config.epochs < max(begun, recorded):
+        raise ConfigError(
+            f"option epochs: {setup.config.epochs} is less than the {max(begun, recorded)} epochs "
+            "that the run has trained"
+        )
+
+
+def _already_finished(run: Run, setup: TrainingSetup, changes: dict[str, Any]) -> TrainResult:
+    say(f"run {run.id} has finished{_continue_hint(setup, run.id)}")
+    for name in changes.keys() - {"epochs", "patience"}:
+        say(f"warning: option {name} has no effect: no epoch is left to train")
+    return TrainResult(run.id, delivered=True)
+
+
+def _continue_hint(setup: TrainingSetup, run_id: str) -> str:
+    """The option that ended the training, and the command to continue it."""
+    command = f"continue with: runback resume {run_id}"
+    if setup.state.epoch >= setup.config.epochs:
+        return f"; {command} --epochs N"
+    patience = f"its patience of {setup.config.patience} epochs ended after epoch"
+    return f": {patience} {setup.state.epoch}; {command} --patience 0"
+
+
+def _position_text(state: TrainState) -> str:
+    inside = f" and {state.batch} batches" if state.batch else ""
+    return f"epoch {state.epoch}{inside}"

@@ -1,0 +1,1 @@
+"""The open run: held, live, ended. Independent of tables, tasks, TrainConfig and MLflow."""

@@ -1,0 +1,287 @@
+"""The delivery of one run: its journal during the training, then the rest, then its status."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Generator
+from pathlib import Path
+from typing import cast
+
+from mlflow import MlflowClient
+
+from runback.environment import write_environment
+from runback.storage import lease
+from runback.storage.journal import Journal
+from runback.storage.lock import FileLock
+from runback.storage.paths import RunDir
+from runback.tracking import tags
+from runback.tracking.connection import client_of, describe_error, http_settings, is_permanent
+from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
+from runback.tracking.record import EndStatus
+from runback.tracking.status import end_run, now_ms
+from runback.tracking.timeouts import drain_seconds
+
+IDLE_SECONDS = 0.25
+FIRST_MESSAGE_SECONDS = 1.0
+MESSAGE_SECONDS = 10.0
+# A killed process releases its lock some milliseconds after it closes its end of the pipe.
+EXIT_SECONDS = 5.0
+SHOWN_REFUSALS = 3
+
+# Yields the seconds until the next step; returns whether everything was delivered.
+DeliverySteps = Generator[float, None, bool]
+
+
+class AttachedRun:
+    """A run whose journal the courier delivers in steps, interleaved with other runs.
+
+    Args:
+        folder: of the run.
+        lock: the run's courier lock, if the courier already holds it.
+
+    Attributes:
+        ended: the status and error reported by the training process; None before.
+        abandoned: whether the training process has exited.
+        interrupted: whether the training process has received a signal.
+        delivered: whether everything was delivered; None during the delivery.
+    """
+
+    def __init__(self, folder: RunDir, lock: FileLock | None) -> None:
+        self.folder = folder
+        self.ended: tuple[EndStatus, str] | None = None
+        self.abandoned, self.interrupted = False, False
+        self.delivered: bool | None = None
+        self._lock = lock
+        self._steps = self._deliver()
+        self._next = 0.0
+
+    @property
+    def status(self) -> EndStatus:
+        """The reported status; without one, KILLED after a signal, else FAILED."""
+        if self.ended is not None:
+            return self.ended[0]
+        return "KILLED" if self.interrupted else "FAILED"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the training has ended, with or without a reported status."""
+        return self.ended is not None or self.abandoned
+
+    def wake(self) -> None:
+        """Makes the next step due now."""
+        self._next = 0.0
+
+    def advance(self) -> float:
+        """Runs the next step if it is due; returns the seconds until the following one."""
+        wait = self._next - time.monotonic()
+        if wait > 0:
+            return wait
+        try:
+            wait = next(self._steps)
+        except StopIteration as stop:
+            self.delivered, wait = bool(stop.value), 0.0
+        self._next = time.monotonic() + wait
+        return wait
+
+    def _deliver(self) -> DeliverySteps:
+        """Delivers the journal and the status; if the journal fails, the status alone."""
+        try:
+            lock = yield from self._acquire()
+            if lock is None:
+                say(f"run {self.folder.run_id} is delivered by another process")
+                return False
+            with lock, contextlib.closing(Journal(self.folder.journal)) as journal:
+                return (yield from self._deliver_all(Delivery(self.folder, journal)))
+        except Exception as error:  # such as a damaged journal or a full disk
+            say(
+                f"the journal of run {self.folder.run_id} cannot be delivered: {describe_error(error)}"
+            )
+        while not self.is_over:
+            yield IDLE_SECONDS
+        yield from self._send_status()
+        return False
+
+    def _acquire(self) -> Generator[float, None, FileLock | None]:
+        """Waits for the courier lock; None if another process holds it after the training ended."""
+        lock = self._lock or FileLock(self.folder.courier_lock)
+        deadline = float("inf")
+        while self._lock is None and not lock.try_acquire():
+            if self.is_over:
+                deadline = min(deadline, time.monotonic() + drain_seconds())
+            if time.monotonic() >= deadline:
+                return None
+            yield IDLE_SECONDS
+        return lock
+
+    def _deliver_all(self, delivery: Delivery) -> DeliverySteps:
+        journal = delivery.journal
+        yield from self._while_training(delivery)
+        if (
+            journal.fact("status") is None and self.ended is not None
+        ):  # the training process's disk was full
+            journal.set_fact("status", list(self.ended))
+        if not record_unreported_end(self.folder, journal, self.interrupted, EXIT_SECONDS):
+            return False  # already resumed by a process with another courier
+        return (yield from drain(delivery))
+
+    def _while_training(self, delivery: Delivery) -> Generator[float]:
+        """Delivers while the training process runs."""
+        if not self.is_over:
+            delivery.attempt(lambda: _send_environment(delivery))
+            delivery.attempt(delivery.prepare)
+        shown, leased = False, time.monotonic()
+        while not self.is_over:
+            if time.monotonic() - leased > lease.RENEW_SECONDS:
+                leased = time.monotonic()
+                delivery.tag(tags.LEASE, lease.lease(os.getppid()))
+            shown = shown or delivery.set_running()
+            arrived = shown and delivery.step()
+            yield 0.0 if arrived else _pause(delivery)
+
+    def _send_status(self) -> Generator[float]:
+        """Sets the status without the journal: the reported one, or FAILED."""
+        unreported = (
+            "the training process exited without reporting a status; its journal is damaged"
+        )
+        status, error = self.ended or ("FAILED", unreported)
+        run_id, deadline = self.folder.run_id, time.monotonic() + drain_seconds()
+        while True:
+            try:
+                return end_run(client_of(), run_id, status, error, now_ms())
+            except Exception as failure:
+                if is_permanent(failure) or time.monotonic() > deadline:
+                    return say(
+                        f"the status of run {run_id} cannot be set: {describe_error(failure)}"
+                    )
+            yield IDLE_SECONDS
+
+
+def deliver(folder: RunDir, journal: Journal, client: MlflowClient) -> bool:
+    """Delivers the journal of an ended run; returns whether everything was delivered."""
+    steps = drain(Delivery(folder, journal, client))
+    while True:
+        try:
+            time.sleep(next(steps))
+        except StopIteration as stop:
+            return bool(stop.value)
+
+
+def record_unreported_end(
+    folder: RunDir, journal: Journal, interrupted: bool = False, lock_seconds: float = 0.0
+) -> bool:
+    """Records a final status for a training process that exited without reporting one.
+
+    Args:
+        folder: of the run.
+        journal: of the run.
+        interrupted: whether the process received a signal.
+        lock_seconds: to wait for the run's lock.
+
+    Returns:
+        False if the training has not ended: a process holds the run.
+    """
+    if journal.fact("status") is not None:
+        return True
+    lock = FileLock(folder.lock)
+    if not lock.wait(lock_seconds):
+        return False
+    with lock:
+        if journal.fact("status") is None:
+            status = ["FAILED", "the training process exited without reporting a status"]
+            if interrupted:
+                status = ["KILLED", "killed by a signal"]
+            journal.set_facts({"ended_ms": now_ms(), "status": status})
+    return True
+
+
+def drain(delivery: Delivery) -> DeliverySteps:
+    """Delivers the rest and the status; stops `drain_seconds` after the last success.
+
+    Returns False at once if the run is resumed meanwhile: it then has another courier.
+    """
+    reporter, status = _Reporter(delivery), None
+    limit = drain_seconds()
+    last_success = time.monotonic()
+    while True:
+        left = limit - (time.monotonic() - last_success)
+        with http_settings(TIMEOUT=str(_timeout(left))):
+            if delivery.step():
+                last_success, left = time.monotonic(), limit
+            status = _status_of(delivery.journal)
+            if status is None:
+                return False
+            if delivery.is_complete() and delivery.set_status(*status):
+                return not reporter.report_refusals()
+        reporter.report_waiting(left)
+        if delivery.has_permanent_error or left <= 0:
+            break
+        yield min(delivery.pause(), left) if delivery.error else 0.0
+    say(f"not delivered: {describe(delivery.journal.waiting())}{reporter.cause()}")
+    reporter.report_refusals()
+    delivery.set_status(*status)  # even if files are undelivered
+    return False
+
+
+def say(text: str) -> None:
+    """Writes a line to standard error, unbuffered: the courier exits without flushing."""
+    with contextlib.suppress(OSError):  # the terminal may be closed
+        os.write(2, f"runback: {text}\n".encode())
+
+
+def _status_of(journal: Journal) -> tuple[EndStatus, str] | None:
+    status = journal.fact("status")
+    return None if status is None else (cast(EndStatus, status[0]), str(status[1]))
+
+
+def _pause(delivery: Delivery) -> float:
+    if delivery.has_permanent_error:
+        return LONGEST_DELAY
+    return delivery.pause() if delivery.error else IDLE_SECONDS
+
+
+def _timeout(left: float) -> int:
+    """Seconds for one request: MLFLOW_HTTP_REQUEST_TIMEOUT, at most the time left, at least 5."""
+    usual = int(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "60"))
+    return max(5, min(usual, round(left)))
+
+
+def _send_environment(delivery: Delivery) -> bool:
+    """Records the environment in the courier, to save time in the training process."""
+    journal = delivery.journal
+    if journal.fact("environment"):
+        return True
+    for file in write_environment(delivery.folder.outbox / "environment", Path.cwd()):
+        journal.post_file(delivery.folder.path, file, "environment")
+    journal.set_fact("environment", True)
+    return True
+
+
+class _Reporter:
+    """Prints the progress of the delivery after the end of a training."""
+
+    def __init__(self, delivery: Delivery) -> None:
+        self._delivery = delivery
+        self._next = time.monotonic() + FIRST_MESSAGE_SECONDS
+
+    def report_waiting(self, left: float) -> None:
+        """Prints at intervals what is undelivered, and the seconds left."""
+        if time.monotonic() < self._next or left <= 0:
+            return
+        self._next = time.monotonic() + MESSAGE_SECONDS
+        waiting = describe(self._delivery.journal.waiting())
+        say(f"still to be delivered: {waiting}{self.cause()}; retrying for another {left:.0f} s")
+
+    def cause(self) -> str:
+        """The last error in parentheses; empty if there is none."""
+        return f" ({self._delivery.error})" if self._delivery.error else ""
+
+    def report_refusals(self) -> list[str]:
+        """Prints and returns the reasons of refused entries."""
+        reasons = self._delivery.journal.refusals()
+        for reason in reasons[:SHOWN_REFUSALS]:
+            say(f"refused: {reason}")
+        if len(reasons) > SHOWN_REFUSALS:
+            say(f"refused: {len(reasons) - SHOWN_REFUSALS} more")
+        return reasons

@@ -1,0 +1,86 @@
+"""Logs the description of a run at its start: params, tags and dataset inputs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import sys
+
+from mlflow import MlflowClient
+from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+
+from runback import __version__
+from runback.storage.lease import lease
+from runback.tracking import tags
+from runback.tracking.connection import request
+from runback.tracking.messages import DatasetPart, RunDescription
+
+# MLflow rejects schemas above 65,535 characters; larger ones are left out.
+MAX_SCHEMA_LENGTH = 60_000
+
+
+def describe_run(client: MlflowClient, run_id: str, description: RunDescription) -> None:
+    """Logs the params, tags and datasets of a run that was just created.
+
+    Raises:
+        TrackingError: the server is unreachable or rejects the request.
+    """
+    request(f"run {run_id} cannot be described", lambda: _log(client, run_id, description))
+
+
+def describe_launch(client: MlflowClient, run_id: str, description: RunDescription) -> None:
+    """Describes a run that `mlflow run` created, and sets it to RUNNING.
+
+    Existing params, such as those logged by `mlflow run`, are not changed.
+
+    Raises:
+        TrackingError: the server is unreachable or rejects the request.
+    """
+    what = f"run {run_id} cannot be described"
+    logged = request(what, lambda: client.get_run(run_id)).data.params
+    params = {name: text for name, text in description.params.items() if name not in logged}
+    describe_run(client, run_id, dataclasses.replace(description, params=params))
+    request(what, lambda: client.update_run(run_id, status="RUNNING"))
+
+
+def nest_launch(client: MlflowClient, launch_id: str, run_id: str, command: str) -> None:
+    """Nests the run created by `mlflow run -e COMMAND` under the run that the command continues."""
+    new_tags = {
+        "mlflow.parentRunId": run_id,
+        "mlflow.runName": f"{command} of {run_id[:8]} (launch only)",
+        tags.LAUNCH: command,
+    }
+    client.log_batch(launch_id, tags=[RunTag(key, value) for key, value in new_tags.items()])
+
+
+def _log(client: MlflowClient, run_id: str, description: RunDescription) -> None:
+    client.log_batch(
+        run_id,
+        params=[Param(key, text) for key, text in description.params.items()],
+        tags=[RunTag(key, value) for key, value in {**description.tags, **_process_tags()}.items()],
+    )
+    client.log_inputs(run_id, datasets=[_dataset_input(part) for part in description.datasets])
+
+
+def _process_tags() -> dict[str, str]:
+    return {
+        tags.VERSION: __version__,
+        tags.PYTHON: sys.version.split()[0],
+        tags.LEASE: lease(os.getppid()),
+    }
+
+
+def _dataset_input(part: DatasetPart) -> DatasetInput:
+    """One dataset for each part: MLflow stores one context for each (name, digest)."""
+    columns = [{"type": "double", "name": name, "required": True} for name in part.columns]
+    schema = json.dumps({"mlflow_colspec": columns})
+    dataset = Dataset(
+        name=part.name,
+        digest=part.digest,
+        source_type="local",
+        source=json.dumps({"uri": part.path, "sha256": part.sha256}),
+        schema=schema if len(schema) < MAX_SCHEMA_LENGTH else None,
+        profile=json.dumps({"num_rows": part.n_rows, "num_columns": len(part.columns)}),
+    )
+    return DatasetInput(dataset, [InputTag("mlflow.data.context", part.part)])

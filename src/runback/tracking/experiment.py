@@ -1,0 +1,56 @@
+"""The experiment of new runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from mlflow import MlflowClient
+from mlflow.entities import Experiment
+from mlflow.exceptions import MlflowException
+
+from runback.errors import TrackingError, UsageError
+from runback.tracking.connection import describe_error, is_permanent
+
+
+def experiment_of(client: MlflowClient) -> str:
+    """The ID of the experiment that the environment names, as in MLflow.
+
+    MLFLOW_EXPERIMENT_ID, else MLFLOW_EXPERIMENT_NAME (created if missing), else the default.
+
+    Raises:
+        UsageError: the experiment does not exist or is deleted.
+        TrackingError: the server is unreachable or refuses.
+    """
+    by_id, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{what}") for what in ("ID", "NAME"))
+    if by_id:
+        return _usable("ID", by_id, lambda: client.get_experiment(by_id))
+    if name:
+        return _usable("NAME", name, lambda: _by_name(client, name))
+    return "0"
+
+
+def _usable(what: str, value: str, find: Callable[[], Experiment]) -> str:
+    """The ID of the experiment from an environment variable."""
+    try:
+        experiment = find()
+    except MlflowException as error:
+        kind = UsageError if is_permanent(error) else TrackingError
+        raise kind(f"MLFLOW_EXPERIMENT_{what} {value!r}: {describe_error(error)}") from error
+    if experiment.lifecycle_stage != "active":
+        raise UsageError(f"MLFLOW_EXPERIMENT_{what} {value!r}: the experiment has been deleted")
+    return str(experiment.experiment_id)
+
+
+def _by_name(client: MlflowClient, name: str) -> Experiment:
+    """An experiment, created if missing; `mlflow.set_experiment` would change global state."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is not None:
+        return experiment
+    try:
+        return client.get_experiment(client.create_experiment(name))
+    except MlflowException:  # created by another process meanwhile
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
+            raise
+        return experiment

@@ -1,0 +1,140 @@
+"""Resolves RUN to a run on the tracking server, and reads it as a `RunRecord`."""
+
+from __future__ import annotations
+
+import re
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from runback.errors import RunNotFoundError, TrackingError
+from runback.tracking import tags
+from runback.tracking.connection import describe_error, is_permanent, request, without_secrets
+from runback.tracking.record import RunRecord, Tags
+
+PREFIX_LENGTH = 4
+FORMS = (
+    f"RUN is a run ID, a unique prefix of one ({PREFIX_LENGTH} characters or more), latest, "
+    "runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
+)
+PAGE = 1000
+
+
+def find_run(client: MlflowClient, name: str) -> RunRecord:
+    """Resolves an ID, a unique prefix of one, latest, runs:/ID, models:/NAME/VERSION or @ALIAS.
+
+    Raises:
+        RunNotFoundError: no run matches, or more than one.
+        TrackingError: the server is unreachable.
+    """
+    if not name:
+        raise RunNotFoundError("RUN is empty; give a run ID, a unique prefix of one, or latest")
+    if name.startswith("models:/"):
+        return _run_of_version(client, name)
+    if name == "latest":
+        return record_of(_latest(client))
+    return record_of(_by_id(client, name.removeprefix("runs:/").split("/")[0]))
+
+
+def record_of(run: Run, model_id: str = "", version: str = "") -> RunRecord:
+    """Converts an MLflow run to a record.
+
+    Raises:
+        TrackingError: one of its tags is damaged.
+    """
+    try:
+        parsed = Tags.parse(run.data.tags)
+    except TrackingError as error:
+        raise TrackingError(f"run {run.info.run_id}: {error}") from None
+    return RunRecord(
+        run_id=run.info.run_id,
+        status=run.info.status,
+        is_active=run.info.lifecycle_stage == "active",
+        tags=parsed,
+        params=dict(run.data.params),
+        metrics=dict(run.data.metrics),
+        model_id=model_id,
+        version=version,
+    )
+
+
+def _run_of_version(client: MlflowClient, name: str) -> RunRecord:
+    parts = re.fullmatch(r"models:/([^/]+)(?:/([0-9]+)|@([^/@]+))", name)
+    if parts is None:
+        raise RunNotFoundError(f"no run {name!r}; {FORMS}")
+    model, number, alias = parts.groups()
+    try:
+        if alias:
+            version = client.get_model_version_by_alias(model, alias)
+        else:
+            version = client.get_model_version(model, number)
+        model_id = _model_behind(client, version)
+    except MlflowException as error:
+        raise _not_found(name, error) from error
+    if not version.run_id:
+        raise RunNotFoundError(f"{name}: the version has no run")
+    return record_of(_by_id(client, version.run_id), model_id, f"{version.name}/{version.version}")
+
+
+def _model_behind(client: MlflowClient, version: ModelVersion) -> str:
+    """The ID of a version's logged model; copies of versions are followed."""
+    name, _, number = str(version.source).removeprefix("models:/").rpartition("/")
+    return _model_behind(client, client.get_model_version(name, number)) if name else number
+
+
+def _by_id(client: MlflowClient, text: str) -> Run:
+    try:
+        return client.get_run(text)
+    except MlflowException as error:
+        if not is_permanent(error):
+            raise _not_found(text, error) from error
+    return _by_prefix(client, text)
+
+
+def _by_prefix(client: MlflowClient, text: str) -> Run:
+    if len(text) < PREFIX_LENGTH or not text.isalnum():
+        raise RunNotFoundError(f"no run {text!r}; {FORMS}")
+    matches = [run for run in _runback_runs(client) if run.info.run_id.startswith(text)]
+    if not matches:
+        raise RunNotFoundError(f"no run {text!r} on {without_secrets(mlflow.get_tracking_uri())}")
+    if len(matches) > 1:
+        ids = ", ".join(run.info.run_id for run in matches[:4])
+        raise RunNotFoundError(
+            f"{len(matches)} runs begin with {text!r}: {ids}; give more of the ID"
+        )
+    return matches[0]
+
+
+def _latest(client: MlflowClient) -> Run:
+    runs = _runback_runs(client, most=1)
+    if not runs:
+        raise RunNotFoundError(f"no run of runback on {without_secrets(mlflow.get_tracking_uri())}")
+    return runs[0]
+
+
+def _runback_runs(client: MlflowClient, most: int | None = None) -> list[Run]:
+    """The runs trained by runback in all experiments, newest first."""
+    experiments = [e.experiment_id for e in request("experiments", client.search_experiments)]
+    runs: list[Run] = []
+    token = None
+    while True:
+        page = client.search_runs(
+            experiments,
+            filter_string=f"tags.`{tags.VERSION}` != ''",
+            max_results=most or PAGE,
+            order_by=["attributes.start_time DESC"],
+            page_token=token,
+        )
+        runs.extend(page)
+        token = page.token
+        if not token or (most and len(runs) >= most):
+            return runs
+
+
+def _not_found(name: str, error: MlflowException) -> Exception:
+    if is_permanent(error):
+        return RunNotFoundError(f"{name}: {describe_error(error)}")
+    return TrackingError(f"{name}: {describe_error(error)}")

@@ -1,0 +1,134 @@
+"""RunRecord: a run on the tracking server. Imports no mlflow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from runback.decoding import decode
+from runback.errors import RunNotFoundError, TrackingError
+from runback.tracking import tags as names
+
+EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
+Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
+# Options of a run as text, by name.
+Options = dict[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tags:
+    """The tags of a run that runback reads.
+
+    Attributes:
+        options: the options at the run's start; None if runback has not trained it.
+        changes: the options changed by resumes.
+        data_path: of the table.
+        data_fingerprint: SHA-256 of the table.
+        lease: of the process that trains the run (`storage.lease`); empty if there is none.
+        journal: identity of the journal that wrote the run last; empty if unknown.
+    """
+
+    options: Options | None = None
+    changes: Options = field(default_factory=dict)
+    data_path: str = ""
+    data_fingerprint: str = ""
+    lease: str = ""
+    journal: str = ""
+
+    @classmethod
+    def parse(cls, stored: Mapping[str, str]) -> Tags:
+        """Parses MLflow tags.
+
+        Raises:
+            TrackingError: the tag with the options is damaged.
+        """
+        changes = {
+            name.removeprefix(names.CHANGED): value
+            for name, value in stored.items()
+            if name.startswith(names.CHANGED)
+        }
+        return cls(
+            options=_options(stored[names.CONFIG]) if names.CONFIG in stored else None,
+            changes=changes,
+            data_path=stored.get(names.DATA_PATH, ""),
+            data_fingerprint=stored.get(names.DATA_FINGERPRINT, ""),
+            lease=stored.get(names.LEASE, ""),
+            journal=stored.get(names.JOURNAL, ""),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run on the tracking server.
+
+    Attributes:
+        run_id: the full ID.
+        status: of the run.
+        is_active: False if the run is deleted.
+        tags: the tags that runback reads.
+        params: all params.
+        metrics: the latest value of each metric.
+        model_id: the logged model, if RUN was a models:/ URI; else empty.
+        version: the registered version "NAME/NUMBER", likewise.
+    """
+
+    run_id: str
+    status: Status
+    is_active: bool
+    tags: Tags
+    params: Options
+    metrics: dict[str, float]
+    model_id: str = ""
+    version: str = ""
+
+    @property
+    def original_config(self) -> Options:
+        """The options before any resume; schedules depend on their epochs.
+
+        Raises:
+            RunNotFoundError: not a run of runback.
+        """
+        if self.tags.options is None:
+            raise RunNotFoundError(
+                f"run {self.run_id} was not trained by runback (it has no tag {names.CONFIG})"
+            )
+        return self.tags.options
+
+    @property
+    def config(self) -> Options:
+        """The options with the changes of resumes.
+
+        Raises:
+            RunNotFoundError: not a run of runback.
+        """
+        return {**self.original_config, **self.tags.changes}
+
+    @property
+    def awaits_training(self) -> bool:
+        """Whether the run was created for a training that has not begun."""
+        is_open = self.is_active and self.status in ("RUNNING", "SCHEDULED")
+        return is_open and self.tags.options is None
+
+    def require_active(self) -> None:
+        """Checks that the run is not deleted: MLflow allows no changes to deleted runs.
+
+        Raises:
+            RunNotFoundError: the run is deleted.
+        """
+        if not self.is_active:
+            raise RunNotFoundError(
+                f"run {self.run_id} has been deleted; restore it with: "
+                f"mlflow runs restore --run-id {self.run_id}"
+            )
+
+
+def _options(text: str) -> Options:
+    try:
+        options = decode(json.loads, text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict) or not all(isinstance(v, str) for v in options.values()):
+        raise TrackingError(f"tag {names.CONFIG} is damaged: not a JSON object of options")
+    return options

@@ -1,0 +1,30 @@
+"""The tags that runback sets on runs, logged models and registered models. Imports no mlflow."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# On a run: its configuration
+CONFIG: Final = "runback.config"
+CHANGED: Final = "runback.changed."  # + the name of an option changed by a resume
+VERSION: Final = "runback.version"
+PYTHON: Final = "runback.python"
+DATA_PATH: Final = "runback.data_path"
+DATA_FINGERPRINT: Final = "runback.data_fingerprint"
+# On a run: its processes and events
+MARK: Final = "runback.creation"
+LEASE: Final = "runback.lease"
+JOURNAL: Final = "runback.journal"
+LAUNCH: Final = "runback.launch"
+ERROR: Final = "runback.error"
+MISMATCH: Final = "runback.mismatch"
+NON_FINITE: Final = "runback.non_finite"
+REPRODUCTION_OF: Final = "runback.reproduction_of"
+# On a logged model and its registered version
+MODEL_SHA256: Final = "runback.model_sha256"
+EPOCH: Final = "runback.epoch"
+CHOSEN: Final = "runback.chosen"
+SPLIT_SHA256: Final = "runback.split_sha256"
+CONFIG_SHA256: Final = "runback.config_sha256"
+# On a registered model
+PROMOTIONS: Final = "runback.promotions."  # + the name of an alias

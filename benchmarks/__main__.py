@@ -13,13 +13,13 @@ import time
 
 from benchmarks.common import HERE, QUICK_NOTE, ROOT
 
-NOT_BENCHMARKS = {"__init__", "__main__", "common", "peers"}
+NOT_BENCHMARKS = {"__init__", "__main__", "common", "peers", "versions"}
 
 
 def main() -> int:
-    """Each benchmark runs in a process of its own, so that none sees what another imported."""
-    asked = arguments(sorted({file.stem for file in HERE.glob("*.py")} - NOT_BENCHMARKS))
-    failed = [name for name in asked.names if not run(name, asked.quick)]
+    """Runs each benchmark in a separate process, isolated from the imports of the others."""
+    options = arguments(sorted({file.stem for file in HERE.glob("*.py")} - NOT_BENCHMARKS))
+    failed = [name for name in options.names if not run(name, options.quick)]
     if failed:
         print(f"failed: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -33,16 +33,16 @@ def arguments(known: list[str]) -> argparse.Namespace:
     )  # fmt: skip
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")
     parser.add_argument("--quick", action="store_true", help=QUICK_NOTE[:-1])
-    asked = parser.parse_args()
-    unknown = [name for name in asked.names if name not in known]
+    options = parser.parse_args()
+    unknown = [name for name in options.names if name not in known]
     if unknown:
         parser.error(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
-    asked.names = asked.names or known
-    return asked
+    options.names = options.names or known
+    return options
 
 
 def run(name: str, quick: bool) -> bool:
-    """Whether one benchmark came to its end."""
+    """Runs one benchmark; returns whether it succeeded."""
     begin = time.perf_counter()
     command = [sys.executable, "-m", f"benchmarks.{name}", *(["--quick"] if quick else [])]
     done = subprocess.run(command, cwd=ROOT)

@@ -167,15 +167,6 @@ class TrainConfig:
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Builds a configuration from the output of `as_json`.
-
-        Raises:
-            ConfigError: as in `from_mapping`.
-        """
-        return cls.from_mapping(json.loads(text))
-
-    @classmethod
     def from_mapping(cls, values: Mapping[str, Any], *, where: str = "") -> Self:
         """Builds a configuration from names and values; text is parsed as on the command line.
 

@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-import torch
+from torch import Tensor
 
 from runback.console.progress import say
-from runback.data.batches import TableDataset
 from runback.model.batched_forward import predict_rows
 from runback.model.spec import STATE_FILE, save_model
 from runback.run.run import Run
@@ -36,13 +35,19 @@ def finish(run: Run, setup: TrainingSetup) -> None:
     """Scores, publishes and plots the chosen weights through the outbox."""
     chosen = _choose(setup)
     setup.state.model.load_state_dict(chosen.weights)
-    test = held_out(setup)
-    if test is None:
+    tested = _tested(setup)
+    if tested is None:
         say("the split has no test rows: no test scores")
     else:
-        _score(run, setup, chosen, test)
+        _score(run, setup, chosen, *tested)
     _publish(run, setup, chosen)  # before the plots: the courier registers meanwhile
-    _plot(run, setup, test)
+    _plot(run, setup, tested)
+
+
+def _tested(setup: TrainingSetup) -> tuple[Tensor, Tensor] | None:
+    """The module's output for the test rows, and their targets; None without test rows."""
+    test = held_out(setup)
+    return None if test is None else (predict_rows(setup.state.model, test.features), test.targets)
 
 
 def _choose(setup: TrainingSetup) -> Chosen:
@@ -59,25 +64,23 @@ def _choose(setup: TrainingSetup) -> Chosen:
     )
 
 
-def _score(run: Run, setup: TrainingSetup, chosen: Chosen, test: TableDataset) -> None:
-    output = predict_rows(setup.state.model, test.features)
-    scores = setup.task.scores(output, test.targets, setup.config.loss)
+def _score(run: Run, setup: TrainingSetup, chosen: Chosen, output: Tensor, y: Tensor) -> None:
+    scores = setup.task.scores(output, y, setup.config.loss)
     run.journal.record([(f"test_{name}", value) for name, value in scores.items()], chosen.epoch)
     shown = "  ".join(f"test_{name} {value:.6g}" for name, value in scores.items())
     say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
 
 
-def _plot(run: Run, setup: TrainingSetup, test: TableDataset | None) -> None:
+def _plot(run: Run, setup: TrainingSetup, tested: tuple[Tensor, Tensor] | None) -> None:
     """Cost curves, and the task's plots of the test rows."""
     run.journal.flush()
     folder = run.folder.outbox / "plots"
     curves = {name: _curve(run, name) for name in ("cost", "val_cost")}
     plot_costs(folder / "cost.png", {name: c for name, c in curves.items() if c[0]})
     run.post_file(folder / "cost.png", "plots")
-    if test is None:
+    if tested is None:
         return
-    output = predict_rows(setup.state.model, test.features)
-    for stem, figure in setup.task.plots(output, test.targets, setup.table.columns.targets):
+    for stem, figure in setup.task.plots(*tested, setup.table.columns.targets):
         save_figure(figure, folder / f"{stem}.png")
         run.post_file(folder / f"{stem}.png", "plots")
 
@@ -125,4 +128,4 @@ def _metrics_at(run: Run, epoch: int) -> list[list[Any]]:
 
 
 def _on_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, torch.Tensor) else value
+    return value.cpu() if isinstance(value, Tensor) else value

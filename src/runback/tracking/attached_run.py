@@ -118,9 +118,7 @@ class AttachedRun:
     def _deliver_all(self, delivery: Delivery) -> DeliverySteps:
         journal = delivery.journal
         yield from self._while_training(delivery)
-        if (
-            journal.fact("status") is None and self.ended is not None
-        ):  # the training process's disk was full
+        if self.ended is not None and journal.fact("status") is None:  # its disk was full
             journal.set_fact("status", list(self.ended))
         if not record_unreported_end(self.folder, journal, self.interrupted, EXIT_SECONDS):
             return False  # already resumed by a process with another courier

@@ -28,7 +28,7 @@ from runback.model.spec import (
     ModelSpec,
     build_model,
     check_output,
-    load_module,
+    load_built,
     load_spec,
     load_weights,
     save_model,
@@ -248,7 +248,7 @@ def test_every_module_comes_back_from_its_folder(
     if isinstance(built.module, Scaled):
         built.module.scale.fit(x, built.spec.normalize)
     save_model(folder, built, built.module.state_dict())
-    again = load_module(folder)
+    again = load_built(folder).module
     assert load_spec(folder) == built.spec
     assert ModelSpec.from_json(json.loads(json.dumps(built.spec.as_json()))) == built.spec
     assert not again.training
@@ -298,7 +298,7 @@ def test_a_damaged_spec_is_refused_in_one_sentence(tmp_path: Path, change: dict[
     save_model(tmp_path, built, built.module.state_dict())
     (tmp_path / SPEC_FILE).write_text(json.dumps({**built.spec.as_json(), **change}))
     with pytest.raises(ModelError) as caught:
-        load_module(tmp_path)
+        load_built(tmp_path)
     assert "\n" not in str(caught.value)
 
 
@@ -319,10 +319,10 @@ def test_a_missing_entry_of_a_model_is_named(tmp_path: Path) -> None:
     (tmp_path / SPEC_FILE).write_text(json.dumps(stored))
     (tmp_path / STATE_FILE).unlink()
     with pytest.raises(CheckpointError, match="no such file"):
-        load_module(tmp_path)
+        load_built(tmp_path)
     (tmp_path / SPEC_FILE).unlink()
     with pytest.raises(ModelError, match="cannot be read"):
-        load_module(tmp_path)
+        load_built(tmp_path)
 
 
 # Scaling

@@ -14,7 +14,7 @@ from runback import TrainConfig
 from runback.data.table import Columns
 from runback.errors import ModelError
 from runback.model.requirements import requirements
-from runback.model.spec import build_model, check_output, load_built, load_module, save_model
+from runback.model.spec import build_model, check_output, load_built, save_model
 from runback.training.setup import spec_of
 from runback.user_code import import_class, locate
 
@@ -107,7 +107,7 @@ def test_a_class_of_torch_itself_is_a_model(tmp_path: Path) -> None:
     assert type(model.module) is torch.nn.Linear
     save_model(tmp_path, model, model.module.state_dict())
     assert not (tmp_path / "source").exists()
-    assert load_module(tmp_path)(torch.ones(1, 2)).shape == (1, 1)
+    assert load_built(tmp_path).module(torch.ones(1, 2)).shape == (1, 1)
 
 
 def test_a_package_is_saved_whole_and_loaded_unchanged(
@@ -138,7 +138,7 @@ def test_a_package_is_saved_whole_and_loaded_unchanged(
     }  # fmt: skip
     (package / "deep" / "parts.py").write_text("SCALE = 3.0\n")
     (package / "nets.py").unlink()
-    assert torch.equal(load_module(tmp_path / "model")(x), expected)
+    assert torch.equal(load_built(tmp_path / "model").module(x), expected)
     assert not any(name.startswith(("mypkg", "beside")) for name in sys.modules)
 
 
@@ -152,7 +152,7 @@ def test_lazy_parameters_and_extra_buffers_come_back(tmp_path: Path) -> None:
     check_output(model.module, torch.ones(2, 2), 1)
     expected = model.module.eval()(torch.ones(2, 2))
     save_model(tmp_path / "model", model, model.module.state_dict())
-    assert torch.equal(load_module(tmp_path / "model")(torch.ones(2, 2)), expected)
+    assert torch.equal(load_built(tmp_path / "model").module(torch.ones(2, 2)), expected)
 
 
 def test_a_module_is_importable_while_it_is_pickled(tmp_path: Path) -> None:

@@ -209,15 +209,6 @@ def load_spec(folder: Path) -> ModelSpec:
     return ModelSpec.from_json(stored)
 
 
-def load_module(folder: Path, device: str | torch.device = "cpu") -> nn.Module:
-    """The module of a model folder, in eval mode on `device`.
-
-    Raises:
-        ModelError, CheckpointError: as in `load_built`.
-    """
-    return load_built(folder, device).module
-
-
 def load_built(folder: Path, device: str | torch.device = "cpu") -> BuiltModel:
     """Loads a model folder written by `save_model`; the module is in eval mode on `device`.
 

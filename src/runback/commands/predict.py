@@ -2,40 +2,47 @@
 
 from __future__ import annotations
 
-import io
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from runback.columns.tensors import require_columns
 from runback.commands.load import loading
 from runback.data.table import read_parts
-from runback.errors import UsageError
+from runback.data.writers import write_csv, write_parquet
+from runback.errors import DataError, UsageError
 from runback.model.batched_forward import CHUNK_ROWS
 from runback.model.serving import Predictor
 from runback.model.spec import ModelSpec
 from runback.storage.atomic import write_atomically
 
 
-def predict(run: str, frame: pd.DataFrame, device: str = "cpu") -> pd.DataFrame:
+def predict(
+    run: str, frame: pd.DataFrame, device: str = "cpu", *, keep: Sequence[str] = ()
+) -> pd.DataFrame:
     """Predictions for a frame: one column for each target, with the frame's index.
 
     Args:
         run: RUN in any of its forms.
         frame: at least the feature columns, in any order.
         device: as the option `device`.
+        keep: columns of the frame to put before the predictions, with their dtypes.
 
     Raises:
-        DataError: a feature column is missing, or a cell is not a finite number.
+        DataError: a feature column or one to keep is missing, or a cell is not a finite number.
+        UsageError: `keep` has a target or a duplicate.
         RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
     """
     with loading(run, device) as loaded:
-        return Predictor(loaded.module, loaded.spec).predict_frame(frame)
+        _check_keep(keep, loaded.spec)
+        kept = _kept(frame, keep)
+        predicted = Predictor(loaded.module, loaded.spec).predict_frame(frame)
+    return pd.concat([kept, predicted], axis=1) if keep else predicted
 
 
 def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> int:
@@ -48,14 +55,15 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
         run: RUN in any of its forms.
         data: a .csv or .parquet table; features are selected by name.
         output: a .csv or .parquet file; empty for CSV on standard output.
-        keep: columns of the table to copy to the output, such as an ID; CSV cells stay text.
+        keep: columns of the table to copy to the output, such as an ID. They stay what they are:
+            the text of CSV cells, and the types of Parquet columns; see `write_csv`.
 
     Returns:
         The number of rows.
 
     Raises:
         DataError: the table cannot be read, a column is missing, or a feature is not a finite
-            number.
+            number, or a kept column has no text in CSV.
         UsageError: an invalid output path, the output is the table, or `keep` has a target or a
             duplicate.
         CheckpointError: the output cannot be written.
@@ -64,10 +72,10 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
     target = _checked_output(output, Path(data).expanduser())
     with loading(run) as loaded:
         _check_keep(keep, loaded.spec)
-        frames = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep)
+        tables = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep)
         if target is None:
-            return _write_csv(frames, sys.stdout)
-        return _write_file(frames, target)
+            return write_csv(tables, sys.stdout.write)
+        return _write_file(tables, target)
 
 
 def _checked_output(output: str, data: Path) -> Path | None:
@@ -93,48 +101,46 @@ def _check_keep(keep: Sequence[str], spec: ModelSpec) -> None:
         raise UsageError(f"--keep {both[0]}: the predictions have a column of that name")
 
 
-def _predicted(predictor: Predictor, data: Path, keep: Sequence[str]) -> Iterator[pd.DataFrame]:
-    """The predictions block by block; at least one block, which may be empty."""
-    spec, done = predictor.spec, 0
+def _kept(frame: pd.DataFrame, keep: Sequence[str]) -> pd.DataFrame:
+    """The columns to keep, with their dtypes, selected by their names as text."""
+    names = [str(name) for name in frame.columns]
+    require_columns("table", names, keep, "keep")
+    for name in keep:
+        if names.count(name) > 1:
+            raise DataError(f"table: column {name!r} appears more than once")
+    return frame.iloc[:, [names.index(name) for name in keep]]
+
+
+def _predicted(predictor: Predictor, data: Path, keep: Sequence[str]) -> Iterator[pa.Table]:
+    """The kept columns and the predictions block by block; at least one block, perhaps empty."""
+    features, done = list(predictor.spec.features), 0
     bar = tqdm(unit=" rows", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr)
     with bar:
-        for part in read_parts(data, spec.features, keep, CHUNK_ROWS):
-            predicted = predictor.predict_frame(part, str(data), done)
-            yield pd.concat([part[list(keep)], predicted], axis=1) if keep else predicted
+        for part in read_parts(data, features, keep, CHUNK_ROWS):
+            frame = part.select(features).to_pandas(ignore_metadata=True)
+            predicted = predictor.predict_frame(frame, str(data), done)
+            yield _beside(part.select(list(keep)), predicted)
             done += len(part)
             bar.update(len(part))
 
 
-def _write_csv(frames: Iterator[pd.DataFrame], file: Any) -> int:
-    rows = 0
-    for number, frame in enumerate(frames):
-        frame.to_csv(file, index=False, header=number == 0, lineterminator="\n")
-        rows += len(frame)
-    return rows
+def _beside(kept: pa.Table, predicted: pd.DataFrame) -> pa.Table:
+    """One table of the kept columns, unchanged, and the predictions."""
+    new = pa.Table.from_pandas(predicted, preserve_index=False)
+    schema = pa.schema([*kept.schema, *new.schema], kept.schema.metadata)
+    return pa.Table.from_arrays([*kept.columns, *new.columns], schema=schema)
 
 
-def _write_parquet(frames: Iterator[pd.DataFrame], file: IO[bytes]) -> int:
-    first = next(frames)
-    table = pa.Table.from_pandas(first, preserve_index=False)
-    rows = len(first)
-    with pq.ParquetWriter(file, table.schema) as writer:
-        writer.write_table(table)
-        for frame in frames:
-            writer.write_table(pa.Table.from_pandas(frame, table.schema, preserve_index=False))
-            rows += len(frame)
-    return rows
-
-
-def _write_file(frames: Iterator[pd.DataFrame], target: Path) -> int:
+def _write_file(tables: Iterator[pa.Table], target: Path) -> int:
     rows: list[int] = []
-    is_csv = target.suffix.lower() == ".csv"
-    write = _as_text if is_csv else _write_parquet
-    write_atomically(target, lambda file: rows.append(write(frames, file)))
+    write = _as_text if _is_csv(target) else write_parquet
+    write_atomically(target, lambda file: rows.append(write(tables, file)))
     return rows[0]
 
 
-def _as_text(frames: Iterator[pd.DataFrame], file: IO[bytes]) -> int:
-    text = io.TextIOWrapper(file, encoding="utf-8", newline="")
-    rows = _write_csv(frames, text)
-    text.detach()  # flushes without closing the file
-    return rows
+def _as_text(tables: Iterator[pa.Table], file: IO[bytes]) -> int:
+    return write_csv(tables, lambda text: file.write(text.encode()))
+
+
+def _is_csv(target: Path) -> bool:
+    return target.suffix.lower() == ".csv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -70,6 +71,22 @@ def column_names(path: Path) -> list[str]:
     return names
 
 
+def schema_of(
+    path: Path, numbers: Sequence[str], wanted: Sequence[str], keep: Sequence[str]
+) -> pa.Schema:
+    """The schema of the blocks that `blocks` yields, with pandas' metadata of the columns `keep`.
+
+    Raises:
+        DataError: the file is not a table.
+    """
+    if not _is_parquet(path):
+        types = _csv_types(numbers, wanted)
+        return pa.schema([(name, types[name]) for name in wanted])
+    with _readable(path):
+        schema = pq.read_schema(path)
+        return pa.schema([schema.field(name) for name in wanted], _described(schema, keep))
+
+
 def most_rows(path: Path) -> int:
     """An upper bound of the file's rows; allocated memory that is never written costs nothing."""
     if _is_parquet(path):
@@ -120,6 +137,20 @@ def _parquet_names(path: Path) -> list[str]:
     return [name for name in schema.names if name not in index]
 
 
+def _described(schema: pa.Schema, keep: Sequence[str]) -> dict[bytes, bytes]:
+    """pandas' metadata without the other columns: it has the dtypes that Arrow does not know."""
+    pandas = schema.pandas_metadata
+    if not pandas:
+        return {}
+    columns = [column for column in pandas["columns"] if column.get("field_name") in keep]
+    without = {"index_columns": [], "column_indexes": [], "columns": columns}
+    return {b"pandas": json.dumps({**pandas, **without}).encode()}
+
+
+def _csv_types(numbers: Sequence[str], wanted: Sequence[str]) -> dict[str, pa.DataType]:
+    return dict.fromkeys(wanted, pa.string()) | dict.fromkeys(numbers, pa.float64())
+
+
 def _csv_header(path: Path) -> tuple[list[str], int]:
     """The column names, and the number of lines up to the end of the header."""
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -151,7 +182,7 @@ def _csv_blocks(
     path: Path, names: Sequence[str], numbers: Sequence[str], wanted: Sequence[str]
 ) -> Iterator[pa.RecordBatch]:
     """The blocks of a CSV file; on an error, the faulty row and cell are located."""
-    types = dict.fromkeys(wanted, pa.string()) | dict.fromkeys(numbers, pa.float64())
+    types = _csv_types(numbers, wanted)
     convert = pacsv.ConvertOptions(
         column_types=types, include_columns=list(wanted), null_values=MISSING
     )

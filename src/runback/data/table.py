@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import torch
@@ -16,12 +15,17 @@ from torch import Tensor
 from runback.columns.column import Column
 from runback.columns.number import number_columns
 from runback.columns.tensors import fill, listing, require_columns
-from runback.data.readers import NO_ROW, blocks, column_names, existing, fingerprint, most_rows
+from runback.data.readers import (
+    NO_ROW,
+    blocks,
+    column_names,
+    existing,
+    fingerprint,
+    most_rows,
+    schema_of,
+)
 from runback.data.user_dataset import UserDataset, content_fingerprint, is_dataset
 from runback.errors import DataError
-
-if TYPE_CHECKING:
-    import pandas as pd  # imported late: it takes half a second
 
 
 @dataclass(frozen=True)
@@ -161,17 +165,18 @@ def choose_columns(
 
 def read_parts(
     path: Path, features: Sequence[str], keep: Sequence[str], rows: int
-) -> Iterator[pd.DataFrame]:
-    """Yields some columns of a CSV or Parquet file in frames of `rows` rows; the last may have fewer.
+) -> Iterator[pa.Table]:
+    """Yields some columns of a CSV or Parquet file in tables of `rows` rows; the last may have fewer.
 
     Args:
         path: the file; it may be larger than memory.
         features: columns of numbers.
-        keep: columns to pass through; CSV cells stay text.
-        rows: of a frame.
+        keep: columns to pass through, in the file's own types; CSV cells stay text.
+        rows: of a table.
 
     Yields:
-        At least one frame; it is empty if the file has no rows.
+        At least one table, which has the columns in this order, each once; it is empty if the file
+        has no rows. All have the same schema.
 
     Raises:
         DataError: no such file or column, not a table, or a CSV feature cell that is not a number.
@@ -181,13 +186,14 @@ def read_parts(
     require_columns(path, names, features)
     require_columns(path, names, keep, "keep")
     wanted = list(dict.fromkeys((*features, *keep)))
-    pending, is_first = pa.table({name: pa.array([], pa.float64()) for name in wanted}), True
     numbers = [name for name in features if name not in keep]
+    schema = schema_of(file, numbers, wanted, keep)
+    pending, is_first = schema.empty_table(), True
     for block in blocks(file, names, numbers, wanted):
-        table = pa.Table.from_batches([block]).select(wanted)
-        pending = pa.concat_tables([pending, table]) if len(pending) else table
+        columns = [block.column(name) for name in wanted]
+        pending = pa.concat_tables([pending, pa.Table.from_arrays(columns, schema=schema)])
         while len(pending) >= rows:
-            yield pending.slice(0, rows).to_pandas(ignore_metadata=True)
+            yield pending.slice(0, rows)
             pending, is_first = pending.slice(rows), False
     if len(pending) or is_first:
-        yield pending.to_pandas(ignore_metadata=True)
+        yield pending

@@ -58,7 +58,7 @@ def test_sync_delivers_after_an_outage(remote: Workspace, server: Server) -> Non
     assert remote.client.search_model_versions("name = 'non_linear'")[0].run_id == run_id
 
     before = dump(server.folder / "server.db")
-    assert synced(remote)[:2] == (0, {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0})
+    assert synced(remote)[:2] == (0, {"runs": 1, "delivered": 0, "busy": 0, "waiting": 0})
     assert dump(server.folder / "server.db") == before
 
 
@@ -84,7 +84,7 @@ def test_sync_ends_dead_runs_and_skips_live_ones(workspace: Workspace) -> None:
 
     live.communicate("\n", timeout=120)
     assert live.returncode == 0
-    assert sync().as_json() == {"runs": 2, "delivered": 2, "busy": 0, "waiting": 0}
+    assert sync().as_json() == {"runs": 2, "delivered": 0, "busy": 0, "waiting": 0}
     assert check_delivered(workspace, held) == 800
 
 
@@ -178,6 +178,6 @@ def test_sync_ignores_a_journal_without_points(
     journal = Journal(workspace.home(run_id) / "journal.db")
     journal.identity()
     journal.close()
-    assert sync().as_json() == {"runs": 1, "delivered": 1, "busy": 0, "waiting": 0}
+    assert sync().as_json() == {"runs": 1, "delivered": 0, "busy": 0, "waiting": 0}
     assert status_of(workspace, run_id) == "RUNNING"
     assert journal_points(workspace, run_id) == {}

@@ -8,6 +8,7 @@ import sys
 from typing import NoReturn
 
 from runback.cli import main
+from runback.console.streams import ignore_errors_of_standard_error, open_standard_streams
 
 
 def program() -> NoReturn:
@@ -16,6 +17,8 @@ def program() -> NoReturn:
     The teardown of torch's modules takes a fifth of a short training. All files are closed and the
     courier has replied by then.
     """
+    open_standard_streams()
+    ignore_errors_of_standard_error()
     code = main()
     if "multiprocessing" in sys.modules:  # not imported here, to keep --help fast
         for worker in sys.modules["multiprocessing"].active_children():

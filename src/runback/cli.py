@@ -26,6 +26,13 @@ from runback.config import (
     render,
     unknown_option,
 )
+from runback.console.streams import (
+    ReaderGoneError,
+    flush_results,
+    open_standard_streams,
+    results_apart,
+    write_result,
+)
 from runback.decoding import decode
 from runback.errors import (
     EXIT_DONE,
@@ -33,7 +40,6 @@ from runback.errors import (
     EXIT_UNDELIVERED,
     ConfigError,
     RunbackError,
-    StorageError,
     UsageError,
 )
 from runback.tracking import QUIET
@@ -122,8 +128,8 @@ def _predict(options: argparse.Namespace) -> int:
     from runback.commands.predict import predict_file
 
     keep = parse("features", options.keep)
-    with _writing_out():
-        rows = predict_file(options.run, options.data, options.output, keep)
+    rows = predict_file(options.run, options.data, options.output, keep)
+    flush_results()
     print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
     return EXIT_DONE
 
@@ -307,7 +313,7 @@ def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns the exit code."""
-    _open_standard_streams()
+    open_standard_streams()
     os.environ.update({**QUIET, **os.environ})
     try:
         return _run(list(sys.argv[1:] if argv is None else argv))
@@ -316,36 +322,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of standard output has exited
-        _drop_output()
+    except SystemExit as error:  # from user code: it must not look like a success
+        print(f"runback: user code ended the program: SystemExit: {error}", file=sys.stderr)  # noqa: T201
+        return EXIT_FAILED
+    except ReaderGoneError:  # of standard output, such as head
         return EXIT_FAILED
 
 
-def _open_standard_streams() -> None:
-    """Opens closed standard streams on the null device: otherwise the next opened file would get
-    the stream's number, and its output.
-    """
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            handle = os.open(os.devnull, os.O_RDWR)  # takes the lowest free number
-            os.set_inheritable(handle, True)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
-
-
-def _drop_output() -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-
-
 def _run(argv: list[str]) -> int:
-    with _failing_launch(trains=argv[:1] == ["train"]):
-        options, extra = build_parser().parse_known_args(argv)
-        if extra:
-            raise ConfigError(_unknown(extra[0]))
+    try:
+        with _failing_launch(trains=argv[:1] == ["train"]):
+            options, extra = build_parser().parse_known_args(argv)
+            if extra:
+                raise ConfigError(_unknown(extra[0]))
+    except SystemExit:  # --help or --version was printed
+        flush_results()
+        return EXIT_DONE
     function: Callable[[argparse.Namespace], int] = options.function
-    return function(options)
+    with results_apart():
+        return function(options)
 
 
 @contextmanager
@@ -425,22 +420,5 @@ def _print_json(result: Any) -> None:
 
 
 def _print(text: str) -> None:
-    with _writing_out():
-        print(text)  # noqa: T201
-
-
-@contextmanager
-def _writing_out() -> Iterator[None]:
-    """Flushes standard output at the end of the block.
-
-    Raises:
-        StorageError: it cannot be written, such as a file on a full disk.
-    """
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        _drop_output()
-        raise StorageError(f"standard output cannot be written: {error.strerror}") from error
+    write_result(f"{text}\n")
+    flush_results()

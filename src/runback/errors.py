@@ -98,5 +98,10 @@ class Interrupted(RunbackError):  # noqa: N818 - an interruption is not a user e
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type's name if the message is empty."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The first line of an error's message, or its type's name if the message is empty.
+
+    Exits such as `SystemExit` are named, because their message is a number or nothing.
+    """
+    name = type(error).__name__
+    line = (str(error).strip().splitlines() or [name])[0]
+    return line if isinstance(error, Exception) or line == name else f"{name}: {line}"

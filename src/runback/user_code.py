@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import shutil
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from typing import Any
 
 from torch import nn
 
-from runback.errors import ModelError
+from runback.errors import Interrupted, ModelError
 
 # Always importable where a model is loaded, so their sources are not stored with it.
 LIBRARIES = frozenset({"torch", "runback"})
@@ -133,6 +134,34 @@ def import_class(code: UserCode, base: type = nn.Module, option: str = "model") 
     return UserClass(cls, code, tuple(sorted(set(files))), modules)
 
 
+def pass_interruptions(error: BaseException) -> None:
+    """Raises `error` again if it is a signal's and not one of the user code that it interrupts.
+
+    Every handler of what user code raises begins with it: user code can raise anything, also
+    `SystemExit`, while a signal can arrive at any time.
+    """
+    from_signal = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # Ctrl-C raises it
+    is_interruption = isinstance(error, KeyboardInterrupt) and from_signal
+    if is_interruption or isinstance(error, Interrupted | GeneratorExit):
+        raise error
+
+
+@contextmanager
+def refusing_exits(what: str) -> Iterator[None]:
+    """Converts `sys.exit()` and the like in user code to an error; other exceptions pass through.
+
+    Raises:
+        ModelError: the block ended with an exception that is no `Exception`.
+    """
+    try:
+        yield
+    except Exception:
+        raise
+    except BaseException as error:
+        pass_interruptions(error)
+        raise ModelError(f"the code of {what} raised {type(error).__name__}: {error}") from error
+
+
 def copy_sources(user_class: UserClass, folder: Path) -> None:
     """Copies the class's source files into `folder`, with their paths relative to the root."""
     for file in user_class.files:
@@ -173,7 +202,8 @@ def _is_taken(top: str) -> bool:
 def _imported(code: UserCode, option: str) -> ModuleType:
     try:
         return importlib.import_module(code.module)
-    except (Exception, SystemExit) as error:  # a user's file can raise anything
+    except BaseException as error:  # a user's file can raise anything
+        pass_interruptions(error)
         where = f"{code.root / code.module.replace('.', '/')}.py"
         raise ModelError(
             f"option {option}: {where} does not import: {type(error).__name__}: {error}"

@@ -18,7 +18,7 @@ from runback.tracking import connection, registry, tags
 from runback.tracking.find_run import find_run
 from runback.tracking.record import RunRecord
 from runback.training.device import choose_device
-from runback.user_code import UserClass
+from runback.user_code import UserClass, refusing_exits
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -88,17 +88,18 @@ def loading(run: str, device: str = "cpu") -> Iterator[Loaded]:
     record = find_run(client, run)
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         path = registry.download_model(client, record, Path(folder))
-        built = load_built(path, chosen)
-        yield Loaded(
-            client=client,
-            record=record,
-            config=config_of(record),
-            module=built.module,
-            spec=built.spec,
-            user_class=built.user_class,
-            folder=path,
-            epoch=_epoch(client, record),
-        )
+        with refusing_exits(f"the model of run {record.run_id}"):
+            built = load_built(path, chosen)
+            yield Loaded(
+                client=client,
+                record=record,
+                config=config_of(record),
+                module=built.module,
+                spec=built.spec,
+                user_class=built.user_class,
+                folder=path,
+                epoch=_epoch(client, record),
+            )
 
 
 def _epoch(client: MlflowClient, record: RunRecord) -> int:

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from runback.columns.tensors import require_columns
 from runback.commands.load import loading
+from runback.console.streams import write_result
 from runback.data.table import read_parts
 from runback.data.writers import write_csv, write_parquet
 from runback.errors import DataError, UsageError
@@ -74,7 +75,7 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
         _check_keep(keep, loaded.spec)
         tables = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep)
         if target is None:
-            return write_csv(tables, sys.stdout.write)
+            return write_csv(tables, write_result)
         return _write_file(tables, target)
 
 

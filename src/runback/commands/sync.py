@@ -26,7 +26,7 @@ class SyncResult:
 
     Attributes:
         runs: number of journals.
-        delivered: number of completely delivered runs.
+        delivered: number of runs whose rest was delivered now.
         busy: number of runs that another process trains or delivers.
         waiting: number of undelivered points and entries.
     """
@@ -68,6 +68,7 @@ def sync(run: str = "") -> SyncResult:
 class _Delivery(enum.Enum):
     """The result for one run without undelivered entries."""
 
+    NOTHING = enum.auto()
     DONE = enum.auto()
     BUSY = enum.auto()
 
@@ -143,20 +144,20 @@ def _delivered(folder: RunDir, servers: _Servers) -> _Delivery | None:
         if begun and not attached_run.record_unreported_end(folder, journal):
             return _busy(folder)
         journal.retry_refused()
-        if not begun or _is_delivered(journal) or _delivered_now(folder, journal, servers):
-            return _Delivery.DONE
-    return None
+        if not begun or _is_delivered(journal):
+            return _Delivery.NOTHING
+        return _delivered_now(folder, journal, servers)
 
 
-def _delivered_now(folder: RunDir, journal: Journal, servers: _Servers) -> bool:
+def _delivered_now(folder: RunDir, journal: Journal, servers: _Servers) -> _Delivery | None:
     client = servers.client(journal.fact("tracking_uri"))
     create_run.delete_duplicates(client, folder, journal)
     identity = journal.identity()
     run = request(f"run {folder.run_id}", lambda: client.get_run(folder.run_id))
     if run.data.tags.get(tags.JOURNAL, identity) != identity:
         say(f"run {folder.run_id} was resumed with another journal; local points are obsolete")
-        return True
-    return attached_run.deliver(folder, journal, client)
+        return _Delivery.NOTHING
+    return _Delivery.DONE if attached_run.deliver(folder, journal, client) else None
 
 
 def _busy(folder: RunDir) -> _Delivery:

@@ -29,7 +29,7 @@ from runback.tracking.messages import DatasetPart, FindRun, RunDescription
 from runback.training.device import short_of_memory
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.setup import TrainingSetup, prepare
-from runback.user_code import copy_sources
+from runback.user_code import copy_sources, refusing_exits
 
 DIGEST_LENGTH = 16
 
@@ -87,7 +87,8 @@ def run_training(
 
 def train_to_end(run: Run, setup: TrainingSetup, signals: StopSignals) -> TrainResult:
     """Trains a live run from its current state, and finishes it."""
-    with short_of_memory(setup.state.device), naming_a_full_disk(run.folder.path):
+    memory, disk = short_of_memory(setup.state.device), naming_a_full_disk(run.folder.path)
+    with memory, disk, refusing_exits(f"model {setup.config.model} or of its data"):
         with signals.deferred(setup.config.checkpoint_minutes):
             _loop(run, setup)
         finish(run, setup)

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from runback.errors import DataError, ModelError
-from runback.user_code import import_class, locate
+from runback.errors import DataError, ModelError, first_line
+from runback.user_code import import_class, locate, pass_interruptions
 
 _FORM = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:\w+")
 
@@ -54,8 +54,9 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
             self.n_rows = len(self.samples)
         except ModelError as error:
             raise DataError(str(error)) from error
-        except Exception as error:  # a user's class can raise anything
-            raise DataError(f"{data}: cannot be used as a dataset: {error}") from error
+        except BaseException as error:  # a user's class can raise anything
+            pass_interruptions(error)
+            raise DataError(f"{data}: cannot be used as a dataset: {first_line(error)}") from error
         self.path = code.root / f"{code.module.replace('.', '/')}.py:{code.name}"
         if self.n_rows == 0:
             raise DataError(f"{data}: the dataset is empty")
@@ -67,8 +68,9 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         try:
             x, y = self.samples[index]
             return self._vector(x), self._vector(y)
-        except Exception as error:  # as above
-            raise DataError(f"{self.data}: sample {index}: {error}") from error
+        except BaseException as error:  # as above
+            pass_interruptions(error)
+            raise DataError(f"{self.data}: sample {index}: {first_line(error)}") from error
 
     def materialise(self) -> tuple[Tensor, Tensor]:
         """All samples as `[n, n_features]` and `[n, n_targets]`, read with fixed seeds.

@@ -29,6 +29,7 @@ from runback.user_code import (
     import_class,
     is_user_defined,
     locate,
+    pass_interruptions,
     stored_code,
 )
 
@@ -172,7 +173,8 @@ def _check_forward(module: nn.Module, features: Tensor, n_targets: int) -> Tenso
     try:
         with torch.random.fork_rng(devices=[]):
             output = module(features)
-    except Exception as error:  # a user's forward can raise anything
+    except BaseException as error:  # a user's forward can raise anything
+        pass_interruptions(error)
         mode = " in train mode" if module.training else ""
         raise ModelError(
             f"option model: forward fails{mode} on input {list(features.shape)}: {first_line(error)}"
@@ -297,7 +299,8 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
     _check_arguments(cls, spec, n_features, n_targets)
     try:
         module = cls(n_features, n_targets, **spec.model_args)
-    except Exception as error:  # a user's __init__ can raise anything
+    except BaseException as error:  # a user's __init__ can raise anything
+        pass_interruptions(error)
         raise ModelError(
             f"option model_args: {spec.model} refuses {spec.model_args}: {first_line(error)}"
         ) from error

@@ -17,6 +17,7 @@ from typing import IO
 
 from mlflow.exceptions import MlflowException
 
+from runback.console.streams import ignore_errors_of_standard_error
 from runback.errors import EXIT_DONE, EXIT_UNDELIVERED, RunbackError
 from runback.processes import is_alive
 from runback.storage.lock import FileLock
@@ -219,6 +220,7 @@ def _launcher_status(status: EndStatus, complete: bool) -> EndStatus:
 
 
 if __name__ == "__main__":
+    ignore_errors_of_standard_error()
     code = main()
     sys.stderr.flush()
     os._exit(code)  # the teardown of mlflow's modules is slow

@@ -20,6 +20,8 @@ from runback.config import TrainConfig
 from runback.data.table import Columns, read_table
 from runback.errors import CheckpointError, DataError, ModelError
 from runback.model.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
+from runback.model.digests import write_digests
+from runback.model.probe import check_module
 from runback.model.scaling import Scale, Scaled
 from runback.model.spec import (
     SPEC_FILE,
@@ -27,7 +29,6 @@ from runback.model.spec import (
     BuiltModel,
     ModelSpec,
     build_model,
-    check_output,
     load_built,
     load_spec,
     load_weights,
@@ -195,15 +196,15 @@ class Shaped(nn.Module):
 )
 def test_a_module_with_another_output_is_refused(what: str, problem: str) -> None:
     with pytest.raises(ModelError) as caught:
-        check_output(Shaped(2, 1, what), torch.zeros(3, 2), 1)
+        check_module(Shaped(2, 1, what), torch.zeros(3, 2), 1)
     assert str(caught.value).startswith(f"option model: {problem}")
     assert "\n" not in str(caught.value)
 
 
-def test_check_output_changes_no_module_or_generator() -> None:
+def test_check_module_changes_no_module_or_generator() -> None:
     module = Shaped(2, 1, "good").train()
     before, weights = torch.get_rng_state(), module.layer.weight.clone()
-    check_output(module, torch.randn(3, 2, generator=torch.Generator()), 1)
+    check_module(module, torch.randn(3, 2, generator=torch.Generator()), 1)
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(module.layer.weight, weights)
     assert module.training
@@ -297,6 +298,7 @@ def test_a_damaged_spec_is_refused_in_one_sentence(tmp_path: Path, change: dict[
     built = build("mlp")
     save_model(tmp_path, built, built.module.state_dict())
     (tmp_path / SPEC_FILE).write_text(json.dumps({**built.spec.as_json(), **change}))
+    write_digests(tmp_path)
     with pytest.raises(ModelError) as caught:
         load_built(tmp_path)
     assert "\n" not in str(caught.value)
@@ -318,9 +320,11 @@ def test_a_missing_entry_of_a_model_is_named(tmp_path: Path) -> None:
             load_spec(tmp_path)
     (tmp_path / SPEC_FILE).write_text(json.dumps(stored))
     (tmp_path / STATE_FILE).unlink()
+    write_digests(tmp_path)
     with pytest.raises(CheckpointError, match="no such file"):
         load_built(tmp_path)
     (tmp_path / SPEC_FILE).unlink()
+    write_digests(tmp_path)
     with pytest.raises(ModelError, match="cannot be read"):
         load_built(tmp_path)
 

@@ -19,7 +19,9 @@ from conftest import Workspace
 from finished_runs import FinishedRuns
 from runback import load_model
 from runback.errors import CheckpointError, ModelError, RunbackError
+from runback.model.digests import write_digests
 from runback.model.spec import load_tensors
+from runback.tracking import tags
 
 
 class Payload:
@@ -79,6 +81,13 @@ def victim(finished_runs: FinishedRuns, tmp_path: Path) -> Iterator[str]:
     for number, folder in enumerate(folders):
         shutil.rmtree(folder)
         shutil.copytree(tmp_path / "kept" / str(number), folder)
+    seal(finished_runs.workspace, run_id)
+
+
+def seal(workspace: Workspace, run_id: str) -> None:
+    """Makes the digests of a changed model agree with it, as a hostile store can."""
+    digest = write_digests(model_folder(workspace, run_id) / "data" / "model")
+    workspace.client.set_logged_model_tags(model_id(workspace, run_id), {tags.MODEL_SHA256: digest})
 
 
 def checkpoint_folders(workspace: Workspace, run_id: str) -> list[Path]:
@@ -87,10 +96,14 @@ def checkpoint_folders(workspace: Workspace, run_id: str) -> list[Path]:
     return [workspace.home(run_id) / "checkpoints", Path(uri) / "checkpoints"]
 
 
-def model_folder(workspace: Workspace, run_id: str) -> Path:
+def model_id(workspace: Workspace, run_id: str) -> str:
     versions = workspace.client.search_model_versions(f"run_id = '{run_id}'")
     version = max(versions, key=lambda found: int(found.version))
-    model = workspace.client.get_logged_model(version.source.rpartition("/")[2])
+    return str(version.source.rpartition("/")[2])
+
+
+def model_folder(workspace: Workspace, run_id: str) -> Path:
+    model = workspace.client.get_logged_model(model_id(workspace, run_id))
     return Path(model.artifact_location.removeprefix("file://"))
 
 
@@ -108,6 +121,7 @@ def test_hostile_weights_of_a_stored_model_are_refused(
     weights = folder / "data" / "model" / "model_state_dict.pt"
     for content in files:
         weights.write_bytes(content)
+        seal(finished_runs.workspace, victim)
         with pytest.raises(CheckpointError, match="refused as damaged or unsafe"):
             load_model(victim)
     assert not trace.exists()
@@ -186,5 +200,6 @@ def test_a_hostile_module_name_is_refused(finished_runs: FinishedRuns, victim: s
     for module in ("..", "a/../../b", "os", "subprocess"):
         tampered = {**spec, "model": "x.py:Net", "own_module": module}
         (folder / "model.json").write_text(json.dumps(tampered))
+        seal(finished_runs.workspace, victim)
         with pytest.raises(ModelError):
             load_model(victim)

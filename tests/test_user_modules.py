@@ -13,8 +13,10 @@ from conftest import PROGRAMS
 from runback import TrainConfig
 from runback.data.table import Columns
 from runback.errors import ModelError
+from runback.model.digests import write_digests
+from runback.model.probe import check_module
 from runback.model.requirements import requirements
-from runback.model.spec import build_model, check_output, load_built, save_model
+from runback.model.spec import build_model, load_built, save_model
 from runback.training.setup import spec_of
 from runback.user_code import import_class, locate
 
@@ -28,7 +30,7 @@ def built(model: str, **model_args: object):
 
 
 def checked(model: str, **model_args: object) -> None:
-    check_output(built(model, **model_args).module, torch.ones(2, 2), 1)
+    check_module(built(model, **model_args).module, torch.ones(2, 2), 1)
 
 
 def wrong(body: str) -> str:
@@ -70,7 +72,7 @@ def test_the_check_leaves_a_good_module_unchanged(tmp_path: Path) -> None:
     model = built(f"{tmp_path}/mine.py:Net", hidden=3)
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
     state = torch.get_rng_state()
-    check_output(model.module, torch.ones(2, 2), 1)
+    check_module(model.module, torch.ones(2, 2), 1)
     assert torch.equal(state, torch.get_rng_state())
     assert model.module.training
     for name, value in model.module.state_dict().items():
@@ -149,7 +151,7 @@ def test_lazy_parameters_and_extra_buffers_come_back(tmp_path: Path) -> None:
         )
     )
     model = built(f"{tmp_path}/mine.py:Net")
-    check_output(model.module, torch.ones(2, 2), 1)
+    check_module(model.module, torch.ones(2, 2), 1)
     expected = model.module.eval()(torch.ones(2, 2))
     save_model(tmp_path / "model", model, model.module.state_dict())
     assert torch.equal(load_built(tmp_path / "model").module(torch.ones(2, 2)), expected)
@@ -198,6 +200,7 @@ def test_a_tampered_spec_is_refused(
     assert load_built(tmp_path / "model").user_class is not None
     spec = tmp_path / "model" / "model.json"
     spec.write_text(json.dumps({**json.loads(spec.read_text()), **change}))
+    write_digests(tmp_path / "model")
     with pytest.raises(ModelError) as caught:
         load_built(tmp_path / "model")
     assert problem in str(caught.value)

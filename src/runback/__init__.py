@@ -20,6 +20,7 @@ from runback.errors import (
     JournalError,
     MemoryShortError,
     ModelError,
+    RebuildError,
     RunbackError,
     RunHeldError,
     RunNotFoundError,
@@ -66,6 +67,7 @@ __all__ = [
     "StorageError",
     "MemoryShortError",
     "DivergedError",
+    "RebuildError",
     "RunHeldError",
     "Interrupted",
 ]

@@ -7,11 +7,12 @@
     │   ├── ModelError        a module: unknown name, wrong arguments, shapes that do not fit
     │   └── RunNotFoundError  RUN matches no run, or more than one
     ├── TrackingError         the tracking server is unreachable or rejects a request
-    ├── CheckpointError       a checkpoint cannot be written or read
+    ├── CheckpointError       a checkpoint or a model cannot be written or read, or is damaged
     ├── JournalError          the journal cannot be opened or written
     ├── StorageError          another local file cannot be written: the disk is full
     ├── MemoryShortError      the device is out of memory
-    ├── DivergedError         the cost or the weights are not finite
+    ├── DivergedError         a cost or the weights are not finite
+    ├── RebuildError          the model rebuilt from its files is not the trained module
     └── RunHeldError          exit code 3: another process holds the run
 
 Each message is one sentence: what is wrong, where, and what would be right.
@@ -57,7 +58,7 @@ class TrackingError(RunbackError):
 
 
 class CheckpointError(RunbackError):
-    """A checkpoint cannot be written or read."""
+    """A checkpoint or a model cannot be written or read, or is damaged."""
 
 
 class JournalError(RunbackError):
@@ -73,7 +74,11 @@ class MemoryShortError(RunbackError):
 
 
 class DivergedError(RunbackError):
-    """The cost or the weights are not finite."""
+    """A cost or the weights are not finite."""
+
+
+class RebuildError(RunbackError):
+    """The model rebuilt from its files is not the trained module; nothing was registered."""
 
 
 class RunHeldError(RunbackError):

@@ -15,9 +15,9 @@ INPUTS = {"own": torch.arange(30.0).reshape(3, 10) / 7}
 real = training.finish
 
 
-def finish(run, setup):
+def finish(run, setup, rebuilder):
     """Finishes the run and keeps the predictions of its module."""
-    real(run, setup)
+    real(run, setup, rebuilder)
     model = setup.state.model.eval()
     x = INPUTS.get(name, torch.tensor([[1.0], [5.0], [11.0]]))
     with torch.no_grad():

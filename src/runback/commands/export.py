@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from runback.commands.load import Loaded, loading
 from runback.errors import CheckpointError, ModelError, UsageError, first_line
-from runback.model.spec import load_tensors, load_weights
+from runback.model.spec import EXAMPLE_FILE, load_tensors, load_weights
 from runback.storage.atomic import sha256_of, write_bytes
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -113,7 +113,7 @@ def _new_file(output: str) -> Path:
 
 def _example(loaded: Loaded) -> Tensor:
     """A few of the run's training rows; at least two, as exporters make a size of 1 constant."""
-    text = (loaded.folder / "example.json").read_text(encoding="utf-8")
+    text = (loaded.folder / EXAMPLE_FILE).read_text(encoding="utf-8")
     rows = torch.tensor(json.loads(text)["data"], dtype=loaded.spec.torch_dtype)
     return rows if len(rows) > 1 else rows.repeat(2, 1)
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-import json
+import math
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from runback.console.progress import say
+from runback.errors import DivergedError, RebuildError
 from runback.model.batched_forward import predict_rows
-from runback.model.spec import STATE_FILE, save_model
+from runback.model.digests import folder_of
+from runback.model.rebuild import Rebuilder
+from runback.model.spec import load_weights, save_model
 from runback.run.run import Run
 from runback.stateful import cloned
-from runback.storage.atomic import sha256_of
 from runback.tasks.figures import plot_costs, save_figure
 from runback.tracking import tags
 from runback.training.setup import TrainingSetup, held_out
 
 EXAMPLE_ROWS = 3
+# Rows of which the rebuilt model must predict the same, bit for bit.
+CHECKED_ROWS = 1024
 MAX_CURVE_POINTS = 2000
 
 
@@ -31,17 +37,38 @@ class Chosen:
     reason: str
 
 
-def finish(run: Run, setup: TrainingSetup) -> None:
-    """Scores, publishes and plots the chosen weights through the outbox."""
+def finish(run: Run, setup: TrainingSetup, rebuilder: Rebuilder) -> None:
+    """Scores, publishes and plots the chosen weights through the outbox.
+
+    Raises:
+        DivergedError: the test cost is not finite; it is logged first.
+        RebuildError: the model folder does not give the trained module back; nothing is published.
+    """
     chosen = _choose(setup)
-    setup.state.model.load_state_dict(chosen.weights)
+    load_weights(setup.state.model, chosen.weights)
     tested = _tested(setup)
-    if tested is None:
-        say("the split has no test rows: no test scores")
-    else:
-        _score(run, setup, chosen, *tested)
-    _publish(run, setup, chosen)  # before the plots: the courier registers meanwhile
+    try:
+        if tested is None:
+            say("the split has no test rows: no test scores")
+        else:
+            _score(run, setup, chosen, *tested)
+        _publish(run, setup, chosen, rebuilder)  # before the plots: the courier registers meanwhile
+    except (DivergedError, RebuildError):
+        _plot(run, setup, tested)
+        raise
     _plot(run, setup, tested)
+
+
+def require_finite(name: str, cost: float, epoch: int) -> None:
+    """Checks a cost of an epoch.
+
+    Raises:
+        DivergedError: it is NaN or infinite.
+    """
+    if not math.isfinite(cost):
+        raise DivergedError(
+            f"the {name} of epoch {epoch} is {cost}; try a smaller lr, or scale the columns"
+        )
 
 
 def _tested(setup: TrainingSetup) -> tuple[Tensor, Tensor] | None:
@@ -65,10 +92,16 @@ def _choose(setup: TrainingSetup) -> Chosen:
 
 
 def _score(run: Run, setup: TrainingSetup, chosen: Chosen, output: Tensor, y: Tensor) -> None:
+    """Logs the test scores.
+
+    Raises:
+        DivergedError: the cost is not finite.
+    """
     scores = setup.task.scores(output, y, setup.config.loss)
     run.journal.record([(f"test_{name}", value) for name, value in scores.items()], chosen.epoch)
     shown = "  ".join(f"test_{name} {value:.6g}" for name, value in scores.items())
     say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
+    require_finite("test_cost", scores["cost"], chosen.epoch)
 
 
 def _plot(run: Run, setup: TrainingSetup, tested: tuple[Tensor, Tensor] | None) -> None:
@@ -91,20 +124,34 @@ def _curve(run: Run, name: str) -> tuple[list[int], list[float]]:
     return [p.step for p in points], [p.value for p in points]
 
 
-def _publish(run: Run, setup: TrainingSetup, chosen: Chosen) -> None:
-    """Writes the model folder and adds it to the outbox; the courier logs and registers it."""
-    folder = run.folder.model
+def _written(run: Run, setup: TrainingSetup, chosen: Chosen) -> tuple[Path, str]:
+    """Writes the model folder; returns it with the SHA-256 of its digests."""
+    root = run.folder.model
     on_cpu = {name: _on_cpu(value) for name, value in chosen.weights.items()}
-    save_model(folder, setup.built, on_cpu)
     rows = setup.table.features[setup.split.train[:EXAMPLE_ROWS]].tolist()
-    example = {"columns": list(setup.table.columns.features), "data": rows}
-    (folder / "example.json").write_text(json.dumps(example) + "\n", encoding="utf-8")
+    shutil.rmtree(root / "new", ignore_errors=True)
+    sha256 = save_model(root / "new", setup.built, on_cpu, rows)
+    folder = folder_of(root, sha256)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    return (root / "new").rename(folder), sha256
+
+
+def _publish(run: Run, setup: TrainingSetup, chosen: Chosen, rebuilder: Rebuilder) -> None:
+    """Writes the model folder, checks it and adds it to the outbox; the courier registers it.
+
+    Raises:
+        RebuildError: the model built from the folder is not the trained module.
+    """
+    folder, sha256 = _written(run, setup, chosen)
+    rows = setup.split.test if len(setup.split.test) else setup.split.train
+    rebuilder.require_equal(folder, setup.table.features[rows[:CHECKED_ROWS]])
     run.journal.post(
         "model",
         register=setup.register_as,
         model_type=setup.task.model_type,
         epoch=chosen.epoch,
-        sha256=sha256_of(folder / STATE_FILE),
+        sha256=sha256,
         description=(
             f"{setup.config.model} on {setup.table.path.name}: epoch {chosen.epoch} of run {run.id}, "
             f"{chosen.reason}"

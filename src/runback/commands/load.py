@@ -13,6 +13,7 @@ from torch import nn
 
 from runback.commands.recorded import config_of
 from runback.config import TrainConfig
+from runback.errors import CheckpointError
 from runback.model.spec import ModelSpec, load_built
 from runback.tracking import connection, registry, tags
 from runback.tracking.find_run import find_run
@@ -22,6 +23,7 @@ from runback.user_code import UserClass, refusing_exits
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 
 @dataclass(frozen=True)
@@ -86,10 +88,12 @@ def loading(run: str, device: str = "cpu") -> Iterator[Loaded]:
     chosen = choose_device(device)
     client = connection.connect()
     record = find_run(client, run)
+    model = registry.logged_model(client, record)
+    what = f"model of run {record.run_id}"
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
-        path = registry.download_model(client, record, Path(folder))
-        with refusing_exits(f"the model of run {record.run_id}"):
-            built = load_built(path, chosen)
+        path = registry.download_model(client, model, Path(folder), what)
+        with refusing_exits(f"the {what}"):
+            built = load_built(path, chosen, what=what, sha256=registry.digest_of(model, what))
             yield Loaded(
                 client=client,
                 record=record,
@@ -98,10 +102,12 @@ def loading(run: str, device: str = "cpu") -> Iterator[Loaded]:
                 spec=built.spec,
                 user_class=built.user_class,
                 folder=path,
-                epoch=_epoch(client, record),
+                epoch=_epoch(model, what),
             )
 
 
-def _epoch(client: MlflowClient, record: RunRecord) -> int:
-    model = registry.logged_model(client, record)
-    return int(model.tags.get(tags.EPOCH, 0))
+def _epoch(model: LoggedModel, what: str) -> int:
+    text = str(model.tags.get(tags.EPOCH))
+    if not text.isdecimal():
+        raise CheckpointError(f"{what}: its tag {tags.EPOCH} is {text!r}, not a number")
+    return int(text)

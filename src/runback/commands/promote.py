@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from runback.commands.evaluate import score, split_of
 from runback.commands.load import Loaded, loading
-from runback.errors import UsageError
+from runback.errors import CheckpointError, UsageError
 from runback.storage.lock import FileLock
 from runback.storage.paths import home
 from runback.tasks import Task, by_name
@@ -166,7 +166,7 @@ def _compared(
             old = _holder_score(loaded, result, data)
             result = dataclasses.replace(result, holder_score=old)
         result = dataclasses.replace(result, score=_finite_score(loaded, result.metric, data))
-    except UsageError as error:
+    except (UsageError, CheckpointError) as error:  # RUN's own model is loaded, so it is sound
         if not force:
             raise
         return dataclasses.replace(result, moved=True, reason=f"forced, though {error}")

@@ -14,11 +14,12 @@ from typing import Any
 import torch
 
 from runback import tasks
-from runback.commands.finish import finish
+from runback.commands.finish import finish, require_finite
 from runback.commands.launch import launch_id, require_adoptable
 from runback.config import TrainConfig
 from runback.console.progress import Progress, say
-from runback.errors import DivergedError, RunbackError
+from runback.errors import RunbackError
+from runback.model.rebuild import Rebuilder
 from runback.run.checkpoints import Checkpointing
 from runback.run.run import Run
 from runback.run.signals import StopSignals
@@ -57,7 +58,8 @@ def train(config: TrainConfig) -> TrainResult:
     Raises:
         UsageError: the configuration, the table or the module cannot be used; no run is created.
         TrackingError: the tracking server is unreachable; no run is created.
-        DivergedError: the cost is not finite; the run is FAILED, its checkpoints are kept.
+        DivergedError: a cost is not finite; the run is FAILED, its checkpoints are kept.
+        RebuildError: the trained model cannot be rebuilt from its files; the run is FAILED.
         Interrupted: SIGINT or SIGTERM; the run is KILLED and can be resumed by its ID.
     """
     with CourierClient() as courier:
@@ -87,11 +89,15 @@ def run_training(
 
 def train_to_end(run: Run, setup: TrainingSetup, signals: StopSignals) -> TrainResult:
     """Trains a live run from its current state, and finishes it."""
-    memory, disk = short_of_memory(setup.state.device), naming_a_full_disk(run.folder.path)
-    with memory, disk, refusing_exits(f"model {setup.config.model} or of its data"):
+    with (
+        short_of_memory(setup.state.device),
+        naming_a_full_disk(run.folder.path),
+        refusing_exits(f"model {setup.config.model} or of its data"),
+        Rebuilder(setup.built) as rebuilder,
+    ):
         with signals.deferred(setup.config.checkpoint_minutes):
             _loop(run, setup)
-        finish(run, setup)
+        finish(run, setup, rebuilder)
     return TrainResult(run.id, run.finish())
 
 
@@ -159,7 +165,7 @@ def _log(run: Run, result: EpochResult) -> None:
     """Logs an epoch's metrics, the learning rate only when it changes.
 
     Raises:
-        DivergedError: the cost is not finite; it is logged first.
+        DivergedError: a cost is not finite; both are logged first.
     """
     metrics = {"cost": result.cost}
     if result.val_cost is not None:
@@ -169,11 +175,9 @@ def _log(run: Run, result: EpochResult) -> None:
     run.log(step=result.epoch, **metrics)
     run.state["cost"] = result.cost
     _describe(run, result.epoch)
-    if not math.isfinite(result.cost):
-        raise DivergedError(
-            f"the cost of epoch {result.epoch} is {result.cost}; try a smaller lr, or scale the "
-            "columns"
-        )
+    for name in ("cost", "val_cost"):
+        if name in metrics:
+            require_finite(name, metrics[name], result.epoch)
 
 
 def _describe(run: Run, epoch: int) -> None:

@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from runback.columns.number import NumberColumn
+
 
 def accept_integer_columns() -> None:
     """Wraps `PyFuncModel.predict` in this process, once."""
@@ -39,12 +41,19 @@ def accept_integer_columns() -> None:
 
 
 def _widened(data: Any) -> Any:
-    """A frame or dict of columns with its number columns as float64; other data unchanged."""
+    """A frame or dict of columns with its number columns as float64; other data unchanged.
+
+    Raises:
+        DataError: a column of complex numbers.
+    """
     if isinstance(data, dict) and not any(np.isscalar(value) for value in data.values()):
         data = pd.DataFrame(data)
     if not isinstance(data, pd.DataFrame):
         return data
     frame = data.infer_objects()
+    for name, column in frame.items():
+        if pd.api.types.is_complex_dtype(column):  # `astype` would drop the imaginary part
+            NumberColumn(str(name)).encode(column, "table", first=0)
     names = [n for n in frame.columns if len(frame) == 0 or _is_number(frame[n])]
     return frame.astype(dict.fromkeys(names, "float64"))
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from runback.columns.tensors import frame_to_tensor
 from runback.model.batched_forward import batched_forward
+from runback.model.digests import verify_digests
 from runback.model.integer_columns import accept_integer_columns
 from runback.model.spec import ModelSpec, load_built
 from runback.tasks import by_name
@@ -75,7 +76,16 @@ class Predictor:
 
 
 def _load_pyfunc(data_path: str) -> Predictor:
-    """The entry point of mlflow.pyfunc (`loader_module`)."""
-    built = load_built(Path(data_path))
+    """The entry point of mlflow.pyfunc (`loader_module`).
+
+    Raises:
+        CheckpointError: a file of the model, or of the copy of runback stored with it, is damaged.
+        ModelError: as in `load_built`.
+    """
+    folder = Path(data_path).resolve()
+    package = Path(__file__).resolve().parents[1]
+    if package.parents[1] == folder.parents[1]:  # not if runback is installed and imported
+        verify_digests(package, "the model's copy of runback", ignored="__pycache__")
+    built = load_built(folder)
     accept_integer_columns()
     return Predictor(built.module, built.spec)

@@ -1,16 +1,16 @@
 """ModelSpec, the JSON description of a module, and the model folder.
 
 A model folder contains `model.json` (the spec), `model_state_dict.pt` (weights, loaded with
-`weights_only=True`) and, for a user-defined module, `source/` with its code.
+`weights_only=True`), `example.json` (some training rows), for a user-defined module `source/` with
+its code, and `digests.json`, the digests of all these files.
 """
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from runback.errors import CheckpointError, ModelError, first_line
 from runback.model.builtin import BUILTIN
+from runback.model.digests import verify_digests, write_digests
 from runback.model.scaling import Scaled
 from runback.tasks import by_name
 from runback.user_code import (
@@ -36,6 +37,7 @@ from runback.user_code import (
 FORMAT = 1
 STATE_FILE = "model_state_dict.pt"
 SPEC_FILE = "model.json"
+EXAMPLE_FILE = "example.json"
 SOURCE_FOLDER = "source"
 
 
@@ -149,53 +151,35 @@ def build_model(spec: ModelSpec, source: Path | None = None) -> BuiltModel:
     return BuiltModel(module, spec, user_class)
 
 
-def check_output(module: nn.Module, features: Tensor, n_targets: int) -> None:
-    """Runs the module once in each mode; its state and all generators are restored.
+def save_model(
+    folder: Path,
+    built: BuiltModel,
+    state_dict: dict[str, Tensor],
+    rows: Sequence[Sequence[float]] = (),
+) -> str:
+    """Writes a model folder: spec, weights, the user's code, example rows, and the digests of all.
 
-    Raises:
-        ModelError: forward fails on `[n, n_features]`, does not return `[n, n_targets]` in the
-            dtype of its input, or its output depends on no parameter.
+    Args:
+        folder: created if missing.
+        built: the module's spec and class.
+        state_dict: the weights, on the CPU.
+        rows: of the feature columns, for the model's input example.
+
+    Returns:
+        The SHA-256 of `digests.json`, which identifies the whole model.
     """
-    module.eval()
-    with torch.no_grad():
-        _check_forward(module, features, n_targets)
-    before = copy.deepcopy(
-        module.state_dict()
-    )  # after the first call, which materializes lazy ones
-    module.train()
-    output = _check_forward(module, features, n_targets)
-    module.load_state_dict(before)
-    if not output.requires_grad:
-        raise ModelError("option model: the output of forward depends on no parameter")
-
-
-def _check_forward(module: nn.Module, features: Tensor, n_targets: int) -> Tensor:
-    try:
-        with torch.random.fork_rng(devices=[]):
-            output = module(features)
-    except BaseException as error:  # a user's forward can raise anything
-        pass_interruptions(error)
-        mode = " in train mode" if module.training else ""
-        raise ModelError(
-            f"option model: forward fails{mode} on input {list(features.shape)}: {first_line(error)}"
-        ) from error
-    expected = (features.shape[0], n_targets)
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or shape != expected:
-        raise ModelError(f"option model: forward returns {shape}, not {expected} (rows, targets)")
-    if output.dtype != features.dtype:
-        raise ModelError(f"option model: forward returns {output.dtype} for {features.dtype}")
-    return output
-
-
-def save_model(folder: Path, built: BuiltModel, state_dict: dict[str, Tensor]) -> None:
-    """Writes a model folder: spec, weights, and the user's code."""
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state_dict, folder / STATE_FILE)
-    text = json.dumps(built.spec.as_json(), indent=2, sort_keys=True)
-    (folder / SPEC_FILE).write_text(text + "\n", encoding="utf-8")
+    _write_json(folder / SPEC_FILE, built.spec.as_json())
+    example = {"columns": built.spec.features, "data": rows}
+    _write_json(folder / EXAMPLE_FILE, example)
     if built.user_class is not None:
         copy_sources(built.user_class, folder / SOURCE_FOLDER)
+    return write_digests(folder)
+
+
+def _write_json(file: Path, value: dict[str, Any]) -> None:
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def load_spec(folder: Path) -> ModelSpec:
@@ -211,15 +195,25 @@ def load_spec(folder: Path) -> ModelSpec:
     return ModelSpec.from_json(stored)
 
 
-def load_built(folder: Path, device: str | torch.device = "cpu") -> BuiltModel:
+def load_built(
+    folder: Path, device: str | torch.device = "cpu", *, what: str = "", sha256: str = ""
+) -> BuiltModel:
     """Loads a model folder written by `save_model`; the module is in eval mode on `device`.
 
-    A user-defined class is always imported from the folder's `source/`.
+    All files are verified first. A user-defined class is always imported from the folder's
+    `source/`.
+
+    Args:
+        folder: the model folder.
+        device: of the module.
+        what: the model's name in errors; empty for the folder.
+        sha256: of `digests.json`, if the tracking server has it.
 
     Raises:
+        CheckpointError: a file is damaged, missing or was added, or the weights are unsafe.
         ModelError: the spec or the code is invalid, or the weights do not fit the module.
-        CheckpointError: the weights cannot be read, or are unsafe.
     """
+    verify_digests(folder, what or f"model {folder}", sha256)
     spec = load_spec(folder)
     weights = load_tensors(folder / STATE_FILE)
     user_class = None
@@ -261,7 +255,7 @@ def load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
     for name, tensor in state_dict.items():
         if is_lazy(expected[name]):  # materialized by loading
             continue
-        have, want = _kind(tensor), _kind(expected[name])
+        have, want = kind_of(tensor), kind_of(expected[name])
         if have != want:
             raise ModelError(
                 f"weights do not fit: {name!r} is stored as {have}, the module has {want}"
@@ -269,7 +263,8 @@ def load_weights(module: nn.Module, state_dict: dict[str, Tensor]) -> None:
     module.load_state_dict(state_dict)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """The dtype and shape of a tensor, or the type of another value, as text."""
     return (
         f"{value.dtype} {list(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
     )

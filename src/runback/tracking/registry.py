@@ -19,14 +19,23 @@ from mlflow.models import Model, ModelSignature
 from mlflow.types.schema import ColSpec, DataType, Schema
 from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
-from runback.errors import ModelError, RunNotFoundError, TrackingError, UsageError
+from runback.errors import (
+    CheckpointError,
+    ModelError,
+    RunNotFoundError,
+    TrackingError,
+    UsageError,
+)
 from runback.model.closure import ENTRY_MODULE, PACKAGE, travelling_files
+from runback.model.digests import folder_of, verify_digests, write_digests
 from runback.model.requirements import pin, requirements
 from runback.tracking import tags
 from runback.tracking.connection import describe_error, request
 from runback.tracking.record import RunRecord
 
 MODEL_NAME = "model"
+# Where MLflow puts `code_paths`.
+CODE_FOLDER = "code"
 # Required to load and run a model; mlflow adds itself.
 REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow")
 
@@ -37,14 +46,19 @@ def publish(client: MlflowClient, run_id: str, folder: Path, payload: dict[str, 
     Args:
         client: of the tracking server.
         run_id: the run that trained the model.
-        folder: a model folder (`runback.model.spec`) with `example.json` beside the weights.
+        folder: the run's models; `folder_of` gives the one to publish.
         payload: `register` (a name, or "none"), `model_type` (MLflow's), `epoch`, `description`,
-            `sha256` of the weights, `tags`, and `metrics`: lists of [key, value, timestamp, step]
-            to attach.
+            `sha256` of the model's digests, `tags`, and `metrics`: lists of [key, value, timestamp,
+            step] to attach.
 
     Returns:
         "NAME/VERSION", or the model's ID where it is not registered.
+
+    Raises:
+        CheckpointError: a file of the model has changed since it was written.
     """
+    folder = folder_of(folder, payload["sha256"])
+    verify_digests(folder, f"the model in {folder}", payload["sha256"])
     run = client.get_run(run_id)
     model = _logged_model(client, run.info.experiment_id, run_id, payload)
     if str(model.status) != "READY":
@@ -67,23 +81,47 @@ def check_packages() -> bool:
     return True
 
 
-def download_model(client: MlflowClient, record: RunRecord, folder: Path) -> Path:
-    """Downloads the model folder of a run or a registered version.
+def download_model(client: MlflowClient, model: LoggedModel, folder: Path, what: str) -> Path:
+    """Downloads a model; returns the model folder (`runback.model.spec`), which is not verified yet.
+
+    Args:
+        client: of the tracking server.
+        model: a model logged by `publish`.
+        folder: for the files.
+        what: the model's name in errors.
 
     Raises:
-        RunNotFoundError: the run has no model.
         TrackingError: the server is unreachable.
+        ModelError: not a model written by runback.
+        CheckpointError: the copy of runback that is stored with the model is damaged.
     """
-    model_id = record.model_id or _newest_model(client, record.run_id)
     try:
         local = mlflow.artifacts.download_artifacts(
-            artifact_uri=f"models:/{model_id}",
+            artifact_uri=f"models:/{model.model_id}",
             dst_path=str(folder),
             tracking_uri=client.tracking_uri,
         )
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"model of run {record.run_id}: {describe_error(error)}") from error
-    return _data_folder(Path(local).resolve(), f"model of run {record.run_id}")
+        raise TrackingError(f"{what}: {describe_error(error)}") from error
+    root = Path(local).resolve()
+    data = _data_folder(root, what)
+    code = root / CODE_FOLDER / PACKAGE.name
+    verify_digests(code, f"{what}: its copy of runback", ignored="__pycache__")
+    return data
+
+
+def digest_of(model: LoggedModel, what: str) -> str:
+    """The recorded SHA-256 of a model's digests.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    recorded = model.tags.get(tags.MODEL_SHA256)
+    if not recorded:
+        raise CheckpointError(
+            f"{what}: its tag {tags.MODEL_SHA256} is missing, so its files cannot be verified"
+        )
+    return str(recorded)
 
 
 def version_of(client: MlflowClient, record: RunRecord) -> ModelVersion:
@@ -198,11 +236,16 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
 
 
 def _copy_code(folder: Path) -> Path:
-    """Copies the modules of runback that a model needs; returns the package's folder."""
+    """Copies the modules of runback that a model needs, and writes their digests.
+
+    Returns:
+        The package's folder.
+    """
     target = folder / PACKAGE.name
     for file in travelling_files():
         (target / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(PACKAGE / file, target / file)
+    write_digests(target)
     return target
 
 

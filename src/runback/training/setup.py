@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import nn
 
 from runback.config import TrainConfig
 from runback.console.progress import say
@@ -13,9 +17,10 @@ from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, Te
 from runback.data.split import Split, make_split
 from runback.data.table import Columns, Table, read_table
 from runback.data.user_dataset import DatasetRows
-from runback.errors import ConfigError
+from runback.errors import ConfigError, ModelError
+from runback.model.probe import check_module, check_one_row, same_generators
 from runback.model.scaling import Scaled
-from runback.model.spec import BuiltModel, ModelSpec, build_model, check_output
+from runback.model.spec import BuiltModel, ModelSpec, build_model
 from runback.seeding import seed_generators
 from runback.tasks import Task, by_loss
 from runback.training.compiling import missing_compiler
@@ -86,6 +91,7 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
     )
     torch.set_num_threads(1)  # scaling must not depend on the threads of an earlier run
     built = _build(config, table, split, device, source)
+    _require_batches(config, table, split, built)
     n_weights = sum(p.numel() for p in built.module.parameters())
     torch.set_num_threads(choose_threads(config.threads, n_weights, config.batch_size))
     with short_of_memory(device):
@@ -144,9 +150,40 @@ def _build(
     built = build_model(spec_of(config, table.columns), source)
     if isinstance(built.module, Scaled):
         built.module.scale.fit(table.features.index_select(0, split.train), config.normalize)
-    rows = split.train[:CHECKED_ROWS]
-    check_output(built.module, table.features[rows], built.spec.n_outputs)
+    rows = table.features[split.train[:CHECKED_ROWS]]
+    twin = _twin(built, source)
+    for warning in check_module(built.module, rows, built.spec.n_outputs, twin=twin):
+        say(f"warning: option model: {warning}")
     return built
+
+
+def _twin(built: BuiltModel, source: Path | None) -> nn.Module | None:
+    """A user-defined module built a second time, from new random numbers; None if it cannot be."""
+    if built.user_class is None or not built.user_class.files:
+        return None
+    with same_generators(), contextlib.suppress(ModelError):
+        torch.seed(), random.seed(), np.random.seed()
+        return build_model(built.spec, source).module
+    return None
+
+
+def _require_batches(config: TrainConfig, table: Table, split: Split, built: BuiltModel) -> None:
+    """Checks that the module accepts a batch of one row if an epoch has one.
+
+    Raises:
+        ModelError: it does not, as with batch norm; the message names the option.
+    """
+    n_rows = len(split.train)
+    rest = 0 if config.drop_last else n_rows % config.batch_size
+    if min(rest or config.batch_size, n_rows) > 1:
+        return
+    hint = "each batch has one row, as batch_size is 1; use a larger batch_size"
+    if rest == 1:
+        hint = (
+            f"the last batch of {n_rows} training rows has one row, as batch_size is "
+            f"{config.batch_size}; use drop_last true or another batch_size"
+        )
+    check_one_row(built.module, table.features[split.train[:1]], built.spec.n_outputs, hint)
 
 
 def _part(table: Table, rows: torch.Tensor, device: torch.device) -> TableDataset:

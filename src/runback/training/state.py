@@ -12,6 +12,7 @@ from torch import Tensor, nn, optim
 
 from runback.config import TrainConfig
 from runback.errors import DivergedError, ModelError
+from runback.model.probe import kinds_of, require_kinds
 from runback.model.spec import load_weights
 from runback.stateful import Position, Stateful, cloned
 from runback.training.optimizers import Schedule, make_optimizer, make_schedule
@@ -66,7 +67,8 @@ class TrainState:
         """Completes an epoch: stores its weights if they are the best, and steps the schedule."""
         self.epoch, self.batch, self.cost = self.epoch + 1, 0, cost
         self.cost_sum.zero_()
-        if val_cost is not None and val_cost < (self.best.val_cost if self.best else math.inf):
+        lowest = self.best.val_cost if self.best else math.inf
+        if val_cost is not None and math.isfinite(val_cost) and val_cost < lowest:
             self.best = Best(self.epoch, val_cost, cloned(self.model.state_dict()))
         if self.schedule is not None:
             self.schedule.step(cost if val_cost is None else val_cost)
@@ -102,6 +104,7 @@ class _Weights:
 
     def __init__(self, state: TrainState) -> None:
         self._state = state
+        self._kinds = kinds_of(state.model.state_dict())
 
     def state_dict(self) -> dict[str, Any]:
         """The model's state_dict."""
@@ -113,8 +116,10 @@ class _Weights:
 
         Raises:
             DivergedError: a parameter is not finite.
+            ModelError: forward has changed the shape or dtype of an entry since the start.
         """
         state = self._state
+        require_kinds(self._kinds, state.model.state_dict())
         if not is_finite(state.model):
             raise DivergedError(
                 f"the weights are not finite after epoch {state.epoch}; try a smaller lr"

@@ -197,7 +197,7 @@ def test_sync_leaves_a_run_that_is_being_created(workspace: Workspace, name: str
 
 def test_sync_leaves_a_run_that_is_in_use(workspace: Workspace) -> None:
     pending, run_id = abandoned(workspace)
-    workspace.client.set_tag(run_id, tags.CONFIG, "{}")
+    workspace.client.set_tag(run_id, tags.VERSION, "1")
     assert sync().waiting == 0
     assert status_of(workspace, run_id) == "RUNNING" and not pending.path.exists()
 

@@ -48,7 +48,7 @@ def create_pending(client) -> str:
 
     pending = pending_run_dir()
     Journal(pending.journal).close()
-    return create_run(client, pending).run_id
+    return create_run(client, pending, {}).run_id
 
 
 def dump(database: Path) -> dict[str, str]:

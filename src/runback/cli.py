@@ -112,10 +112,11 @@ def _resume(options: argparse.Namespace) -> int:
 
     # `mlflow run -e resume` passes missing options as empty text
     given = {name: value for name, value in _given(options).items() if value != ""}
+    from_scratch = _truth("from_scratch", options.from_scratch)
     with CourierClient() as courier:
         from runback.commands.resume import run_resume
 
-        result = run_resume(options.run, given, courier)
+        result = run_resume(options.run, given, courier, from_scratch)
     return _finished(result)
 
 
@@ -205,7 +206,11 @@ COMMANDS = (
     Command(
         "resume",
         "continue a run in place; prints the run ID",
-        (dataclasses.replace(RUN, default=""), *RESUME_OPTIONS),
+        (
+            dataclasses.replace(RUN, default=""),
+            *RESUME_OPTIONS,
+            _switch("from_scratch", "train again from epoch 0, without any checkpoint"),
+        ),
         _resume,
     ),
     Command(
@@ -395,15 +400,9 @@ def _given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _finished(result: TrainResult) -> int:
+    """Prints the run ID; the courier has said what is undelivered, and how to deliver it."""
     _print(result.run_id)
-    if result.delivered:
-        return EXIT_DONE
-    print(  # noqa: T201
-        f"runback: the training is finished, but not completely delivered to the tracking server; "
-        f"deliver the rest with: runback sync {result.run_id}",
-        file=sys.stderr,
-    )
-    return EXIT_UNDELIVERED
+    return EXIT_DONE if result.delivered else EXIT_UNDELIVERED
 
 
 def _unknown(argument: str) -> str:

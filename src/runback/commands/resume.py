@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,17 @@ from runback.commands.recorded import (
     require_fingerprint,
     with_data,
 )
-from runback.commands.train import TrainResult, keep, loading_libraries, summary, train_to_end
+from runback.commands.train import (
+    SPLIT_FILE,
+    TrainResult,
+    description_of,
+    keep,
+    loading_libraries,
+    post_source,
+    post_split,
+    summary,
+    train_to_end,
+)
 from runback.config import (
     MUTABLE_ON_RESUME,
     OPTION_NAMES,
@@ -23,11 +34,11 @@ from runback.config import (
     unknown_option,
 )
 from runback.console.progress import say
-from runback.errors import ConfigError
+from runback.errors import ConfigError, TrackingError
 from runback.run.run import Run
 from runback.run.signals import StopSignals
 from runback.tracking.client import CourierClient
-from runback.tracking.messages import FetchArtifact, FindRun, NestLaunch
+from runback.tracking.messages import FetchArtifact, FindRun, ListArtifacts, NestLaunch
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState
 from runback.user_code import is_user_defined
@@ -44,6 +55,7 @@ def resume(
     checkpoint_every: int | None = None,
     checkpoint_minutes: float | None = None,
     keep_checkpoints: int | None = None,
+    from_scratch: bool = False,
 ) -> TrainResult:
     """Continues a run in place, from its newest valid checkpoint.
 
@@ -57,9 +69,11 @@ def resume(
         checkpoint_every: epochs between checkpoints.
         checkpoint_minutes: minutes between checkpoints.
         keep_checkpoints: checkpoints to keep.
+        from_scratch: train again from epoch 0; without it, a run that has trained and has no valid
+            checkpoint is refused.
 
     Raises:
-        UsageError: no such run, an invalid value, or changed data.
+        UsageError: no such run, an invalid value, changed data, or no valid checkpoint.
         RunHeldError: another process holds the run.
         DivergedError, Interrupted, TrackingError: as in `train`.
     """
@@ -74,10 +88,13 @@ def resume(
         "keep_checkpoints": keep_checkpoints,
     }
     with CourierClient() as courier:
-        return run_resume(run, {k: v for k, v in given.items() if v is not None}, courier)
+        changes = {k: v for k, v in given.items() if v is not None}
+        return run_resume(run, changes, courier, from_scratch)
 
 
-def run_resume(run: str, changes: dict[str, Any], courier: CourierClient) -> TrainResult:
+def run_resume(
+    run: str, changes: dict[str, Any], courier: CourierClient, from_scratch: bool = False
+) -> TrainResult:
     """`resume` with a courier that the caller has started, and changes by option name."""
     with StopSignals(courier.report_signal) as signals:
         with loading_libraries():
@@ -88,10 +105,15 @@ def run_resume(run: str, changes: dict[str, Any], courier: CourierClient) -> Tra
         with Run.hold(courier, signals, record.run_id) as held:
             assert held.record is not None
             config, real = changed(config_of(held.record), changes)
-            setup = _restored(held, config, real, courier)
+            setup = _restored(held, config, real, courier, from_scratch)
             if held.record.status == "FINISHED" and setup.is_done():
                 return _already_finished(held, setup, real)
-            held.reopen({name: render(value) for name, value in real.items()})
+            missing = _missing_files(held, setup, courier)
+            changed_tags = {name: render(value) for name, value in real.items()}
+            began_with = dataclasses.replace(setup, config=original_config_of(held.record))
+            held.reopen(changed_tags, description_of(began_with))
+            for post in missing:
+                post(held, setup)
             say(f"run {held.id} resumed after {_position_text(setup.state)}: {summary(setup)}")
             return train_to_end(held, setup, signals)
 
@@ -119,14 +141,19 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, 
 
 
 def _restored(
-    run: Run, config: TrainConfig, changes: dict[str, Any], courier: CourierClient
+    run: Run,
+    config: TrainConfig,
+    changes: dict[str, Any],
+    courier: CourierClient,
+    from_scratch: bool,
 ) -> TrainingSetup:
     """The setup at the newest valid checkpoint or, without one, before the first epoch.
 
     It is prepared with the run's original number of epochs, on which schedules depend.
 
     Raises:
-        UsageError: the data, the module or the number of epochs do not fit the run.
+        UsageError: the data, the module or the number of epochs do not fit the run, or the run has
+            trained and has no valid checkpoint.
     """
     assert run.record is not None
     tags = run.record.tags
@@ -141,14 +168,32 @@ def _restored(
         keep(run, setup)
         return setup
 
-    setup = prepared()
-    if not restore_into(run, setup):
-        say(f"run {run.id} has no valid checkpoint: training starts from epoch 0")
+    setup, recorded = prepared(), run.catch_up()
+    if from_scratch:
+        say(f"run {run.id}: training starts again from epoch 0")
+    elif not restore_into(run, setup):
+        run.require_untrained()
+        say(f"run {run.id} has no checkpoint yet: training starts from epoch 0")
         setup = prepared()  # a failed restore may have changed the objects
     setup = dataclasses.replace(setup, config=config)
     run.state["config"] = config.as_json()
-    _require_enough_epochs(setup, run.catch_up())
+    _require_enough_epochs(setup, recorded)
     return setup
+
+
+def _missing_files(
+    run: Run, setup: TrainingSetup, courier: CourierClient
+) -> list[Callable[[Run, TrainingSetup], None]]:
+    """What posts the files that the run needs to be whole and that are not among its artifacts."""
+    missing: list[Callable[[Run, TrainingSetup], None]] = []
+    try:
+        if SPLIT_FILE not in courier.ask(ListArtifacts(run.id, "")):
+            missing.append(post_split)
+        if setup.built.user_class and not courier.ask(ListArtifacts(run.id, "source")):
+            missing.append(post_source)
+    except TrackingError as error:
+        say(f"warning: the run's artifacts cannot be listed: {error}")
+    return missing
 
 
 def restore_into(run: Run, setup: TrainingSetup) -> bool:

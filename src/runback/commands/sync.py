@@ -14,7 +14,8 @@ from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, known_run_dirs, pending_run_dirs
 from runback.tracking import attached_run, create_run, tags
 from runback.tracking.connection import connect, describe_error, full_uri, request
-from runback.tracking.find_run import find_run
+from runback.tracking.find_run import find_run, record_of
+from runback.tracking.reconcile import adopt_status, catch_up
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -151,12 +152,14 @@ def _delivered(folder: RunDir, servers: _Servers) -> _Delivery | None:
 
 def _delivered_now(folder: RunDir, journal: Journal, servers: _Servers) -> _Delivery | None:
     client = servers.client(journal.fact("tracking_uri"))
-    create_run.delete_duplicates(client, folder, journal)
     identity = journal.identity()
     run = request(f"run {folder.run_id}", lambda: client.get_run(folder.run_id))
     if run.data.tags.get(tags.JOURNAL, identity) != identity:
         say(f"run {folder.run_id} was resumed with another journal; local points are obsolete")
         return _Delivery.NOTHING
+    was_behind = catch_up(client, journal, record_of(run))
+    if was_behind or journal.fact("is_assumed"):  # an older copy of the journal
+        adopt_status(journal, run)
     return _Delivery.DONE if attached_run.deliver(folder, journal, client) else None
 
 
@@ -166,8 +169,10 @@ def _busy(folder: RunDir) -> _Delivery:
 
 
 def _is_delivered(journal: Journal) -> bool:
-    return not any(journal.waiting().values()) and (
-        journal.fact("status_delivered") == journal.fact("status")
+    return (
+        not any(journal.waiting().values())
+        and journal.fact("status_delivered") == journal.fact("status")
+        and journal.fact("unsettled_mark") is None
     )
 
 

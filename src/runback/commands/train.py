@@ -33,6 +33,7 @@ from runback.training.setup import TrainingSetup, prepare
 from runback.user_code import copy_sources, refusing_exits
 
 DIGEST_LENGTH = 16
+SPLIT_FILE = "split.json"
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def run_training(
             keep(run, setup)
             _post_setup(run, setup)
             with loading_libraries():
-                run.create(_description(setup))
+                run.create(description_of(setup))
             say(f"run {run.id}: {summary(setup)}")
             return train_to_end(run, setup, signals)
 
@@ -187,15 +188,25 @@ def _describe(run: Run, epoch: int) -> None:
 def _post_setup(run: Run, setup: TrainingSetup) -> None:
     """Posts the split and the code of a user-defined module, which rebuild the run elsewhere."""
     with naming_a_full_disk(run.folder.path):
-        run.post_json("split.json", setup.split.as_json())
-        if setup.built.user_class is None:
-            return
-        copy_sources(setup.built.user_class, run.folder.source)
-        for file in run.folder.source.rglob("*.py"):
-            run.post_file(file, file.parent.relative_to(run.folder.path).as_posix())
+        post_split(run, setup)
+        if setup.built.user_class is not None:
+            copy_sources(setup.built.user_class, run.folder.source)
+            post_source(run, setup)
 
 
-def _description(setup: TrainingSetup) -> RunDescription:
+def post_split(run: Run, setup: TrainingSetup) -> None:
+    """Posts the split, which identifies the held-out rows."""
+    run.post_json(SPLIT_FILE, setup.split.as_json())
+
+
+def post_source(run: Run, _setup: TrainingSetup) -> None:
+    """Posts the recorded code of a user-defined module."""
+    for file in run.folder.source.rglob("*.py"):
+        run.post_file(file, file.parent.relative_to(run.folder.path).as_posix())
+
+
+def description_of(setup: TrainingSetup) -> RunDescription:
+    """What the run is described with at its start: params, tags, and dataset inputs."""
     config, table = setup.config, setup.table
     return RunDescription(
         params=config.as_params(),

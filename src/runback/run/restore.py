@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from runback.console.progress import say
-from runback.errors import CheckpointError, TrackingError, first_line
+from runback.errors import CheckpointError, JournalError, TrackingError, first_line
 from runback.seeding import restore_generators
 from runback.stateful import Position, Stateful
 from runback.storage.atomic import make_folder, remove_leftovers
@@ -24,10 +26,10 @@ from runback.storage.checkpoints import (
     positions,
 )
 from runback.storage.journal import Journal
-from runback.storage.paths import RunDir
+from runback.storage.paths import RunDir, is_lost_folder
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import AdoptPoints, FetchArtifact, ListArtifacts
-from runback.tracking.record import Tags
+from runback.tracking.record import RunRecord
 
 STATE_DICT = "_state_dict"
 GENERATORS = "generators"
@@ -49,6 +51,20 @@ class Restored:
 
 
 @dataclass(frozen=True)
+class CaughtUp:
+    """What a run has recorded, after a comparison of its journal with the server.
+
+    Attributes:
+        epochs: the last one with all its points, here or on the server.
+        may_have_checkpoints: whether a checkpoint may ever have been written; False only if the
+            journal has recorded all of the run and knows of none.
+    """
+
+    epochs: int
+    may_have_checkpoints: bool
+
+
+@dataclass(frozen=True)
 class _Candidate:
     """A checkpoint that may be restored; `remote` if it is the copy among the artifacts."""
 
@@ -57,12 +73,17 @@ class _Candidate:
 
 
 def restore(
-    folder: RunDir, key: CheckpointKey, kept: Mapping[str, Stateful], courier: CourierClient
+    folder: RunDir,
+    key: CheckpointKey,
+    kept: Mapping[str, Stateful],
+    courier: CourierClient,
+    recorded: int | None = None,
 ) -> Restored | None:
     """Loads the newest valid checkpoint into the kept objects; None if there is none.
 
     Damaged checkpoints are skipped with a warning that names the file. Of two copies the local one
-    is tried first.
+    is tried first. Checkpoints of epochs after `recorded` are skipped, too: points before them are
+    nowhere, and are recorded by training these epochs again.
 
     Raises:
         UsageError: an object rejects its state, such as weights that do not fit the module.
@@ -70,6 +91,10 @@ def restore(
     remove_leftovers(folder.checkpoints)
     remote = _remote_positions(folder, courier)
     for candidate in _candidates(folder, remote):
+        if recorded is not None and candidate.position.epoch > recorded:
+            file = checkpoint_name(*candidate.position)
+            say(f"warning: skipped {file}: points were recorded up to epoch {recorded} only")
+            continue
         try:
             manifest, state = _load(candidate, folder, courier, key)
             values = _load_into(kept, state, manifest)
@@ -82,22 +107,60 @@ def restore(
     return None
 
 
-def catch_up(folder: RunDir, tags: Tags, courier: CourierClient) -> int:
-    """Adds the run's published points to the local journal if they may be missing there.
+def catch_up(folder: RunDir, record: RunRecord, courier: CourierClient) -> CaughtUp:
+    """Adds the run's published points to the local journal if one is missing there.
 
-    That is the case if the journal is new, or if the run was resumed with another journal. It
-    downloads the whole metric history, as MLflow offers no filter.
-
-    Returns:
-        The last epoch with recorded metrics.
+    That is the case if the journal is new or an older copy, or if the run was resumed with another
+    journal. The last point of each metric decides. The adoption downloads the whole metric history,
+    as MLflow offers no filter. A damaged journal is replaced by a new one.
     """
+    _set_aside_if_damaged(folder)
     with contextlib.closing(Journal(folder.journal)) as journal:
-        identity, last = journal.identity(), journal.reached()
-    if last and (tags.journal or identity) == identity:
-        return last
-    courier.ask(AdoptPoints(folder.run_id))
+        is_its_own = (record.tags.journal or journal.identity()) == journal.identity()
+        is_new = journal.reached() == 0 and not journal.has_posted("artifact")
+        is_whole = is_its_own and not is_new and not journal.is_behind(record.last_points)
+    # Also asked where nothing is missing here: the server may have lost points.
+    if record.last_points or not is_whole:
+        courier.ask(AdoptPoints(folder.run_id))
     with contextlib.closing(Journal(folder.journal)) as journal:
-        return journal.reached()
+        knows_of_none = is_whole and not journal.has_posted("artifact", "checkpoints")
+        return CaughtUp(journal.reached(), not knows_of_none)
+
+
+def _set_aside_if_damaged(folder: RunDir) -> None:
+    """Renames a damaged journal; what it held undelivered is trained again."""
+    try:
+        with contextlib.closing(Journal(folder.journal)) as journal:
+            return journal.check()
+    except JournalError as error:
+        aside = f"{folder.journal.name}.damaged-{time.time_ns()}"
+        for suffix in ("", "-wal", "-shm"):
+            file = folder.journal.with_name(folder.journal.name + suffix)
+            if file.exists():
+                file.replace(file.with_name(aside + suffix))
+        say(f"warning: {first_line(error)}; it is kept as {aside}, and a new journal is begun")
+
+
+def missing_checkpoints(folder: RunDir, record: RunRecord, epochs: int) -> str:
+    """The error for a trained run without a valid checkpoint: where it was looked for."""
+    artifacts = f"among its artifacts ({_place(record.artifact_uri)})"
+    if is_lost_folder(record.artifact_uri):
+        artifacts += (
+            ", which do not exist: the store has absolute paths, and its folder has been moved or "
+            "deleted"
+        )
+    return (
+        f"run {folder.run_id} has trained {epochs} epochs, but no valid checkpoint is in "
+        f"{folder.checkpoints} or {artifacts}; restore one of these folders, or train again from "
+        "epoch 0 with --from-scratch true"
+    )
+
+
+def _place(uri: str) -> str:
+    """An artifact URI without user, password and query."""
+    parts = urlsplit(uri)
+    host = parts.hostname or ""
+    return f"{parts.scheme}://{host}{parts.path}" if host else parts.path or uri
 
 
 def _remote_positions(folder: RunDir, courier: CourierClient) -> list[Position]:

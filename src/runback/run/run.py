@@ -13,10 +13,18 @@ from types import TracebackType
 from typing import Any
 
 from runback.console.progress import say
-from runback.errors import Interrupted, JournalError, RunbackError
+from runback.errors import Interrupted, JournalError, RunbackError, UsageError
 from runback.run.anomalies import Anomalies
 from runback.run.checkpoints import Checkpointing, RunCheckpoints
-from runback.run.restore import GENERATORS, STATE_DICT, Restored, catch_up, restore
+from runback.run.restore import (
+    GENERATORS,
+    STATE_DICT,
+    CaughtUp,
+    Restored,
+    catch_up,
+    missing_checkpoints,
+    restore,
+)
 from runback.run.signals import StopSignals
 from runback.seeding import generator_states
 from runback.stateful import Position, Stateful, snapshot
@@ -24,7 +32,7 @@ from runback.storage import lease
 from runback.storage.atomic import make_folder, write_bytes
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
-from runback.storage.paths import RunDir, pending_run_dir, require_home, run_dir
+from runback.storage.paths import RunDir, move_pending, pending_run_dir, require_home, run_dir
 from runback.tracking import tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import (
@@ -65,6 +73,7 @@ class Run:
         self._lock, self._courier, self._signals = lock, courier, signals
         self._kept: dict[str, Stateful] = {}
         self._restored: Restored | None = None
+        self._caught_up: CaughtUp | None = None
         self._open_journal: Journal | None = None
         self._checkpoints: RunCheckpoints | None = None
         self._anomalies: Anomalies | None = None
@@ -97,6 +106,7 @@ class Run:
             record = courier.ask(FindRun(run_id))  # read under the lock
             record.require_active()
             lease.require_free(record.tags.lease, f"run {run_id}")
+            _take_pending(record.tags.mark, folder)
         except BaseException:
             lock.release()
             raise
@@ -136,7 +146,8 @@ class Run:
             UsageError: an object rejects its state.
         """
         key = self.checkpointing.key(self.folder)
-        self._restored = restore(self.folder, key, self._kept, self._courier)
+        recorded = self._caught_up.epochs if self._caught_up else None
+        self._restored = restore(self.folder, key, self._kept, self._courier, recorded)
         if self._restored is None:
             return None
         self.state.update(self._restored.values)
@@ -145,7 +156,18 @@ class Run:
     def catch_up(self) -> int:
         """Adds missing published points to the journal; returns the last step with metrics."""
         assert self.record is not None
-        return catch_up(self.folder, self.record.tags, self._courier)
+        self._caught_up = catch_up(self.folder, self.record, self._courier)
+        return self._caught_up.epochs
+
+    def require_untrained(self) -> None:
+        """Refuses to begin again where a checkpoint may be lost; see `catch_up`.
+
+        Raises:
+            UsageError: the run has trained; the message names the places without a checkpoint.
+        """
+        assert self.record is not None and self._caught_up is not None
+        if self._caught_up.may_have_checkpoints and self._caught_up.epochs:
+            raise UsageError(missing_checkpoints(self.folder, self.record, self._caught_up.epochs))
 
     def post_file(self, file: Path, artifact_path: str) -> None:
         """Adds a file of the run's folder to the outbox, with its digest."""
@@ -177,18 +199,21 @@ class Run:
             self._courier.ask(TakeOverRun(self.id, description))
         self._go_live()
 
-    def reopen(self, changes: dict[str, str]) -> None:
+    def reopen(self, changes: dict[str, str], description: RunDescription) -> None:
         """Sets a resumed run to RUNNING again.
 
         Args:
             changes: options changed by the resume, as text by name.
+            description: of the run, logged if that was interrupted when the run was created.
 
         Raises:
             TrackingError: the server is unreachable or rejects the request.
         """
         new_tags = {tags.CHANGED + name: text for name, text in changes.items()}
         new_tags |= {tags.LEASE: lease.lease(os.getpid()), tags.JOURNAL: self.journal.identity()}
-        self._courier.ask(ReopenRun(self.id, new_tags))
+        assert self.record is not None
+        missing = None if self.record.tags.is_described else description
+        self._courier.ask(ReopenRun(self.id, new_tags, missing))
         self._go_live()
 
     def _go_live(self) -> None:
@@ -322,3 +347,18 @@ class Run:
             self._lock.release()
             if self.folder.is_pending and not self._is_requested:
                 shutil.rmtree(self.folder.path, ignore_errors=True)
+
+
+def _take_pending(mark: str, folder: RunDir) -> None:
+    """Takes over the pending directory of a run that was created, but whose training was killed
+    before the directory was renamed.
+
+    Raises:
+        RunHeldError: the training is still creating the run.
+    """
+    pending = pending_run_dir(mark)
+    if not mark or folder.journal.exists() or not pending.journal.exists():
+        return
+    what = f"run {folder.run_id}"
+    with FileLock(pending.lock).acquire(what), FileLock(pending.courier_lock).acquire(what):
+        move_pending(pending, folder.run_id)

@@ -14,7 +14,7 @@ import sqlite3
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from runback.errors import JournalError
 from runback.storage.atomic import sha256_of
 
 FLUSH_SECONDS = 0.05
+_SHORTEST_BATCH = 100  # steps; far fewer than a batch of 1000 points has
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -180,7 +181,8 @@ class Journal:
         return default if row is None else json.loads(row[0])
 
     def adopt(self, points: Iterable[Point]) -> None:
-        """Adds published points as recorded and acknowledged; raises `reached` to their last step.
+        """Adds published points as recorded and acknowledged; raises `reached` to the last step that
+        was published completely.
 
         A published value or timestamp replaces a different local one; other undelivered points
         stay undelivered.
@@ -195,9 +197,45 @@ class Journal:
             db.executemany(_REPLACE, published)
             db.execute(_SET_FACT, ("acknowledged", str(self._last_id())))
             db.executemany(_INSERT, waiting)
-            self.reach(max((step for _, step, _, _ in published), default=0))
+            self.reach(_last_complete(published))
             db.execute(_RAISE_FACT, ("reached", str(self._reached)))
         self._retrained_until = self._written = self._reached
+
+    def is_behind(self, last_points: Mapping[str, tuple[int, int]]) -> bool:
+        """Whether a published point is missing here.
+
+        Args:
+            last_points: step and timestamp of the latest published point of each metric. Points are
+                published in order, so that the earlier ones are here if these are.
+        """
+        return any(
+            self._timestamp(key, step) != timestamp
+            for key, (step, timestamp) in last_points.items()
+        )
+
+    def resend_lost(self, last_points: Mapping[str, tuple[int, int]]) -> bool:
+        """Sets all points to undelivered if the server has lost some that it confirmed, such as one
+        restored from a backup; sending a point twice has no effect. Returns whether it did.
+        """
+        with self._database() as db:
+            rows = db.execute(
+                "SELECT key, max(step) FROM metrics WHERE id <= ? GROUP BY key",
+                (self._acknowledged(),),
+            ).fetchall()
+        is_lost = any(step > last_points.get(key, (-1, 0))[0] for key, step in rows)
+        if is_lost:
+            self.acknowledge_metrics(0)
+        return is_lost
+
+    def has_posted(self, kind: str, folder: str = "") -> bool:
+        """Whether an entry of a kind was ever added to the outbox, for files: to an artifact folder."""
+        with self._database() as db:
+            row = db.execute(
+                "SELECT 1 FROM outbox WHERE kind = ? AND "
+                "(? = '' OR json_extract(payload, '$.artifact_path') = ?) LIMIT 1",
+                (kind, folder, folder),
+            ).fetchone()
+        return row is not None
 
     def identity(self) -> str:
         """A unique ID of this file, which identifies the journal that wrote a run last."""
@@ -250,6 +288,24 @@ class Journal:
             db.execute(
                 "UPDATE outbox SET state = ?, reason = ? WHERE id = ?", (state, refused, item.id)
             )
+
+    def delivered_files(self) -> list[Item]:
+        """The delivered file entries that no later entry replaces or deletes."""
+        return [item for item in self._files("delivered") if not self.is_superseded(item)]
+
+    def waiting_files(self) -> list[Item]:
+        """The undelivered file entries, the oldest first."""
+        return self._files("waiting")
+
+    def send_again(self, item: Item) -> None:
+        """Sets a delivered entry to waiting."""
+        with self._database() as db:
+            db.execute("UPDATE outbox SET state = 'waiting' WHERE id = ?", (item.id,))
+
+    def last_item(self) -> int:
+        """The ID of the newest entry of the outbox; 0 if it is empty."""
+        with self._database() as db:
+            return db.execute("SELECT max(id) FROM outbox").fetchone()[0] or 0
 
     def refusals(self) -> list[str]:
         """The reasons of refused entries, the oldest first."""
@@ -309,6 +365,13 @@ class Journal:
                 for key in keys
             ]
         return [_point(row) for row in rows if row is not None]
+
+    def check(self) -> None:
+        """Raises a JournalError if the file is damaged."""
+        with self._database() as db:
+            (found,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise JournalError(f"{self.path} is damaged: {found}")
 
     def close(self) -> None:
         """Flushes and closes the file."""
@@ -372,6 +435,22 @@ class Journal:
             return None
         return Mismatch(key, step, _loaded(row[0]), value)
 
+    def _files(self, state: str) -> list[Item]:
+        with self._database() as db:
+            rows = db.execute(
+                "SELECT id, kind, payload FROM outbox WHERE kind = 'artifact' AND state = ? "
+                "ORDER BY id",
+                (state,),
+            ).fetchall()
+        return [Item(row[0], row[1], json.loads(row[2])) for row in rows]
+
+    def _timestamp(self, key: str, step: int) -> int | None:
+        with self._database() as db:
+            row = db.execute(
+                "SELECT timestamp FROM metrics WHERE key = ? AND step = ?", (key, step)
+            ).fetchone()
+        return None if row is None else int(row[0])
+
     def _acknowledged(self) -> int:
         row = self._db.execute("SELECT value FROM facts WHERE key = 'acknowledged'").fetchone()
         return 0 if row is None else int(row[0])
@@ -379,6 +458,21 @@ class Journal:
     def _last_id(self) -> int:
         row = self._db.execute("SELECT max(id) FROM metrics").fetchone()
         return row[0] or 0
+
+
+def _last_complete(points: Iterable[tuple[str, int, Any, int]]) -> int:
+    """The last step whose points are all there.
+
+    Points are published in the order of their steps, in batches of many steps, so that only the
+    last step of a long training can be incomplete: if a metric with a value in each step before has
+    none in the last one.
+    """
+    steps: dict[str, set[int]] = {}
+    for key, step, _, _ in points:
+        steps.setdefault(key, set()).add(step)
+    last = max((max(found) for found in steps.values()), default=0)
+    is_incomplete = any(found == set(range(1, last)) for found in steps.values())
+    return last - 1 if is_incomplete and last > _SHORTEST_BATCH else last
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 from runback.errors import StorageError, UsageError
 from runback.storage.atomic import reason, sync_folder
@@ -137,6 +139,34 @@ def settle(pending: RunDir, run_id: str) -> RunDir:
             f"{pending.path} cannot be renamed to {final.path}: {reason(error, final.path)}"
         ) from error
     return final
+
+
+def move_pending(pending: RunDir, run_id: str) -> None:
+    """Moves a pending run's files to the folder of its run, in which only locks exist.
+
+    The caller holds the locks of both. The journal is moved last: it makes the folder a run's.
+
+    Raises:
+        StorageError: a file cannot be moved.
+    """
+    final = run_dir(run_id)
+    names = [file.name for file in pending.path.iterdir() if "lock" not in file.name]
+    try:
+        for name in sorted(names, key=lambda name: name.startswith(pending.journal.name)):
+            (pending.path / name).rename(final.path / name)
+        sync_folder(final.path)
+    except OSError as error:
+        raise StorageError(
+            f"{pending.path} cannot be moved to {final.path}: {reason(error, final.path)}"
+        ) from error
+    shutil.rmtree(pending.path, ignore_errors=True)
+
+
+def is_lost_folder(uri: str) -> bool:
+    """Whether an artifact URI is an absolute local path that does not exist on this machine."""
+    parts = urlsplit(uri)
+    path = Path(unquote(parts.path))
+    return parts.scheme in ("", "file") and path.is_absolute() and not path.exists()
 
 
 def known_run_dirs() -> list[RunDir]:

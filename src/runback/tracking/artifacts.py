@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
 from runback.errors import TrackingError
-from runback.tracking.connection import describe_error, request
+from runback.tracking.connection import describe_error, repeated, request
 
 
 def download(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path:
@@ -22,8 +24,8 @@ def download(client: MlflowClient, run_id: str, path: str, folder: Path) -> Path
     """
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return Path(client.download_artifacts(run_id, path, str(folder)))
-    except (MlflowException, OSError) as error:
+        return Path(repeated(lambda: client.download_artifacts(run_id, path, str(folder))))
+    except (MlflowException, OSError, ValueError) as error:
         raise TrackingError(f"run {run_id}: artifact {path!r}: {describe_error(error)}") from error
 
 
@@ -35,6 +37,22 @@ def list_names(client: MlflowClient, run_id: str, folder: str) -> list[str]:
     """
     entries = request(f"run {run_id}", lambda: client.list_artifacts(run_id, folder))
     return [Path(entry.path).name for entry in entries if not entry.is_dir]
+
+
+def sizes(repository: ArtifactRepository, folders: Iterable[str]) -> dict[str, int | None]:
+    """Sizes in bytes of the files in some artifact folders, by path; None if the store gives none."""
+    entries = [entry for folder in folders for entry in repository.list_artifacts(folder or None)]
+    return {entry.path: entry.file_size for entry in entries if not entry.is_dir}
+
+
+def sizes_below(repository: ArtifactRepository, folder: str = "") -> dict[str, int | None]:
+    """`sizes` of all files below an artifact folder."""
+    found: dict[str, int | None] = {}
+    for entry in repository.list_artifacts(folder or None):
+        found |= (
+            sizes_below(repository, entry.path) if entry.is_dir else {entry.path: entry.file_size}
+        )
+    return found
 
 
 def read_json(client: MlflowClient, run_id: str, path: str) -> Any:

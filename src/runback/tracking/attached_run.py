@@ -19,13 +19,12 @@ from runback.storage.paths import RunDir
 from runback.tracking import tags
 from runback.tracking.connection import client_of, describe_error, http_settings, is_permanent
 from runback.tracking.delivery import LONGEST_DELAY, Delivery, describe
+from runback.tracking.outages import Outages, say
 from runback.tracking.record import EndStatus
 from runback.tracking.status import end_run, now_ms
 from runback.tracking.timeouts import drain_seconds
 
 IDLE_SECONDS = 0.25
-FIRST_MESSAGE_SECONDS = 1.0
-MESSAGE_SECONDS = 10.0
 # A killed process releases its lock some milliseconds after it closes its end of the pipe.
 EXIT_SECONDS = 5.0
 SHOWN_REFUSALS = 3
@@ -116,15 +115,15 @@ class AttachedRun:
         return lock
 
     def _deliver_all(self, delivery: Delivery) -> DeliverySteps:
-        journal = delivery.journal
-        yield from self._while_training(delivery)
+        journal, outages = delivery.journal, Outages(delivery)
+        yield from self._while_training(delivery, outages)
         if self.ended is not None and journal.fact("status") is None:  # its disk was full
             journal.set_fact("status", list(self.ended))
         if not record_unreported_end(self.folder, journal, self.interrupted, EXIT_SECONDS):
             return False  # already resumed by a process with another courier
-        return (yield from drain(delivery))
+        return (yield from drain(delivery, outages))
 
-    def _while_training(self, delivery: Delivery) -> Generator[float]:
+    def _while_training(self, delivery: Delivery, outages: Outages) -> Generator[float]:
         """Delivers while the training process runs."""
         if not self.is_over:
             delivery.attempt(lambda: _send_environment(delivery))
@@ -136,6 +135,7 @@ class AttachedRun:
                 delivery.tag(tags.LEASE, lease.lease(os.getppid()))
             shown = shown or delivery.set_running()
             arrived = shown and delivery.step()
+            outages.observe_training()
             yield 0.0 if arrived else _pause(delivery)
 
     def _send_status(self) -> Generator[float]:
@@ -158,7 +158,8 @@ class AttachedRun:
 
 def deliver(folder: RunDir, journal: Journal, client: MlflowClient) -> bool:
     """Delivers the journal of an ended run; returns whether everything was delivered."""
-    steps = drain(Delivery(folder, journal, client))
+    delivery = Delivery(folder, journal, client)
+    steps = drain(delivery, Outages(delivery))
     while True:
         try:
             time.sleep(next(steps))
@@ -190,17 +191,16 @@ def record_unreported_end(
             status = ["FAILED", "the training process exited without reporting a status"]
             if interrupted:
                 status = ["KILLED", "killed by a signal"]
-            journal.set_facts({"ended_ms": now_ms(), "status": status})
+            journal.set_facts({"ended_ms": now_ms(), "status": status, "is_assumed": True})
     return True
 
 
-def drain(delivery: Delivery) -> DeliverySteps:
+def drain(delivery: Delivery, outages: Outages) -> DeliverySteps:
     """Delivers the rest and the status; stops `drain_seconds` after the last success.
 
     Returns False at once if the run is resumed meanwhile: it then has another courier.
     """
-    reporter, status = _Reporter(delivery), None
-    limit = drain_seconds()
+    limit, is_whole = drain_seconds(), False
     last_success = time.monotonic()
     while True:
         left = limit - (time.monotonic() - last_success)
@@ -210,22 +210,29 @@ def drain(delivery: Delivery) -> DeliverySteps:
             status = _status_of(delivery.journal)
             if status is None:
                 return False
-            if delivery.is_complete() and delivery.set_status(*status):
-                return not reporter.report_refusals()
-        reporter.report_waiting(left)
+            is_whole = _is_whole(delivery, *status)
+        if is_whole:
+            outages.end()
+            break
+        outages.observe_drain(left)
         if delivery.has_permanent_error or left <= 0:
+            delivery.set_status(*status)  # even if files are undelivered
             break
         yield min(delivery.pause(), left) if delivery.error else 0.0
-    say(f"not delivered: {describe(delivery.journal.waiting())}{reporter.cause()}")
-    reporter.report_refusals()
-    delivery.set_status(*status)  # even if files are undelivered
-    return False
+    reason = outages.untold_reason()
+    is_delivered = is_whole and delivery.is_delivered(*status)
+    if not is_delivered:
+        _report_undelivered(delivery, reason)
+    return is_delivered
 
 
-def say(text: str) -> None:
-    """Writes a line to standard error, unbuffered: the courier exits without flushing."""
-    with contextlib.suppress(OSError):  # the terminal may be closed
-        os.write(2, f"runback: {text}\n".encode())
+def _is_whole(delivery: Delivery, status: EndStatus, error: str) -> bool:
+    """Whether everything is on the server, including the status, and nothing is there in vain."""
+    if not (delivery.is_complete() and delivery.audit()):
+        return False
+    if not delivery.set_status(status, error):
+        return False
+    return delivery.tidy() or delivery.has_permanent_error  # a server may forbid deletions
 
 
 def _status_of(journal: Journal) -> tuple[EndStatus, str] | None:
@@ -256,30 +263,15 @@ def _send_environment(delivery: Delivery) -> bool:
     return True
 
 
-class _Reporter:
-    """Prints the progress of the delivery after the end of a training."""
-
-    def __init__(self, delivery: Delivery) -> None:
-        self._delivery = delivery
-        self._next = time.monotonic() + FIRST_MESSAGE_SECONDS
-
-    def report_waiting(self, left: float) -> None:
-        """Prints at intervals what is undelivered, and the seconds left."""
-        if time.monotonic() < self._next or left <= 0:
-            return
-        self._next = time.monotonic() + MESSAGE_SECONDS
-        waiting = describe(self._delivery.journal.waiting())
-        say(f"still to be delivered: {waiting}{self.cause()}; retrying for another {left:.0f} s")
-
-    def cause(self) -> str:
-        """The last error in parentheses; empty if there is none."""
-        return f" ({self._delivery.error})" if self._delivery.error else ""
-
-    def report_refusals(self) -> list[str]:
-        """Prints and returns the reasons of refused entries."""
-        reasons = self._delivery.journal.refusals()
-        for reason in reasons[:SHOWN_REFUSALS]:
-            say(f"refused: {reason}")
-        if len(reasons) > SHOWN_REFUSALS:
-            say(f"refused: {len(reasons) - SHOWN_REFUSALS} more")
-        return reasons
+def _report_undelivered(delivery: Delivery, reason: str) -> None:
+    """Prints the reasons of refused entries, what is undelivered, and how to deliver it."""
+    reasons = delivery.journal.refusals()
+    for text in reasons[:SHOWN_REFUSALS]:
+        say(f"refused: {text}")
+    if len(reasons) > SHOWN_REFUSALS:
+        say(f"refused: {len(reasons) - SHOWN_REFUSALS} more")
+    waiting = describe(delivery.journal.waiting())
+    say(
+        f"not delivered: {waiting}{reason}; "
+        f"deliver the rest with: runback sync {delivery.folder.run_id}"
+    )

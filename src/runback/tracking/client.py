@@ -16,6 +16,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Generic, TypeVar
 
+from runback.console.progress import say
 from runback.errors import RunbackError, TrackingError
 from runback.processes import PARENT_PID
 from runback.tracking import QUIET
@@ -132,6 +133,7 @@ class CourierClient:
                 self._left = self._left or delivered.courier_stays
                 return delivered.complete
             self._restart()  # it was killed, before or after it received the message
+        say(f"the courier was killed; deliver the rest with: runback sync {run_id}")
         return False
 
     def fail_launch(self, error: str) -> None:

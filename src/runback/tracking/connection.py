@@ -7,7 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import unquote, urlsplit
@@ -18,9 +18,12 @@ from mlflow.exceptions import MlflowException
 
 from runback.errors import TrackingError, UsageError
 from runback.storage.lock import FileLock
+from runback.tracking.faults import network_reason
 from runback.tracking.timeouts import connect_seconds
 
 INIT_SECONDS = 120.0
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 2.0
 # Error codes for which a retry cannot succeed.
 _PERMANENT = {
     "INVALID_PARAMETER_VALUE",
@@ -33,6 +36,7 @@ _PERMANENT = {
 }
 _DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 _CAUSE = re.compile(r"\(Caused by (.*)\)")  # in messages of urllib3
+_MISSING = "404 Client Error"
 _USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
 T = TypeVar("T")
 
@@ -48,11 +52,11 @@ def connect(uri: str | None = None) -> MlflowClient:
     client = client_of(uri)
     shown = without_secrets(mlflow.get_tracking_uri())
     limit = connect_seconds()
-    deadline, delay, error = time.monotonic() + limit, 0.1, ""
+    attempts, error = Attempts(limit), ""
     while True:
-        left = deadline - time.monotonic()
         try:
-            _within(max(left, 1.0), lambda: client.search_experiments(max_results=1))
+            with attempts.settings():
+                _within(max(attempts.left(), 1.0), lambda: client.search_experiments(max_results=1))
             return client
         except TimeoutError:
             raise TrackingError(_unreachable(shown, limit, error)) from None
@@ -60,10 +64,8 @@ def connect(uri: str | None = None) -> MlflowClient:
             error = describe_error(failure)
             if is_refusal(failure):
                 raise TrackingError(f"tracking server {shown} refused: {error}") from failure
-        if deadline - time.monotonic() <= delay:
+        if not attempts.another():
             raise TrackingError(_unreachable(shown, limit, error))
-        time.sleep(delay)
-        delay = min(2 * delay, 2.0)
 
 
 def client_of(uri: str | None = None) -> MlflowClient:
@@ -90,6 +92,54 @@ def client_of(uri: str | None = None) -> MlflowClient:
         ) from error
 
 
+class Attempts:
+    """Repeated attempts of a request, for a number of seconds, with growing pauses.
+
+    The first attempt waits a third of that time for a response, each further one twice as long as
+    the one before, so that a lost request or response can be repeated within the time.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._deadline = time.monotonic() + seconds
+        self._delay, self._timeout = FIRST_DELAY, seconds / 3
+
+    def left(self) -> float:
+        """Seconds until the deadline."""
+        return self._deadline - time.monotonic()
+
+    def settings(self, users_retries: bool = False) -> AbstractContextManager[None]:
+        """MLflow's HTTP settings for the next attempt, with the retries of a user's settings or
+        without retries.
+        """
+        longest = float(os.environ.get("MLFLOW_HTTP_REQUEST_TIMEOUT", "60"))
+        seconds, self._timeout = min(self._timeout, longest), 2 * self._timeout
+        timeout = str(max(1, round(seconds)))
+        if users_retries:
+            return http_settings(TIMEOUT=timeout)
+        return http_settings(TIMEOUT=timeout, MAX_RETRIES="0")
+
+    def another(self) -> bool:
+        """Pauses before another attempt; returns False if no time is left for one."""
+        if self.left() <= self._delay:
+            return False
+        time.sleep(self._delay)
+        self._delay = min(2 * self._delay, LONGEST_DELAY)
+        return True
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether a repeated request may succeed.
+
+    Errors of a local store are not: MLflow itself repeats requests to a locked database.
+    """
+    if isinstance(error, MlflowException) and error.error_code == "TEMPORARILY_UNAVAILABLE":
+        return True
+    is_missing = _MISSING in str(error)  # MLflow gives a failed download no error code
+    if is_missing or is_refusal(error) or not is_http(mlflow.get_tracking_uri()):
+        return False
+    return isinstance(error, MlflowException) or network_reason(error) != ""
+
+
 def is_permanent(error: Exception) -> bool:
     """Whether a retry of the request cannot succeed."""
     return isinstance(error, MlflowException) and error.error_code in _PERMANENT
@@ -102,7 +152,11 @@ def is_refusal(error: Exception) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """The first line of an error's message, or its cause; without passwords."""
+    """An error in one short line: the reason of a network error, else its first line; without
+    passwords.
+    """
+    if reason := network_reason(error):
+        return reason
     text = (str(error).splitlines() or [""])[0] or type(error).__name__
     cause = _CAUSE.search(text)
     return without_secrets(cause[1] if cause else text)[:200]
@@ -137,15 +191,29 @@ def full_uri(stored: str | None) -> str:
     raise TrackingError(f"set MLFLOW_TRACKING_URI to {stored} with its user and password")
 
 
+def repeated(call: Callable[[], T]) -> T:
+    """The result of an idempotent request, repeated for `RUNBACK_CONNECT_SECONDS` after transient
+    faults: a reset, HTTP status 503, a truncated response.
+    """
+    attempts = Attempts(connect_seconds())
+    while True:
+        try:
+            with attempts.settings():
+                return call()
+        except Exception as error:
+            if not is_transient(error) or not attempts.another():
+                raise
+
+
 def request(what: str, call: Callable[[], T]) -> T:
-    """Calls the server and converts its errors.
+    """Calls the server with an idempotent request, see `repeated`, and converts its errors.
 
     Raises:
         TrackingError: the server is unreachable or rejects the request.
     """
     try:
-        return call()
-    except MlflowException as error:
+        return repeated(call)
+    except (MlflowException, OSError, ValueError) as error:
         raise TrackingError(f"{what}: {describe_error(error)}") from error
 
 
@@ -220,8 +288,7 @@ def _within(seconds: float, call: Callable[[], T]) -> T:
 
     def run() -> None:
         try:
-            with http_settings(MAX_RETRIES="0", TIMEOUT=str(max(1, round(seconds)))):
-                results.append(call())
+            results.append(call())
         except Exception as error:
             failures.append(error)
 

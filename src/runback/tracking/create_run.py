@@ -2,9 +2,10 @@
 
 A server can create a run and lose the response. A retry, as by MLflow's HTTP client and by
 gateways, then creates a second run, and the first stays RUNNING. So the pending directory is made
-before the run, with a unique mark that the run has as a tag: a run found by its mark is used, and
-duplicates are deleted. If the courier is killed or the server fails in between, `runback sync`
-completes the deletion from the pending directory.
+before the run, with a unique mark that the run has as a tag: a run found by its mark is used, the
+request is repeated only if none is found, and duplicates are deleted, at once and when the run has
+ended. If the courier is killed or the server fails in between, `runback sync` completes the
+deletion from the pending directory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import contextlib
 import getpass
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -26,12 +27,14 @@ from runback.storage.journal import Journal
 from runback.storage.paths import RunDir, run_dir, settle
 from runback.tracking import tags
 from runback.tracking.connection import (
+    Attempts,
     describe_error,
-    http_settings,
     is_http,
     is_permanent,
     is_refusal,
+    is_transient,
     public_uri,
+    repeated,
 )
 from runback.tracking.experiment import experiment_of
 from runback.tracking.find_run import record_of
@@ -45,12 +48,16 @@ POLL_SECONDS = 0.2
 FORGET_SECONDS = 600.0
 
 
-def create_run(client: MlflowClient, pending: RunDir) -> RunDir:
+def create_run(client: MlflowClient, pending: RunDir, first_tags: Mapping[str, str]) -> RunDir:
     """Creates a run in the experiment of the environment and renames its pending directory.
 
+    Args:
+        client: of the tracking server.
+        pending: the run's directory, locked by the caller.
+        first_tags: tags that the run has from its first moment on.
+
     Returns:
-        The run's directory. If the search for duplicates failed, its journal keeps the mark for
-        `runback sync`.
+        The run's directory. On an HTTP server its journal keeps the mark for `delete_duplicates`.
 
     Raises:
         UsageError: the experiment does not exist or is deleted; the directory is removed.
@@ -63,12 +70,17 @@ def create_run(client: MlflowClient, pending: RunDir) -> RunDir:
         shutil.rmtree(pending.path, ignore_errors=True)
         raise
     _record_server(client, pending, experiment_id)
-    run_id = _created(client, experiment_id, pending)
-    final = settle(pending, run_id)
-    if is_http(client.tracking_uri) and not _delete_others(
-        client, experiment_id, final, pending.mark
-    ):
+    run = _created(client, experiment_id, pending, first_tags)
+    try:
+        final = settle(pending, run.info.run_id)
+    except RunbackError:
+        with contextlib.suppress(Exception):  # `sync` deletes it
+            delete_run(client, run.info.run_id, "its local folder cannot be created")
+        raise
+    if is_http(client.tracking_uri):
         _set_facts(final, unsettled_mark=pending.mark)
+        with contextlib.suppress(Exception):  # repeated when the run has ended, and by `sync`
+            _delete_others(client, experiment_id, final, pending.mark)
     return final
 
 
@@ -89,52 +101,71 @@ def delete_lost_runs(folder: RunDir, client_of: Callable[[str | None], MlflowCli
 
 
 def delete_duplicates(client: MlflowClient, folder: RunDir, journal: Journal) -> None:
-    """Deletes the duplicates of a run if the search for them failed at its creation."""
+    """Deletes the duplicates that have appeared since the run's creation.
+
+    Raises:
+        MlflowException: the server is unreachable or rejects the request.
+    """
     mark = journal.fact("unsettled_mark")
-    if mark and _delete_others(client, str(journal.fact("experiment_id")), folder, str(mark)):
+    if mark:
+        _delete_others(client, str(journal.fact("experiment_id")), folder, str(mark))
         journal.set_fact("unsettled_mark", None)
 
 
-def _created(client: MlflowClient, experiment_id: str, pending: RunDir) -> str:
-    """The ID of the new run; the pending directory is removed if the server refused to create it."""
+def delete_run(client: MlflowClient, run_id: str, error: str) -> None:
+    """Ends a run that no training uses as FAILED, and deletes it; idempotent.
+
+    Raises:
+        MlflowException: the server is unreachable or rejects the request.
+    """
     try:
-        run = client.create_run(experiment_id, tags={**_source_tags(), tags.MARK: pending.mark})
-    except Exception as error:  # also a truncated response, or a gateway's error page
-        if is_refusal(error):
-            shutil.rmtree(pending.path, ignore_errors=True)
-            raise TrackingError(f"a run cannot be created: {describe_error(error)}") from error
-        runs = _found_in_time(client, experiment_id, pending.mark)
-        if not runs:
-            raise TrackingError(
-                f"a run cannot be created: {describe_error(error)}; "
-                "if the server created it nevertheless, runback sync deletes it"
-            ) from error
-        run = runs[0]
-    return str(run.info.run_id)
+        repeated(lambda: fail_run(client, run_id, error))
+    except MlflowException as failure:
+        if not is_permanent(failure):  # else an earlier attempt has deleted it
+            raise
+    repeated(lambda: client.delete_run(run_id))
 
 
-def _delete_others(client: MlflowClient, experiment_id: str, folder: RunDir, mark: str) -> bool:
-    """Deletes other runs with the same mark; returns whether the search succeeded."""
-    try:
-        runs = _marked(client, experiment_id, mark)
-        _delete(client, [run for run in runs if run.info.run_id != folder.run_id])
-    except Exception:  # `sync` searches again
-        return False
-    return True
+def _created(
+    client: MlflowClient, experiment_id: str, pending: RunDir, first_tags: Mapping[str, str]
+) -> Run:
+    """The new run; the pending directory is removed if the server refused to create it."""
+    all_tags = {**_source_tags(), **first_tags, tags.MARK: pending.mark}
+    attempts, is_first = Attempts(connect_seconds()), True
+    while True:
+        try:
+            with attempts.settings(is_first):
+                return client.create_run(experiment_id, tags=all_tags)
+        except Exception as error:  # also a truncated response, or a gateway's error page
+            if is_first and is_refusal(error):
+                shutil.rmtree(pending.path, ignore_errors=True)
+                raise TrackingError(f"a run cannot be created: {describe_error(error)}") from error
+            if runs := _found_in_time(client, experiment_id, pending.mark):
+                return runs[0]
+            if not is_transient(error) or not attempts.another():
+                raise TrackingError(
+                    f"a run cannot be created: {describe_error(error)}; "
+                    "if the server created it nevertheless, runback sync deletes it"
+                ) from error
+        is_first = False
+
+
+def _delete_others(client: MlflowClient, experiment_id: str, folder: RunDir, mark: str) -> None:
+    """Deletes other runs with the same mark."""
+    runs = repeated(lambda: _marked(client, experiment_id, mark))
+    _delete(client, [run for run in runs if run.info.run_id != folder.run_id])
 
 
 def _found_in_time(client: MlflowClient, experiment_id: str, mark: str) -> list[Run]:
     """Waits for runs with the mark; empty if there is none in time."""
-    deadline = time.monotonic() + connect_seconds()
-    seconds = str(max(1, round(connect_seconds())))
-    settled = False
+    attempts = Attempts(connect_seconds())
+    deadline: float | None = None
     while True:
-        with contextlib.suppress(Exception), http_settings(MAX_RETRIES="0", TIMEOUT=seconds):
+        with contextlib.suppress(Exception), attempts.settings():
             if runs := _marked(client, experiment_id, mark):
                 return runs
-            if not settled:
-                settled, deadline = True, min(deadline, time.monotonic() + SETTLE_SECONDS)
-        if time.monotonic() >= deadline:
+            deadline = deadline or time.monotonic() + SETTLE_SECONDS
+        if attempts.left() <= 0 or (deadline and time.monotonic() >= deadline):
             return []
         time.sleep(POLL_SECONDS)
 
@@ -147,13 +178,13 @@ def _marked(client: MlflowClient, experiment_id: str, mark: str) -> list[Run]:
 def _delete(client: MlflowClient, surplus: list[Run]) -> None:
     """Ends and deletes duplicate runs."""
     for run in surplus:
-        fail_run(client, run.info.run_id, "duplicate run: the create response was lost")
-        client.delete_run(run.info.run_id)
+        delete_run(client, run.info.run_id, "duplicate run: the create response was lost")
 
 
 def _is_untouched(run: Run) -> bool:
     """Whether no training has begun in a run."""
-    return record_of(run).awaits_training and not run_dir(run.info.run_id).journal.exists()
+    is_used = record_of(run).tags.is_described or run_dir(run.info.run_id).journal.exists()
+    return run.info.status in ("RUNNING", "SCHEDULED") and not is_used
 
 
 def _can_be_deleted(folder: RunDir, client_of: Callable[[str | None], MlflowClient]) -> bool:
@@ -164,7 +195,7 @@ def _can_be_deleted(folder: RunDir, client_of: Callable[[str | None], MlflowClie
         return True
     client, runs = client_of(uri), []
     try:
-        runs = _marked(client, str(experiment_id), folder.mark)
+        runs = repeated(lambda: _marked(client, str(experiment_id), folder.mark))
         _delete(client, [run for run in runs if _is_untouched(run)])
     except MlflowException as error:
         if not is_permanent(error):  # else the experiment was deleted

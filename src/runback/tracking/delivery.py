@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from dataclasses import dataclass
 
+import mlflow
 from mlflow import MlflowClient
 from mlflow.entities import Metric, RunTag
 from mlflow.exceptions import MlflowException
@@ -14,14 +16,27 @@ from runback.errors import CheckpointError
 from runback.storage.atomic import sha256_of
 from runback.storage.journal import Item, Journal
 from runback.storage.paths import RunDir
-from runback.tracking.connection import client_of, describe_error, is_permanent
+from runback.tracking import artifacts, tags
+from runback.tracking.connection import client_of, describe_error, is_http, is_permanent, public_uri
 from runback.tracking.record import EndStatus
 from runback.tracking.status import end_run, now_ms
 
 # MLflow's limit per call (mlflow.utils.validation.MAX_METRICS_PER_BATCH).
 BATCH_METRICS = 1000
+MAX_AUDITS = 3
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 5.0
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Numbers of delivered metric points and outbox entries."""
+
+    points: int
+    items: int
+
+    def __sub__(self, other: Counts) -> Counts:
+        return Counts(self.points - other.points, self.items - other.items)
 
 
 class Delivery:
@@ -35,6 +50,8 @@ class Delivery:
     Attributes:
         error: the message of the last failure; empty after a success.
         has_permanent_error: whether a retry of the last failure cannot succeed.
+        sent: what was delivered so far.
+        is_caught_up: whether the last step left nothing that was recorded before it.
     """
 
     def __init__(
@@ -42,6 +59,8 @@ class Delivery:
     ) -> None:
         self.folder, self.journal, self.run_id = folder, journal, folder.run_id
         self.error, self.has_permanent_error = "", False
+        self.sent, self.is_caught_up = Counts(0, 0), False
+        self._audits = 0
         self._client = client
         self._delay = FIRST_DELAY
 
@@ -52,13 +71,21 @@ class Delivery:
             self._client = client_of()
         return self._client
 
+    @property
+    def place(self) -> str:
+        """The tracking server in messages, without passwords."""
+        return f"tracking server {public_uri(mlflow.get_tracking_uri())}"
+
     def step(self) -> bool:
         """Delivers a batch of metrics and an outbox entry; returns whether anything was delivered."""
         self.error, self.has_permanent_error = "", False
+        before = self.sent
         # Both each time: in a fast training there are always new metrics.
         arrived = [self.attempt(send) for send in (self._metrics, self._item) if not self.error]
         if any(arrived):
             self._delay = FIRST_DELAY
+        new = self.sent - before
+        self.is_caught_up = not self.error and new.points < BATCH_METRICS and not new.items
         return any(arrived)
 
     def pause(self) -> float:
@@ -70,6 +97,11 @@ class Delivery:
         """Whether all metrics and outbox entries were delivered or refused; excludes the status."""
         waiting = self.journal.waiting()
         return waiting["metrics"] == 0 and waiting["items"] == 0
+
+    def is_delivered(self, status: EndStatus, error: str) -> bool:
+        """Whether everything was delivered, nothing refused, and the status is set."""
+        is_set = self.journal.fact("status_delivered") == [status, error]
+        return is_set and not any(self.journal.waiting().values())
 
     def set_running(self) -> bool:
         """Sets the status to RUNNING; a resumed run has an earlier final status."""
@@ -119,6 +151,7 @@ class Delivery:
         self.journal.sync()
         self.client.log_batch(self.run_id, metrics=metrics)
         self.journal.acknowledge_metrics(last_id)
+        self.sent = Counts(self.sent.points + len(points), self.sent.items)
         return True
 
     def _item(self) -> bool:
@@ -133,11 +166,12 @@ class Delivery:
             self.journal.settle(item, refused=f"{_name(item)}: {describe_error(error)}")
             return True
         self.journal.settle(item)
+        self.sent = Counts(self.sent.points, self.sent.items + 1)
         return True
 
     def _send_tags(self, item: Item) -> None:
-        tags = [RunTag(key, str(value)) for key, value in item.payload["tags"].items()]
-        self.client.log_batch(self.run_id, tags=tags)
+        entries = [RunTag(key, str(value)) for key, value in item.payload["tags"].items()]
+        self.client.log_batch(self.run_id, tags=entries)
 
     def _send_artifact(self, item: Item) -> None:
         """Uploads a file; one that was deleted or replaced by a later entry is skipped."""
@@ -161,6 +195,55 @@ class Delivery:
         uri = self.client.get_run(self.run_id).info.artifact_uri
         get_artifact_repository(uri).delete_artifacts(item.payload["path"])
 
+    def tidy(self) -> bool:
+        """Deletes what repeated requests have made in vain; returns whether that succeeded."""
+        return self.attempt(self._tidy)
+
+    def _tidy(self) -> bool:
+        from runback.tracking import create_run, registry
+
+        if self.journal.has_posted("model"):
+            registry.delete_surplus(self.client, self.run_id)
+        create_run.delete_duplicates(self.client, self.folder, self.journal)
+        return True
+
+    def audit(self) -> bool:
+        """Sends files again that the server does not have although it confirmed them.
+
+        A gateway can answer an upload in the place of the server. Returns whether none was missing.
+        """
+        if not is_http(self.client.tracking_uri):
+            return True
+        return self.attempt(self._audit)
+
+    def _audit(self) -> bool:
+        if self.journal.fact("audited", 0) == self.journal.last_item():
+            return True
+        items, self._audits = self.journal.delivered_files(), self._audits + 1
+        sizes = artifacts.sizes(
+            get_artifact_repository(self.client.get_run(self.run_id).info.artifact_uri),
+            {item.payload["artifact_path"] for item in items},
+        )
+        missing = [item for item in items if self._is_missing(item, sizes)]
+        for item in missing if self._audits <= MAX_AUDITS else ():
+            self.journal.send_again(item)
+        if not missing:
+            self.journal.set_fact("audited", self.journal.last_item())
+        elif self._audits > MAX_AUDITS:
+            self._refuse_missing(missing)
+        return not missing
+
+    def _refuse_missing(self, missing: list[Item]) -> None:
+        for item in missing:
+            reason = "the server has confirmed the upload but does not have the file"
+            self.journal.settle(item, refused=f"{_name(item)}: {reason}")
+
+    def _is_missing(self, item: Item, sizes: dict[str, int | None]) -> bool:
+        """Whether a file that is still here is not among the artifacts with its size."""
+        file = self.folder.path / item.payload["file"]
+        path = f"{item.payload['artifact_path']}/{file.name}".lstrip("/")
+        return file.is_file() and sizes.get(path, -1) not in (file.stat().st_size, None)
+
     def prepare(self) -> bool:
         """Imports the libraries for publishing a model, which takes most of a second."""
         from runback.tracking import registry
@@ -170,7 +253,9 @@ class Delivery:
     def _publish_model(self, item: Item) -> None:
         from runback.tracking import registry  # imported by `prepare`; takes half a second
 
-        version = registry.publish(self.client, self.run_id, self.folder.model, item.payload)
+        mark = {tags.MARK: f"{self.journal.identity()}-{item.id}"}
+        payload = {**item.payload, "tags": {**item.payload["tags"], **mark}}
+        version = registry.publish(self.client, self.run_id, self.folder.model, payload)
         self.journal.set_fact("model_version", version)
 
 
@@ -186,6 +271,8 @@ def describe(waiting: dict[str, int]) -> str:
     """The undelivered counts as text."""
     names = {"metrics": "metric points", "items": "files or tags"}
     counts = [f"{waiting[kind]} {name}" for kind, name in names.items() if waiting[kind]]
+    if waiting.get("refused"):
+        counts.append(f"{waiting['refused']} refused files or tags")
     return " and ".join(counts) or "the final status"
 
 

@@ -32,6 +32,17 @@ def describe_run(client: MlflowClient, run_id: str, description: RunDescription)
 def describe_launch(client: MlflowClient, run_id: str, description: RunDescription) -> None:
     """Describes a run that `mlflow run` created, and sets it to RUNNING.
 
+    Raises:
+        TrackingError: the server is unreachable or rejects the request.
+    """
+    complete_description(client, run_id, description)
+    what = f"run {run_id} cannot be described"
+    request(what, lambda: client.update_run(run_id, status="RUNNING"))
+
+
+def complete_description(client: MlflowClient, run_id: str, description: RunDescription) -> None:
+    """Logs what is missing of a run's description.
+
     Existing params, such as those logged by `mlflow run`, are not changed.
 
     Raises:
@@ -41,7 +52,6 @@ def describe_launch(client: MlflowClient, run_id: str, description: RunDescripti
     logged = request(what, lambda: client.get_run(run_id)).data.params
     params = {name: text for name, text in description.params.items() if name not in logged}
     describe_run(client, run_id, dataclasses.replace(description, params=params))
-    request(what, lambda: client.update_run(run_id, status="RUNNING"))
 
 
 def nest_launch(client: MlflowClient, launch_id: str, run_id: str, command: str) -> None:
@@ -51,16 +61,18 @@ def nest_launch(client: MlflowClient, launch_id: str, run_id: str, command: str)
         "mlflow.runName": f"{command} of {run_id[:8]} (launch only)",
         tags.LAUNCH: command,
     }
-    client.log_batch(launch_id, tags=[RunTag(key, value) for key, value in new_tags.items()])
+    entries = [RunTag(key, value) for key, value in new_tags.items()]
+    request(f"run {launch_id}", lambda: client.log_batch(launch_id, tags=entries))
 
 
 def _log(client: MlflowClient, run_id: str, description: RunDescription) -> None:
+    client.log_inputs(run_id, datasets=[_dataset_input(part) for part in description.datasets])
+    # Last: the tag with the version marks the description as complete.
     client.log_batch(
         run_id,
         params=[Param(key, text) for key, text in description.params.items()],
         tags=[RunTag(key, value) for key, value in {**description.tags, **_process_tags()}.items()],
     )
-    client.log_inputs(run_id, datasets=[_dataset_input(part) for part in description.datasets])
 
 
 def _process_tags() -> dict[str, str]:

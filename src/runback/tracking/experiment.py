@@ -10,7 +10,7 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
 from runback.errors import TrackingError, UsageError
-from runback.tracking.connection import describe_error, is_permanent
+from runback.tracking.connection import describe_error, is_permanent, repeated
 
 
 def experiment_of(client: MlflowClient) -> str:
@@ -33,7 +33,7 @@ def experiment_of(client: MlflowClient) -> str:
 def _usable(what: str, value: str, find: Callable[[], Experiment]) -> str:
     """The ID of the experiment from an environment variable."""
     try:
-        experiment = find()
+        experiment = repeated(find)
     except MlflowException as error:
         kind = UsageError if is_permanent(error) else TrackingError
         raise kind(f"MLFLOW_EXPERIMENT_{what} {value!r}: {describe_error(error)}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 
 import mlflow
 from mlflow import MlflowClient
@@ -12,7 +13,13 @@ from mlflow.exceptions import MlflowException
 
 from runback.errors import RunNotFoundError, TrackingError
 from runback.tracking import tags
-from runback.tracking.connection import describe_error, is_permanent, request, without_secrets
+from runback.tracking.connection import (
+    describe_error,
+    is_permanent,
+    repeated,
+    request,
+    without_secrets,
+)
 from runback.tracking.record import RunRecord, Tags
 
 PREFIX_LENGTH = 4
@@ -56,6 +63,8 @@ def record_of(run: Run, model_id: str = "", version: str = "") -> RunRecord:
         tags=parsed,
         params=dict(run.data.params),
         metrics=dict(run.data.metrics),
+        last_points={m.key: (m.step, m.timestamp) for m in run.data._metric_objs},
+        artifact_uri=str(run.info.artifact_uri),
         model_id=model_id,
         version=version,
     )
@@ -68,9 +77,9 @@ def _run_of_version(client: MlflowClient, name: str) -> RunRecord:
     model, number, alias = parts.groups()
     try:
         if alias:
-            version = client.get_model_version_by_alias(model, alias)
+            version = repeated(lambda: client.get_model_version_by_alias(model, alias))
         else:
-            version = client.get_model_version(model, number)
+            version = repeated(lambda: client.get_model_version(model, number))
         model_id = _model_behind(client, version)
     except MlflowException as error:
         raise _not_found(name, error) from error
@@ -82,12 +91,14 @@ def _run_of_version(client: MlflowClient, name: str) -> RunRecord:
 def _model_behind(client: MlflowClient, version: ModelVersion) -> str:
     """The ID of a version's logged model; copies of versions are followed."""
     name, _, number = str(version.source).removeprefix("models:/").rpartition("/")
-    return _model_behind(client, client.get_model_version(name, number)) if name else number
+    if not name:
+        return number
+    return _model_behind(client, repeated(lambda: client.get_model_version(name, number)))
 
 
 def _by_id(client: MlflowClient, text: str) -> Run:
     try:
-        return client.get_run(text)
+        return repeated(lambda: client.get_run(text))
     except MlflowException as error:
         if not is_permanent(error):
             raise _not_found(text, error) from error
@@ -121,13 +132,15 @@ def _runback_runs(client: MlflowClient, most: int | None = None) -> list[Run]:
     runs: list[Run] = []
     token = None
     while True:
-        page = client.search_runs(
+        search = partial(
+            client.search_runs,
             experiments,
             filter_string=f"tags.`{tags.VERSION}` != ''",
             max_results=most or PAGE,
             order_by=["attributes.start_time DESC"],
             page_token=token,
         )
+        page = request("the search for runs", search)
         runs.extend(page)
         token = page.token
         if not token or (most and len(runs) >= most):

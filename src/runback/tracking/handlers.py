@@ -6,20 +6,26 @@ import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import mlflow
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
 from runback.errors import RunbackError, TrackingError
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, pending_run_dir, run_dir
-from runback.tracking import artifacts
-from runback.tracking.connection import connect, describe_error, public_uri
-from runback.tracking.create_run import create_run
-from runback.tracking.describe_run import describe_launch, describe_run, nest_launch
+from runback.tracking import artifacts, tags
+from runback.tracking.connection import connect, describe_error, public_uri, repeated, request
+from runback.tracking.create_run import create_run, delete_run
+from runback.tracking.describe_run import (
+    complete_description,
+    describe_launch,
+    describe_run,
+    nest_launch,
+)
 from runback.tracking.find_run import find_run, record_of
 from runback.tracking.messages import (
     AdoptPoints,
@@ -33,8 +39,8 @@ from runback.tracking.messages import (
     ReopenRun,
     TakeOverRun,
 )
-from runback.tracking.points import adopt_points
-from runback.tracking.record import RunRecord
+from runback.tracking.reconcile import catch_up
+from runback.tracking.record import EndStatus, RunRecord
 from runback.tracking.status import fail_run, now_ms, reopen_run
 
 
@@ -79,13 +85,15 @@ class Handlers:
             shutil.rmtree(pending.path, ignore_errors=True)
             raise
         lock = FileLock(pending.courier_lock).acquire(f"the delivery of {pending.path.name}")
-        folder = create_run(client, pending)
-        self._start(folder, lock)
+        folder = create_run(client, pending, question.description.tags)
+        record_start(folder)
         try:
             describe_run(client, folder.run_id, question.description)
         except TrackingError as error:
-            self._delete(folder, str(error))
+            if not self._delete(folder, str(error)):
+                self._attach(folder, lock)
             raise
+        self._attach(folder, lock)
         return folder.run_id
 
     def take_over_run(self, question: TakeOverRun) -> None:
@@ -102,22 +110,35 @@ class Handlers:
         record_start(folder)
         self._attach(folder, lock)
 
-    def _delete(self, folder: RunDir, error: str) -> None:
-        """Deletes a run and its folder; if that fails, the run becomes FAILED."""
+    def _delete(self, folder: RunDir, error: str) -> bool:
+        """Deletes a run and its folder; if that fails, records FAILED and returns False."""
         try:
-            self.client.delete_run(folder.run_id)
-            shutil.rmtree(folder.path)
+            delete_run(self.client, folder.run_id, error)
         except (MlflowException, OSError):
             _record_failure(folder, error)
+            return False
+        shutil.rmtree(folder.path, ignore_errors=True)
+        return True
 
     def find_run(self, question: FindRun) -> RunRecord:
         """See `find_run.find_run`."""
         return find_run(self.client, question.name)
 
     def reopen_run(self, question: ReopenRun) -> None:
-        """See `status.reopen_run`; the journal's final status is cleared first."""
-        self._start(run_dir(question.run_id), None)
-        reopen_run(self.client, question.run_id, question.tags)
+        """See `status.reopen_run`; the journal's final status is cleared first.
+
+        If the request fails, the run gets the status back that it had.
+        """
+        folder, what = run_dir(question.run_id), f"run {question.run_id}"
+        before = request(what, lambda: self.client.get_run(question.run_id))
+        self._start(folder, None)
+        try:
+            if question.description is not None:
+                complete_description(self.client, question.run_id, question.description)
+            reopen_run(self.client, question.run_id, question.tags)
+        except TrackingError as error:
+            _record_former_end(folder, before, str(error))
+            raise
 
     def nest_launch(self, question: NestLaunch) -> None:
         """See `describe_run.nest_launch`."""
@@ -125,8 +146,9 @@ class Handlers:
 
     def fail_run(self, question: FailRun) -> None:
         """See `status.fail_run`; no effect if a training has begun: the ID may be a mistake."""
-        if record_of(self.client.get_run(question.run_id)).awaits_training:
-            fail_run(self.client, question.run_id, question.error)
+        run = repeated(lambda: self.client.get_run(question.run_id))
+        if record_of(run).awaits_training:
+            repeated(lambda: fail_run(self.client, question.run_id, question.error))
 
     def fetch_artifact(self, question: FetchArtifact) -> str:
         """See `artifacts.download`."""
@@ -138,8 +160,10 @@ class Handlers:
         return artifacts.list_names(self.client, question.run_id, question.folder)
 
     def adopt_points(self, question: AdoptPoints) -> None:
-        """See `points.adopt_points`."""
-        adopt_points(self.client, question.run_id)
+        """See `reconcile.catch_up`."""
+        record = find_run(self.client, question.run_id)
+        with contextlib.closing(Journal(run_dir(question.run_id).journal)) as journal:
+            catch_up(self.client, journal, record)
 
 
 # `FinishRun` is answered by `courier.Courier`, after the delivery.
@@ -160,8 +184,19 @@ def record_start(folder: RunDir) -> None:
     """Stores the tracking URI in the journal and clears the final status, for `runback sync`."""
     with contextlib.closing(Journal(folder.journal)) as journal:
         uri = public_uri(mlflow.get_tracking_uri())
-        journal.set_facts({"tracking_uri": uri, "status": None, "status_delivered": None})
+        status = {"status": None, "status_delivered": None, "is_assumed": None}
+        journal.set_facts({"tracking_uri": uri, **status})
         journal.flush(durable=True)
+
+
+def _record_former_end(folder: RunDir, before: Run, error: str) -> None:
+    """Records the status that a run had before a resume that failed; FAILED if it had not ended."""
+    if before.info.status not in get_args(EndStatus):
+        return _record_failure(folder, error)
+    status = [before.info.status, before.data.tags.get(tags.ERROR, "")]
+    with contextlib.closing(Journal(folder.journal)) as journal:
+        journal.set_facts({"ended_ms": before.info.end_time or now_ms(), "status": status})
+    return None
 
 
 def _record_failure(folder: RunDir, error: str) -> None:

@@ -96,10 +96,17 @@ class FindRun(Question[RunRecord]):
 
 @dataclass(frozen=True)
 class ReopenRun(Question[None]):
-    """Sets a run to RUNNING again, with new tags, and attaches it."""
+    """Sets a run to RUNNING again, with new tags, and attaches it.
+
+    Attributes:
+        run_id: of the run.
+        tags: to be added.
+        description: to be completed; None if it is complete.
+    """
 
     run_id: str
     tags: dict[str, str]
+    description: RunDescription | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +145,7 @@ class ListArtifacts(Question[list[str]]):
 
 @dataclass(frozen=True)
 class AdoptPoints(Question[None]):
-    """Adds all published metric points of a run to its local journal."""
+    """Adds all published metric points of a run to its local journal, which is behind the server."""
 
     run_id: str
 

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from functools import partial
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric
 
-from runback.storage.journal import Journal, Point
-from runback.storage.paths import run_dir
+from runback.storage.journal import Point
 from runback.tracking.connection import request
 from runback.tracking.status import now_ms
-
-
-def adopt_points(client: MlflowClient, run_id: str) -> None:
-    """Adds all published points of a run to the local journal, as delivered."""
-    with contextlib.closing(Journal(run_dir(run_id).journal)) as journal:
-        journal.adopt(published_points(client, run_id))
 
 
 def published_points(client: MlflowClient, run_id: str) -> list[Point]:

@@ -15,6 +15,8 @@ EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
 Status = Literal["RUNNING", "SCHEDULED", "FINISHED", "FAILED", "KILLED"]
 # Options of a run as text, by name.
 Options = dict[str, str]
+# Step and timestamp of the latest point of each metric, by key.
+LastPoints = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +30,8 @@ class Tags:
         data_fingerprint: SHA-256 of the table.
         lease: of the process that trains the run (`storage.lease`); empty if there is none.
         journal: identity of the journal that wrote the run last; empty if unknown.
+        mark: of the pending directory that the run was created from; empty if there was none.
+        is_described: whether params, tags and dataset inputs were logged completely.
     """
 
     options: Options | None = None
@@ -36,6 +40,8 @@ class Tags:
     data_fingerprint: str = ""
     lease: str = ""
     journal: str = ""
+    mark: str = ""
+    is_described: bool = False
 
     @classmethod
     def parse(cls, stored: Mapping[str, str]) -> Tags:
@@ -56,6 +62,8 @@ class Tags:
             data_fingerprint=stored.get(names.DATA_FINGERPRINT, ""),
             lease=stored.get(names.LEASE, ""),
             journal=stored.get(names.JOURNAL, ""),
+            mark=stored.get(names.MARK, ""),
+            is_described=names.VERSION in stored,
         )
 
 
@@ -70,6 +78,8 @@ class RunRecord:
         tags: the tags that runback reads.
         params: all params.
         metrics: the latest value of each metric.
+        last_points: step and timestamp (in ms since the epoch) of the latest point of each metric.
+        artifact_uri: of the run's artifacts.
         model_id: the logged model, if RUN was a models:/ URI; else empty.
         version: the registered version "NAME/NUMBER", likewise.
     """
@@ -80,6 +90,8 @@ class RunRecord:
     tags: Tags
     params: Options
     metrics: dict[str, float]
+    last_points: LastPoints = field(default_factory=dict)
+    artifact_uri: str = ""
     model_id: str = ""
     version: str = ""
 

@@ -12,10 +12,11 @@ import mlflow
 import mlflow.pyfunc
 import pandas as pd
 from mlflow import MlflowClient
-from mlflow.entities import LoggedModel, LoggedModelOutput, Metric
+from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types.schema import ColSpec, DataType, Schema
 from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
@@ -30,7 +31,8 @@ from runback.model.closure import ENTRY_MODULE, PACKAGE, travelling_files
 from runback.model.digests import folder_of, verify_digests, write_digests
 from runback.model.requirements import pin, requirements
 from runback.tracking import tags
-from runback.tracking.connection import describe_error, request
+from runback.tracking.artifacts import sizes_below
+from runback.tracking.connection import describe_error, is_http, request
 from runback.tracking.record import RunRecord
 
 MODEL_NAME = "model"
@@ -60,7 +62,8 @@ def publish(client: MlflowClient, run_id: str, folder: Path, payload: dict[str, 
     folder = folder_of(folder, payload["sha256"])
     verify_digests(folder, f"the model in {folder}", payload["sha256"])
     run = client.get_run(run_id)
-    model = _logged_model(client, run.info.experiment_id, run_id, payload)
+    model = _logged_model(client, run, payload)
+    _link(client, run, model, payload["epoch"])
     if str(model.status) != "READY":
         _upload(client, run_id, model, folder)
         client.finalize_logged_model(model.model_id, "READY")
@@ -191,26 +194,57 @@ def _models_of(client: MlflowClient, experiment_id: str, run_id: str) -> list[Lo
     return list(models)
 
 
-def _logged_model(
-    client: MlflowClient, experiment_id: str, run_id: str, payload: dict[str, Any]
-) -> LoggedModel:
+def delete_surplus(client: MlflowClient, run_id: str) -> None:
+    """Deletes the models and versions of an ended run that repeated requests have made in vain.
+
+    These are its PENDING models, and of versions with the same mark all but the first.
+    """
+    run = client.get_run(run_id)
+    for model in _models_of(client, run.info.experiment_id, run_id):
+        if str(model.status) == "PENDING":
+            client.delete_logged_model(model.model_id)
+    kept: dict[tuple[str, str], ModelVersion] = {}
+    found = client.search_model_versions(f"run_id = '{run_id}'")
+    for version in sorted(found, key=lambda version: int(version.version)):
+        mark = version.tags.get(tags.MARK)
+        first = kept.setdefault((version.name, str(mark)), version)
+        if mark and first is not version and not version.aliases:
+            client.delete_model_version(version.name, version.version)
+
+
+def _logged_model(client: MlflowClient, run: Run, payload: dict[str, Any]) -> LoggedModel:
     """The LoggedModel for these weights: from an earlier attempt, or a new one."""
-    for model in _models_of(client, experiment_id, run_id):
-        if model.tags.get(tags.MODEL_SHA256) == payload["sha256"] and str(model.status) in (
-            "READY",
-            "PENDING",
-        ):
-            return model
-    model = client.create_logged_model(
+    run_id, experiment_id = run.info.run_id, run.info.experiment_id
+    models = _models_of(client, experiment_id, run_id)
+    same = [model for model in models if model.tags.get(tags.MODEL_SHA256) == payload["sha256"]]
+    for status in ("READY", "PENDING"):
+        if usable := [model for model in same if str(model.status) == status]:
+            return min(usable, key=lambda model: (model.creation_timestamp, model.model_id))
+    return client.create_logged_model(
         experiment_id=experiment_id,
         name=MODEL_NAME,
         source_run_id=run_id,
         tags={**payload["tags"], tags.MODEL_SHA256: payload["sha256"]},
-        params=dict(client.get_run(run_id).data.params),
+        params=dict(run.data.params),
         model_type=payload["model_type"],
     )
-    client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=payload["epoch"])])
-    return model
+
+
+def _link(client: MlflowClient, run: Run, model: LoggedModel, epoch: int) -> None:
+    """Makes a model an output of its run, once: MLflow refuses a repeated request."""
+    run_id = run.info.run_id
+    if _is_linked(run, model):
+        return
+    try:
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=epoch)])
+    except Exception:  # the response may be lost
+        if not _is_linked(client.get_run(run_id), model):
+            raise
+
+
+def _is_linked(run: Run, model: LoggedModel) -> bool:
+    outputs = run.outputs.model_outputs if run.outputs else []
+    return model.model_id in {output.model_id for output in outputs}
 
 
 def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path) -> None:
@@ -233,6 +267,21 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
             pip_requirements=[*map(pin, REQUIREMENTS), *requirements(folder / "source")],
         )
         client.log_model_artifacts(model.model_id, str(path))
+        if is_http(client.tracking_uri):
+            _check_upload(model, path)
+
+
+def _check_upload(model: LoggedModel, folder: Path) -> None:
+    """Checks that the server has all files: a gateway can answer an upload in its place.
+
+    Raises:
+        TrackingError: a file is missing or has another size.
+    """
+    found = sizes_below(get_artifact_repository(model.artifact_location))
+    for file in filter(Path.is_file, folder.rglob("*")):
+        name = file.relative_to(folder).as_posix()
+        if found.get(name, -1) not in (file.stat().st_size, None):
+            raise TrackingError(f"the server does not have the model's file {name}")
 
 
 def _copy_code(folder: Path) -> Path:

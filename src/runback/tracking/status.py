@@ -6,6 +6,7 @@ import time
 
 from mlflow import MlflowClient
 from mlflow.entities import RunTag
+from mlflow.exceptions import MlflowException
 
 from runback.tracking import tags
 from runback.tracking.connection import request
@@ -45,6 +46,16 @@ def reopen_run(client: MlflowClient, run_id: str, entries: dict[str, str]) -> No
     what = f"run {run_id}"
     new = [RunTag(name, value) for name, value in entries.items()]
     request(what, lambda: client.log_batch(run_id, tags=new))
-    if tags.ERROR in request(what, lambda: client.get_run(run_id)).data.tags:
-        request(what, lambda: client.delete_tag(run_id, tags.ERROR))
+    request(what, lambda: _delete_tag(client, run_id, tags.ERROR))
     request(what, lambda: client.update_run(run_id, status="RUNNING"))
+
+
+def _delete_tag(client: MlflowClient, run_id: str, name: str) -> None:
+    """Deletes a tag if it exists: of a repeated request, the second finds none."""
+    if name not in client.get_run(run_id).data.tags:
+        return
+    try:
+        client.delete_tag(run_id, name)
+    except MlflowException:
+        if name in client.get_run(run_id).data.tags:
+            raise

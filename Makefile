@@ -6,7 +6,7 @@ PORT   ?= 5000
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint chaos bench ui mlproject clean
+.PHONY: help install train test lint audit chaos bench ui mlproject clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -28,6 +28,14 @@ lint: $(READY)  ## run ruff (check, format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+audit: $(VENV)/.audit  ## look up known vulnerabilities of all pinned packages (needs the network)
+	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt
+
+$(VENV)/.audit: $(READY)
+	$(PYTHON) -m venv $(VENV)/audit
+	$(VENV)/audit/bin/python -m pip install --quiet 'pip-audit>=2.9'
+	touch $@
 
 chaos: $(READY)  ## run the long campaigns: hundreds of kills, outages and damaged files
 	$(BIN)/python -m pytest -m chaos

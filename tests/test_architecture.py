@@ -64,7 +64,7 @@ def test_the_import_checks_find_known_imports() -> None:
 
 # From the lowest to the highest; the modules of the root stand beside the rooms.
 HEIGHTS = (
-    {"errors", "decoding", "processes", "stateful"},
+    {"errors", "decoding", "limits", "processes", "stateful"},
     {"config", "seeding", "user_code", "environment", "console"},
     {"storage"},
     {"columns"},

@@ -180,7 +180,8 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
-NAMES = st.lists(st.text(min_size=1, max_size=8), max_size=4).map(tuple)
+STORABLE = st.characters(codec="utf-8", exclude_characters="\0")  # MLflow stores no other text
+NAMES = st.lists(st.text(STORABLE, min_size=1, max_size=8), max_size=4).map(tuple)
 SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "split": st.tuples(st.integers(1, 99), st.integers(1, 99), st.integers(0, 99)).map(
         lambda shares: ":".join(map(str, shares))
@@ -202,7 +203,7 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
     by_kind: dict[type, st.SearchStrategy[Any]] = {
         bool: st.booleans(),
         float: st.floats(0.0, 1e18),
-        str: st.text(max_size=20),
+        str: st.text(STORABLE, max_size=20),
         dict: st.dictionaries(st.text(max_size=8), JSON_VALUES, max_size=4),
         tuple: NAMES,
     }  # fmt: skip

@@ -26,6 +26,7 @@ from runback.errors import (
     RunNotFoundError,
     StorageError,
     TrackingError,
+    TrustError,
     UsageError,
 )
 
@@ -61,6 +62,7 @@ __all__ = [
     "DataError",
     "ModelError",
     "RunNotFoundError",
+    "TrustError",
     "TrackingError",
     "CheckpointError",
     "JournalError",

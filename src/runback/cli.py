@@ -108,6 +108,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
+    trust = _trusts(options)
     from runback.tracking.client import CourierClient
 
     # `mlflow run -e resume` passes missing options as empty text
@@ -116,20 +117,20 @@ def _resume(options: argparse.Namespace) -> int:
     with CourierClient() as courier:
         from runback.commands.resume import run_resume
 
-        result = run_resume(options.run, given, courier, from_scratch)
+        result = run_resume(options.run, given, courier, from_scratch, trust)
     return _finished(result)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
-    _print_json(runback.evaluate(options.run, options.data or None))
+    _print_json(runback.evaluate(options.run, options.data or None, _trusts(options)))
     return EXIT_DONE
 
 
 def _predict(options: argparse.Namespace) -> int:
     from runback.commands.predict import predict_file
 
-    keep = parse("features", options.keep)
-    rows = predict_file(options.run, options.data, options.output, keep)
+    keep, trust = parse("features", options.keep), _trusts(options)
+    rows = predict_file(options.run, options.data, options.output, keep, trust)
     flush_results()
     print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
     return EXIT_DONE
@@ -140,9 +141,13 @@ def _promote(options: argparse.Namespace) -> int:
     if back:
         _print_json(runback.rollback(options.run, options.alias))
         return EXIT_DONE
-    data = options.data or None
-    _print_json(runback.promote(options.run, options.alias, options.metric, data, force))
+    data, trust = options.data or None, _trusts(options)
+    _print_json(runback.promote(options.run, options.alias, options.metric, data, force, trust))
     return EXIT_DONE
+
+
+def _trusts(options: argparse.Namespace) -> bool:
+    return _truth("trust", options.trust)
 
 
 def _truth(name: str, text: str) -> bool:
@@ -152,12 +157,12 @@ def _truth(name: str, text: str) -> bool:
 
 
 def _export(options: argparse.Namespace) -> int:
-    _print_json(runback.export(options.run, options.format, options.output))
+    _print_json(runback.export(options.run, options.format, options.output, _trusts(options)))
     return EXIT_DONE
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    result = runback.reproduce(options.run)
+    result = runback.reproduce(options.run, _trusts(options))
     _print_json(result)
     return EXIT_DONE if result.equal else EXIT_FAILED
 
@@ -189,6 +194,7 @@ def _switch(name: str, text: str) -> Argument:
 
 
 RUN = Argument("run", RUN_HELP, "positional", required=True, default=None)
+TRUST = _switch("trust", "run RUN's own code though it was not trained with or trusted here before")
 CONFIG = Argument(
     "config", "options from a TOML file", metavar="FILE.toml", default=None, in_project=False
 )
@@ -210,13 +216,14 @@ COMMANDS = (
             dataclasses.replace(RUN, default=""),
             *RESUME_OPTIONS,
             _switch("from_scratch", "train again from epoch 0, without any checkpoint"),
+            TRUST,
         ),
         _resume,
     ),
     Command(
         "evaluate",
         "score a run on its test rows; prints JSON",
-        (RUN, Argument("data", "score all rows of this table instead", metavar="FILE")),
+        (RUN, Argument("data", "score all rows of this table instead", metavar="FILE"), TRUST),
         _evaluate,
     ),
     Command(
@@ -231,6 +238,7 @@ COMMANDS = (
                 "output", "write here, .csv or .parquet, instead of CSV on stdout", metavar="FILE"
             ),
             Argument("keep", "columns to copy to the output, comma-separated", metavar="COLUMNS"),
+            TRUST,
         ),
         _predict,
     ),
@@ -246,6 +254,7 @@ COMMANDS = (
             ),
             _switch("force", "move the alias regardless of the scores"),
             _switch("rollback", "undo the last promotion to the alias"),
+            TRUST,
         ),
         _promote,
     ),
@@ -256,13 +265,14 @@ COMMANDS = (
             RUN,
             Argument("format", "state_dict, torch, pt2 or onnx", required=True, default=None),
             Argument("output", "the new file", metavar="FILE", required=True, default=None),
+            TRUST,
         ),
         _export,
     ),
     Command(
         "reproduce",
         "train RUN again and compare point by point; prints JSON",
-        (RUN,),
+        (RUN, TRUST),
         _reproduce,
     ),
     Command(

@@ -14,15 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_o
 
 from runback.decoding import decode
 from runback.errors import ConfigError
+from runback.limits import MAX_PARAM, MAX_TAG, text_problem
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
-# MLflow rejects longer values (mlflow.utils.validation.MAX_PARAM_VAL_LENGTH).
-MAX_VALUE_LENGTH = 6000
-# All options are stored in one tag, and MLflow truncates longer tags without an error.
-MAX_TOTAL_LENGTH = 8000
 MAX_INT = 2**63 - 1
 MAX_SHOWN = 80
 # Far above the cores of any machine; libgomp aborts the process when it cannot start a thread.
@@ -368,10 +365,9 @@ def _default_params() -> dict[str, str]:
 
 def _check_lengths(config: TrainConfig) -> None:
     for name, text in config.as_params().items():
-        if len(text) > MAX_VALUE_LENGTH:
-            raise ConfigError(
-                f"option {name}: longer than {MAX_VALUE_LENGTH} characters, MLflow's limit"
-            )
+        problem = text_problem(text, MAX_PARAM)
+        if problem:
+            raise ConfigError(f"option {name}: {problem}")
 
 
 def _check_combinations(config: TrainConfig) -> None:
@@ -391,8 +387,8 @@ def _check_combinations(config: TrainConfig) -> None:
 
 def _check_total(config: TrainConfig) -> None:
     length = len(config.as_json())
-    if length > MAX_TOTAL_LENGTH:
+    if length > MAX_TAG:  # all options are stored in one tag
         raise ConfigError(
             f"the options have {length} characters in total, and MLflow's limit is "
-            f"{MAX_TOTAL_LENGTH}; list fewer columns (by default all non-target columns are features)"
+            f"{MAX_TAG}; list fewer columns (by default all non-target columns are features)"
         )

@@ -5,7 +5,8 @@
     │   ├── ConfigError       an option: unknown, ill-typed, out of range, contradictory
     │   ├── DataError         a table: a file, column or row that cannot be used
     │   ├── ModelError        a module: unknown name, wrong arguments, shapes that do not fit
-    │   └── RunNotFoundError  RUN matches no run, or more than one
+    │   ├── RunNotFoundError  RUN matches no run, or more than one
+    │   └── TrustError        stored code that is neither known on this machine nor trusted
     ├── TrackingError         the tracking server is unreachable or rejects a request
     ├── CheckpointError       a checkpoint or a model cannot be written or read, or is damaged
     ├── JournalError          the journal cannot be opened or written
@@ -51,6 +52,10 @@ class ModelError(UsageError):
 
 class RunNotFoundError(UsageError):
     """RUN matches no run, or more than one."""
+
+
+class TrustError(UsageError):
+    """The code of a run is neither known on this machine nor trusted in this call."""
 
 
 class TrackingError(RunbackError):

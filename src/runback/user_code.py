@@ -1,7 +1,8 @@
 """User-defined modules, imported in isolation from other modules of the same name.
 
 Importing a class executes its file. When a model is loaded, that is the file stored with the model,
-never another file of the same name; no other file of a model folder is executed.
+never another file of the same name; no other file of a model folder is executed. Whether stored code
+may run at all is decided before, in `storage.trust`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from runback.errors import Interrupted, ModelError
 LIBRARIES = frozenset({"torch", "runback"})
 # Importing these a second time would break the process.
 _SHARED = frozenset({"mlflow", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib"})
+MAX_SHOWN = 200  # characters of a path in messages
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,11 @@ class UserCode:
     def top(self) -> str:
         """The first part of the module's name."""
         return self.module.split(".")[0]
+
+    @property
+    def reference(self) -> str:
+        """`module:Class`, without the folder."""
+        return f"{self.module}:{self.name}"
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ def is_user_defined(model: str) -> bool:
     return ":" in model
 
 
+def is_of_library(model: str) -> bool:
+    """Whether a model option names a class of `LIBRARIES`, which has no source of its own."""
+    return is_user_defined(model) and model.partition(":")[0].split(".")[0] in LIBRARIES
+
+
 def locate(model: str, option: str = "model") -> UserCode:
     """Resolves `file.py:Class` or `package.module:Class` without executing the code.
 
@@ -87,9 +99,9 @@ def locate(model: str, option: str = "model") -> UserCode:
     if not location.endswith(".py"):
         _require_module_name(location, f"option {option}: {model!r}")
         return UserCode(_root_of(location, model, option), location, name)
-    file = Path(location).expanduser().resolve()
-    if not file.is_file():
-        raise ModelError(f"option {option}: {location}: no such file")
+    file = _existing(location)
+    if file is None:
+        raise ModelError(f"option {option}: {location[:MAX_SHOWN]}: no such file")
     if not file.stem.isidentifier():
         raise ModelError(f"option {option}: {location}: the file name is not a Python module name")
     if _is_taken(file.stem) or file.stem in LIBRARIES:
@@ -120,11 +132,13 @@ def stored_code(folder: Path, module: str, model: str) -> UserCode:
 def import_class(code: UserCode, base: type = nn.Module, option: str = "model") -> UserClass:
     """Imports a class, then removes its modules from `sys.modules`: the next import is fresh.
 
+    A class of `LIBRARIES` is taken from the modules that are loaded already: nothing is imported.
+
     Raises:
         ModelError: the import fails, or the module has no subclass of `base` with that name.
     """
     if code.top in LIBRARIES:
-        return UserClass(_class_of(_imported(code, option), code, base, option), code, (), {})
+        return UserClass(_class_of(_loaded(code, option), code, base, option), code, (), {})
     with _isolated(code) as before:
         module = _imported(code, option)
         added = {name: sys.modules[name] for name in sys.modules.keys() - before}
@@ -208,6 +222,24 @@ def _imported(code: UserCode, option: str) -> ModuleType:
         raise ModelError(
             f"option {option}: {where} does not import: {type(error).__name__}: {error}"
         ) from error
+
+
+def _loaded(code: UserCode, option: str) -> ModuleType:
+    if code.module not in sys.modules:
+        raise ModelError(
+            f"option {option}: {code.module} is not a module that importing {code.top} loads; name a "
+            "class as in torch.nn:Linear"
+        )
+    return sys.modules[code.module]
+
+
+def _existing(location: str) -> Path | None:
+    """The absolute path of a file; None if there is none, or the text is not a path."""
+    try:
+        file = Path(location).expanduser().resolve()
+        return file if file.is_file() else None
+    except (OSError, ValueError, RuntimeError):
+        return None
 
 
 def _class_of(module: ModuleType, code: UserCode, base: type, option: str) -> type[Any]:

@@ -43,7 +43,7 @@ class EvaluationResult:
         return dataclasses.asdict(self)
 
 
-def evaluate(run: str, data: str | None = None) -> EvaluationResult:
+def evaluate(run: str, data: str | None = None, trust: bool = False) -> EvaluationResult:
     """Scores a run's model on the run's test rows, or on another table.
 
     The scores of the test rows are logged as `test_...` metrics that the run does not have yet.
@@ -51,13 +51,14 @@ def evaluate(run: str, data: str | None = None) -> EvaluationResult:
     Args:
         run: RUN in any of its forms.
         data: a table with the run's features and targets; all its rows are scored.
+        trust: as in `load_model`.
 
     Raises:
         DataError: the run's table has changed, or `data` does not fit.
         UsageError: the run's split has no test rows.
-        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+        RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
-    with loading(run) as loaded:
+    with loading(run, trust=trust) as loaded:
         if data is not None:
             return score(loaded, data)
         result = score(loaded)
@@ -98,7 +99,7 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
     spec, tags = loaded.spec, loaded.record.tags
     config = with_data(loaded.config, tags)
     table = read_table(config.data, spec.targets, spec.features, spec.torch_dtype)
-    require_fingerprint(table.fingerprint, tags, config.data)
+    require_fingerprint(table.fingerprint, loaded.record, config.data)
     rows = split_of(loaded).test
     if not len(rows):
         raise UsageError(

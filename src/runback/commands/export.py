@@ -51,7 +51,7 @@ class ExportResult:
         return dataclasses.asdict(self)
 
 
-def export(run: str, format: Format, output: str) -> ExportResult:
+def export(run: str, format: Format, output: str, trust: bool = False) -> ExportResult:
     """Writes a run's model to a file, and checks the file by running it against the module.
 
     Args:
@@ -60,17 +60,18 @@ def export(run: str, format: Format, output: str) -> ExportResult:
             pickle, which runback never loads), "pt2" (an exported program for any number of rows)
             or "onnx" (the same for ONNX Runtime).
         output: the new file.
+        trust: as in `load_model`.
 
     Raises:
         UsageError: an unknown format, an existing file, a missing folder, or missing packages for
             onnx.
         ModelError: the module cannot be exported to that format.
         CheckpointError: the file cannot be written, or its outputs differ from the module's.
-        RunNotFoundError, TrackingError: as in `load_model`.
+        RunNotFoundError, TrackingError, TrustError: as in `load_model`.
     """
     write, check = _exporter(format)
     target = _new_file(output)
-    with loading(run) as loaded:
+    with loading(run, trust=trust) as loaded:
         x = _example(loaded)
         user_class = loaded.user_class
         importable = user_class.importable() if user_class else nullcontext()

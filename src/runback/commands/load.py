@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +15,8 @@ from torch import nn
 from runback.commands.recorded import config_of
 from runback.config import TrainConfig
 from runback.errors import CheckpointError
-from runback.model.spec import ModelSpec, load_built
+from runback.model.spec import SOURCE_FOLDER, ModelSpec, load_built
+from runback.storage.trust import require_trust
 from runback.tracking import connection, registry, tags
 from runback.tracking.find_run import find_run
 from runback.tracking.record import RunRecord
@@ -46,7 +48,7 @@ class Loaded:
     epoch: int
 
 
-def load_model(run: str, device: str = "cpu") -> nn.Module:
+def load_model(run: str, device: str = "cpu", trust: bool = False) -> nn.Module:
     """Loads a run's module with its weights, in eval mode.
 
     In a notebook, on any machine with access to the tracking server:
@@ -64,6 +66,8 @@ def load_model(run: str, device: str = "cpu") -> nn.Module:
     Args:
         run: a run ID, a unique prefix, latest, runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS.
         device: as the option `device`; it may differ from the training device.
+        trust: whether to run the stored code of a user-defined module that was neither trained with
+            nor trusted on this machine.
 
     Returns:
         A module from raw feature columns `[n, n_features]`, in the run's dtype (float32, or float64
@@ -72,18 +76,19 @@ def load_model(run: str, device: str = "cpu") -> nn.Module:
     Raises:
         RunNotFoundError: no such run, or it has no model yet.
         TrackingError: the server is unreachable.
+        TrustError: the model has code that is not known here, and `trust` is False.
         ModelError, CheckpointError: the model is damaged or was manipulated.
     """
-    with loading(run, device) as loaded:
+    with loading(run, device, trust) as loaded:
         return loaded.module
 
 
 @contextmanager
-def loading(run: str, device: str = "cpu") -> Iterator[Loaded]:
+def loading(run: str, device: str = "cpu", trust: bool = False) -> Iterator[Loaded]:
     """Downloads and loads a model; its files are deleted at the end of the block.
 
     Raises:
-        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+        RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
     chosen = choose_device(device)
     client = connection.connect()
@@ -92,6 +97,7 @@ def loading(run: str, device: str = "cpu") -> Iterator[Loaded]:
     what = f"model of run {record.run_id}"
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         path = registry.download_model(client, model, Path(folder), what)
+        require_trust(path / SOURCE_FOLDER, f"the {what}", trust)
         with refusing_exits(f"the {what}"):
             built = load_built(path, chosen, what=what, sha256=registry.digest_of(model, what))
             yield Loaded(
@@ -108,6 +114,6 @@ def loading(run: str, device: str = "cpu") -> Iterator[Loaded]:
 
 def _epoch(model: LoggedModel, what: str) -> int:
     text = str(model.tags.get(tags.EPOCH))
-    if not text.isdecimal():
-        raise CheckpointError(f"{what}: its tag {tags.EPOCH} is {text!r}, not a number")
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise CheckpointError(f"{what}: its tag {tags.EPOCH} is damaged: not a number of epochs")
     return int(text)

@@ -24,7 +24,12 @@ from runback.storage.atomic import write_atomically
 
 
 def predict(
-    run: str, frame: pd.DataFrame, device: str = "cpu", *, keep: Sequence[str] = ()
+    run: str,
+    frame: pd.DataFrame,
+    device: str = "cpu",
+    *,
+    keep: Sequence[str] = (),
+    trust: bool = False,
 ) -> pd.DataFrame:
     """Predictions for a frame: one column for each target, with the frame's index.
 
@@ -33,20 +38,23 @@ def predict(
         frame: at least the feature columns, in any order.
         device: as the option `device`.
         keep: columns of the frame to put before the predictions, with their dtypes.
+        trust: as in `load_model`.
 
     Raises:
         DataError: a feature column or one to keep is missing, or a cell is not a finite number.
         UsageError: `keep` has a target or a duplicate.
-        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+        RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
-    with loading(run, device) as loaded:
+    with loading(run, device, trust) as loaded:
         _check_keep(keep, loaded.spec)
         kept = _kept(frame, keep)
         predicted = Predictor(loaded.module, loaded.spec).predict_frame(frame)
     return pd.concat([kept, predicted], axis=1) if keep else predicted
 
 
-def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> int:
+def predict_file(
+    run: str, data: str, output: str, keep: Sequence[str] = (), trust: bool = False
+) -> int:
     """Writes the predictions for a table: the columns to keep, then one column for each target.
 
     The table is processed in blocks of `CHUNK_ROWS` rows, so it may be larger than memory. The
@@ -58,6 +66,7 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
         output: a .csv or .parquet file; empty for CSV on standard output.
         keep: columns of the table to copy to the output, such as an ID. They stay what they are:
             the text of CSV cells, and the types of Parquet columns; see `write_csv`.
+        trust: as in `load_model`.
 
     Returns:
         The number of rows.
@@ -68,10 +77,10 @@ def predict_file(run: str, data: str, output: str, keep: Sequence[str] = ()) -> 
         UsageError: an invalid output path, the output is the table, or `keep` has a target or a
             duplicate.
         CheckpointError: the output cannot be written.
-        RunNotFoundError, TrackingError, ModelError: as in `load_model`.
+        RunNotFoundError, TrackingError, TrustError, ModelError: as in `load_model`.
     """
     target = _checked_output(output, Path(data).expanduser())
-    with loading(run) as loaded:
+    with loading(run, trust=trust) as loaded:
         _check_keep(keep, loaded.spec)
         tables = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep)
         if target is None:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from runback.commands.evaluate import score, split_of
 from runback.commands.load import Loaded, loading
 from runback.errors import CheckpointError, UsageError
+from runback.limits import alias_problem
 from runback.storage.lock import FileLock
 from runback.storage.paths import home
 from runback.tasks import Task, by_name
-from runback.tracking import aliases, connection, registry
+from runback.tracking import aliases, connection, registry, tags
 from runback.tracking.find_run import find_run
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ def promote(
     metric: str = "",
     data: str | None = None,
     force: bool = False,
+    trust: bool = False,
 ) -> PromotionResult:
     """Moves an alias to RUN's version if its score is better than the holder's on the same rows.
 
@@ -91,20 +93,23 @@ def promote(
         metric: one of the scores of RUN's task; empty for the task's primary metric.
         data: a table to score both models on, instead of the runs' test rows.
         force: move the alias regardless of the scores, or without any.
+        trust: as in `load_model`, for both models.
 
     Raises:
         UsageError: RUN is not registered, its task has no such metric, or the two models cannot be
             compared.
         RunHeldError: another promotion of the model is in progress.
-        RunNotFoundError, TrackingError, ModelError, CheckpointError: as in `load_model`.
+        RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
         DataError: a table is missing or has changed.
     """
-    with loading(run) as loaded:
+    _require_alias(alias)
+    with loading(run, trust=trust) as loaded:
         metric = _metric_of(by_name(loaded.spec.task), metric)
         version = registry.version_of(loaded.client, loaded.record)
         with _promotion_lock(version.name):
             holder = aliases.holder_of(loaded.client, version.name, alias)
-            result = _compared(loaded, _undecided(version, holder, alias, metric), data, force)
+            undecided = _undecided(version, holder, alias, metric)
+            result = _compared(loaded, undecided, data, force, trust)
             if result.moved:
                 aliases.move(loaded.client, version.name, alias, _history_entry(result))
             return result
@@ -118,11 +123,23 @@ def rollback(run: str, alias: str = "champion") -> RollbackResult:
         RunHeldError: another promotion of the model is in progress.
         RunNotFoundError, TrackingError: as in `load_model`.
     """
+    _require_alias(alias)
     client = connection.connect()
     version = registry.version_of(client, find_run(client, run))
     with _promotion_lock(version.name):
         undone = aliases.undo(client, version.name, alias)
     return RollbackResult(version.name, alias, undone["replaced"], undone["version"])
+
+
+def _require_alias(alias: str) -> None:
+    """Checks an alias before two models are scored.
+
+    Raises:
+        UsageError: MLflow would refuse it.
+    """
+    problem = alias_problem(alias, tags.PROMOTIONS)
+    if problem:
+        raise UsageError(f"--alias {alias[:80]!a}: {problem}")
 
 
 def _metric_of(task: Task, metric: str) -> str:
@@ -156,14 +173,14 @@ def _undecided(
 
 
 def _compared(
-    loaded: Loaded, result: PromotionResult, data: str | None, force: bool
+    loaded: Loaded, result: PromotionResult, data: str | None, force: bool, trust: bool
 ) -> PromotionResult:
     """Completes the result: both scores, whether to move the alias, and the reason."""
     if result.holder == result.version:
         return dataclasses.replace(result, reason="it has the alias already")
     try:
         if result.holder is not None:
-            old = _holder_score(loaded, result, data)
+            old = _holder_score(loaded, result, data, trust)
             result = dataclasses.replace(result, holder_score=old)
         result = dataclasses.replace(result, score=_finite_score(loaded, result.metric, data))
     except (UsageError, CheckpointError) as error:  # RUN's own model is loaded, so it is sound
@@ -187,8 +204,10 @@ def _verdict(task: Task, result: PromotionResult, force: bool) -> tuple[bool, st
     return force, f"its {metric} is not better" + (", but forced" if force else "")
 
 
-def _holder_score(loaded: Loaded, result: PromotionResult, data: str | None) -> float | None:
-    with loading(f"models:/{result.model}/{result.holder}") as other:
+def _holder_score(
+    loaded: Loaded, result: PromotionResult, data: str | None, trust: bool
+) -> float | None:
+    with loading(f"models:/{result.model}/{result.holder}", trust=trust) as other:
         _require_comparable(loaded, other, result.metric)
         if data is None:
             _require_same_rows(loaded, other)

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
-from runback.config import TrainConfig
+from runback.config import TrainConfig, parse_all
 from runback.data.user_dataset import is_dataset
-from runback.errors import DataError
+from runback.errors import ConfigError, DataError, ModelError, TrackingError, TrustError
+from runback.storage.trust import known_in
+from runback.tracking import tags as names
 from runback.tracking.record import RunRecord, Tags
+from runback.user_code import MAX_SHOWN, locate
 
 
 def config_of(record: RunRecord) -> TrainConfig:
@@ -16,43 +22,60 @@ def config_of(record: RunRecord) -> TrainConfig:
 
     Raises:
         RunNotFoundError: not a run of runback.
-        ConfigError: an option is unknown to this version.
+        TrackingError: a tag with options is damaged, or written by a later version.
     """
-    return TrainConfig.from_mapping(record.config)
+    changed, original = record.tags.changes, original_config_of(record)
+    for name, value in changed.items():
+        with _naming(record, names.CHANGED + name):
+            parse_all({name: value})
+    with _naming(record, f"{names.CHANGED}{{{','.join(sorted(changed))}}}"):
+        return dataclasses.replace(original, **parse_all(changed))
 
 
 def original_config_of(record: RunRecord) -> TrainConfig:
     """The configuration of a run before any resume.
 
     Raises:
-        RunNotFoundError, ConfigError: as in `config_of`.
+        RunNotFoundError, TrackingError: as in `config_of`.
     """
-    return TrainConfig.from_mapping(record.original_config)
+    with _naming(record, names.CONFIG):
+        return TrainConfig.from_mapping(record.original_config)
 
 
 def with_data(config: TrainConfig, tags: Tags) -> TrainConfig:
     """The configuration with the recorded path of the table, if the file exists.
 
+    A recorded class is used only if this user has trained with it in its present form: the path
+    comes from the tracking server, and reading a dataset executes its file.
+
     Raises:
         DataError: neither that file nor the option `data` exists.
+        TrustError: it is a class that is not known on this machine.
     """
     if tags.data_path and _exists(tags.data_path):
-        return dataclasses.replace(config, data=tags.data_path)
-    if not _exists(config.data) and not is_dataset(config.data):
+        config = dataclasses.replace(config, data=tags.data_path)
+    if is_dataset(config.data):
+        _require_known(config.data)
+    elif not _exists(config.data):
         raise DataError(
-            f"{tags.data_path or config.data}: the run's table does not exist; restore it, or give "
-            "its new path to resume with --data"
+            f"{_shown(tags.data_path or config.data)}: the run's table does not exist; restore it, "
+            "or give its new path to resume with --data"
         )
     return config
 
 
-def require_fingerprint(found: str, tags: Tags, data: str) -> None:
+def require_fingerprint(found: str, record: RunRecord, data: str) -> None:
     """Checks that a table is the one that the run was trained on.
 
     Raises:
         DataError: its SHA-256 differs from the recorded one.
+        TrackingError: the tag is damaged.
     """
-    recorded = tags.data_fingerprint
+    recorded = record.tags.data_fingerprint
+    if not re.fullmatch("[0-9a-f]{64}", recorded):
+        raise TrackingError(
+            f"run {record.run_id}: tag {names.DATA_FINGERPRINT} is damaged: not a SHA-256"
+        )
     if found != recorded:
         raise DataError(
             f"{data}: not the data of the run: SHA-256 is {found[:12]}..., "
@@ -61,6 +84,44 @@ def require_fingerprint(found: str, tags: Tags, data: str) -> None:
         )
 
 
+@contextlib.contextmanager
+def _naming(record: RunRecord, tag: str) -> Iterator[None]:
+    """Names the run and the tag in errors about recorded options."""
+    try:
+        yield
+    except ConfigError as error:
+        raise TrackingError(
+            f"run {record.run_id}: tag {tag[:MAX_SHOWN]!a} is damaged, or from a later version of "
+            f"runback: {error}"
+        ) from None
+
+
+def _require_known(data: str) -> None:
+    """Checks that this user has trained with a dataset of the same source; imports nothing.
+
+    Raises:
+        DataError: there is no such file or module.
+        TrustError: the source is not known on this machine.
+    """
+    try:
+        code = locate(data, "data")
+    except ModelError as error:
+        raise DataError(str(error)) from error
+    if not known_in(code.root, code.reference):
+        raise TrustError(
+            f"{_shown(data)}: the run names this class as its data, and nothing was trained with it "
+            "here in its present form; to run its code, name it with --data, or train with it first"
+        )
+
+
+def _shown(text: str) -> str:
+    return ascii(text[:MAX_SHOWN])[1:-1]
+
+
 def _exists(data: str) -> bool:
     """Whether the file of a table or of a user-defined dataset exists."""
-    return Path(data).expanduser().exists() or Path(data.rpartition(":")[0]).is_file()
+    try:
+        file = data.rpartition(":")[0] if is_dataset(data) else data
+        return Path(file).expanduser().is_file()
+    except (OSError, ValueError, RuntimeError):  # not a path
+        return False

@@ -67,22 +67,23 @@ class ReproductionResult:
         return dataclasses.asdict(self)
 
 
-def reproduce(run: str) -> ReproductionResult:
+def reproduce(run: str, trust: bool = False) -> ReproductionResult:
     """Trains a new run from RUN's recorded configuration and code, and compares the two.
 
     The new run is tagged `runback.reproduction_of`; it logs its model, but registers no version.
 
     Args:
         run: RUN in any of its forms; it must be FINISHED.
+        trust: as in `load_model`.
 
     Raises:
         UsageError: the run is not FINISHED.
         DataError: the run's table has changed.
         TrackingError: the server is unreachable, or the new run was not delivered completely.
-        RunNotFoundError, ModelError, CheckpointError: as in `load_model`.
+        RunNotFoundError, TrustError, ModelError, CheckpointError: as in `load_model`.
         DivergedError, Interrupted: as in `train`.
     """
-    with loading(run) as loaded:
+    with loading(run, trust=trust) as loaded:
         if loaded.record.status != "FINISHED":
             raise UsageError(
                 f"run {loaded.record.run_id} is {loaded.record.status}; only a FINISHED run can be "
@@ -97,9 +98,9 @@ def _trained_again(loaded: Loaded) -> str:
     config = with_data(_as_trained(loaded), loaded.record.tags)
     config = dataclasses.replace(config, register="none")
     _require_same_table(config, loaded)
-    source = loaded.folder / SOURCE_FOLDER
+    source = loaded.folder / SOURCE_FOLDER  # never the file that the configuration names
     with CourierClient() as courier:
-        outcome = run_training(config, courier, source if source.is_dir() else None)
+        outcome = run_training(config, courier, source)
     if not outcome.delivered:
         raise TrackingError(
             f"run {outcome.run_id} is trained, but not completely delivered to the tracking "
@@ -126,7 +127,7 @@ def _as_trained(loaded: Loaded) -> TrainConfig:
 
 def _require_same_table(config: TrainConfig, loaded: Loaded) -> None:
     table = read_table(config.data, config.target, config.features, dtype_of(config.precision))
-    require_fingerprint(table.fingerprint, loaded.record.tags, config.data)
+    require_fingerprint(table.fingerprint, loaded.record, config.data)
 
 
 def _comparison(one: Loaded, other: Loaded) -> ReproductionResult:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from runback.commands.train import (
     loading_libraries,
     post_source,
     post_split,
+    remember_code,
     summary,
     train_to_end,
 )
@@ -37,11 +39,27 @@ from runback.console.progress import say
 from runback.errors import ConfigError, TrackingError
 from runback.run.run import Run
 from runback.run.signals import StopSignals
+from runback.storage.trust import require_trust
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import FetchArtifact, FindRun, ListArtifacts, NestLaunch
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState
-from runback.user_code import is_user_defined
+from runback.user_code import is_of_library, is_user_defined
+
+
+@dataclass(frozen=True)
+class Consent:
+    """What the user said in this command.
+
+    Attributes:
+        names_data: whether the table is named.
+        from_scratch: whether to train again from epoch 0.
+        trust: whether to run stored code that is not known here.
+    """
+
+    names_data: bool
+    from_scratch: bool
+    trust: bool
 
 
 def resume(
@@ -56,6 +74,7 @@ def resume(
     checkpoint_minutes: float | None = None,
     keep_checkpoints: int | None = None,
     from_scratch: bool = False,
+    trust: bool = False,
 ) -> TrainResult:
     """Continues a run in place, from its newest valid checkpoint.
 
@@ -71,9 +90,11 @@ def resume(
         keep_checkpoints: checkpoints to keep.
         from_scratch: train again from epoch 0; without it, a run that has trained and has no valid
             checkpoint is refused.
+        trust: as in `load_model`.
 
     Raises:
         UsageError: no such run, an invalid value, changed data, or no valid checkpoint.
+        TrustError: the run has code that is not known here, and `trust` is False.
         RunHeldError: another process holds the run.
         DivergedError, Interrupted, TrackingError: as in `train`.
     """
@@ -88,12 +109,16 @@ def resume(
         "keep_checkpoints": keep_checkpoints,
     }
     with CourierClient() as courier:
-        changes = {k: v for k, v in given.items() if v is not None}
-        return run_resume(run, changes, courier, from_scratch)
+        changes = {name: value for name, value in given.items() if value is not None}
+        return run_resume(run, changes, courier, from_scratch, trust)
 
 
 def run_resume(
-    run: str, changes: dict[str, Any], courier: CourierClient, from_scratch: bool = False
+    run: str,
+    changes: dict[str, Any],
+    courier: CourierClient,
+    from_scratch: bool = False,
+    trust: bool = False,
 ) -> TrainResult:
     """`resume` with a courier that the caller has started, and changes by option name."""
     with StopSignals(courier.report_signal) as signals:
@@ -105,12 +130,14 @@ def run_resume(
         with Run.hold(courier, signals, record.run_id) as held:
             assert held.record is not None
             config, real = changed(config_of(held.record), changes)
-            setup = _restored(held, config, real, courier, from_scratch)
+            consent = Consent("data" in changes, from_scratch, trust)
+            setup = _restored(held, config, consent, courier)
             if held.record.status == "FINISHED" and setup.is_done():
                 return _already_finished(held, setup, real)
             missing = _missing_files(held, setup, courier)
             changed_tags = {name: render(value) for name, value in real.items()}
             began_with = dataclasses.replace(setup, config=original_config_of(held.record))
+            remember_code(setup)
             held.reopen(changed_tags, description_of(began_with))
             for post in missing:
                 post(held, setup)
@@ -141,35 +168,37 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, 
 
 
 def _restored(
-    run: Run,
-    config: TrainConfig,
-    changes: dict[str, Any],
-    courier: CourierClient,
-    from_scratch: bool,
+    run: Run, config: TrainConfig, consent: Consent, courier: CourierClient
 ) -> TrainingSetup:
     """The setup at the newest valid checkpoint or, without one, before the first epoch.
 
     It is prepared with the run's original number of epochs, on which schedules depend.
 
+    Args:
+        run: the held run.
+        config: its configuration, with the changes.
+        consent: what the user said in this command.
+        courier: downloads what is missing.
+
     Raises:
         UsageError: the data, the module or the number of epochs do not fit the run, or the run has
             trained and has no valid checkpoint.
     """
-    assert run.record is not None
-    tags = run.record.tags
-    if "data" not in changes:
-        config = with_data(config, tags)
-    began_with = original_config_of(run.record).epochs
-    source = _user_source(run, config, courier)
+    record = run.record
+    assert record is not None
+    if not consent.names_data:
+        config = with_data(config, record.tags)
+    began_with = original_config_of(record).epochs
+    source = _user_source(run, config, courier, consent.trust)
 
     def prepared() -> TrainingSetup:
         setup = prepare(dataclasses.replace(config, epochs=began_with), source)
-        require_fingerprint(setup.table.fingerprint, tags, config.data)
+        require_fingerprint(setup.table.fingerprint, record, config.data)
         keep(run, setup)
         return setup
 
     setup, recorded = prepared(), run.catch_up()
-    if from_scratch:
+    if consent.from_scratch:
         say(f"run {run.id}: training starts again from epoch 0")
     elif not restore_into(run, setup):
         run.require_untrained()
@@ -210,12 +239,17 @@ def restore_into(run: Run, setup: TrainingSetup) -> bool:
     return True
 
 
-def _user_source(run: Run, config: TrainConfig, courier: CourierClient) -> Path | None:
-    """The folder with the recorded code of a user-defined module, downloaded if missing."""
-    if not is_user_defined(config.model):
+def _user_source(run: Run, config: TrainConfig, courier: CourierClient, trust: bool) -> Path | None:
+    """The folder with the recorded code of a user-defined module, downloaded if missing.
+
+    Raises:
+        TrustError: the code is not known here, and `trust` is False.
+    """
+    if not is_user_defined(config.model) or is_of_library(config.model):
         return None
     if not run.folder.source.is_dir():
         courier.ask(FetchArtifact(run.id, "source", str(run.folder.path)))
+    require_trust(run.folder.source, f"the module of run {run.id}", trust)
     return run.folder.source
 
 

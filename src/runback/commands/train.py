@@ -18,12 +18,14 @@ from runback.commands.finish import finish, require_finite
 from runback.commands.launch import launch_id, require_adoptable
 from runback.config import TrainConfig
 from runback.console.progress import Progress, say
-from runback.errors import RunbackError
+from runback.errors import ModelError, RunbackError
+from runback.limits import artifact_path_problem
 from runback.model.rebuild import Rebuilder
 from runback.run.checkpoints import Checkpointing
 from runback.run.run import Run
 from runback.run.signals import StopSignals
 from runback.storage.atomic import naming_a_full_disk
+from runback.storage.trust import remember, source_of
 from runback.tracking import tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import DatasetPart, FindRun, RunDescription
@@ -187,6 +189,7 @@ def _describe(run: Run, epoch: int) -> None:
 
 def _post_setup(run: Run, setup: TrainingSetup) -> None:
     """Posts the split and the code of a user-defined module, which rebuild the run elsewhere."""
+    remember_code(setup)
     with naming_a_full_disk(run.folder.path):
         post_split(run, setup)
         if setup.built.user_class is not None:
@@ -202,7 +205,28 @@ def post_split(run: Run, setup: TrainingSetup) -> None:
 def post_source(run: Run, _setup: TrainingSetup) -> None:
     """Posts the recorded code of a user-defined module."""
     for file in run.folder.source.rglob("*.py"):
+        _require_artifact_path(file.relative_to(run.folder.path).as_posix())
         run.post_file(file, file.parent.relative_to(run.folder.path).as_posix())
+
+
+def _require_artifact_path(path: str) -> None:
+    """Checks the path of a file that is stored with the run.
+
+    Raises:
+        ModelError: the store would refuse it.
+    """
+    if problem := artifact_path_problem(path):
+        raise ModelError(f"option model: {path!a} cannot be stored with the run: it {problem}")
+
+
+def remember_code(setup: TrainingSetup) -> None:
+    """Records the code that the user trains with as known on this machine."""
+    own, dataset = setup.built.user_class, setup.table.dataset
+    if own is not None and own.files:
+        remember(source_of(own.code.root, own.files), "trained")
+    if dataset is not None:
+        code = dataset.code
+        remember(source_of(code.root, dataset.files, code.reference), "trained")
 
 
 def description_of(setup: TrainingSetup) -> RunDescription:

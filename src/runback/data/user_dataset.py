@@ -42,6 +42,11 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         data: `file.py:Class` or `package.module:Class`.
         dtype: of the samples.
 
+    Attributes:
+        code: the location of the class.
+        files: the source files that its import read.
+        samples: the instance.
+
     Raises:
         DataError: the class cannot be imported or called, or has no samples.
     """
@@ -49,15 +54,16 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, data: str, dtype: torch.dtype) -> None:
         self.data, self.dtype = data, dtype
         try:
-            code = locate(data, "data")
-            self.samples: Any = import_class(code, Dataset, "data").cls()
+            self.code = locate(data, "data")
+            own = import_class(self.code, Dataset, "data")
+            self.files, self.samples = own.files, own.cls()
             self.n_rows = len(self.samples)
         except ModelError as error:
             raise DataError(str(error)) from error
         except BaseException as error:  # a user's class can raise anything
             pass_interruptions(error)
             raise DataError(f"{data}: cannot be used as a dataset: {first_line(error)}") from error
-        self.path = code.root / f"{code.module.replace('.', '/')}.py:{code.name}"
+        self.path = self.code.root / f"{self.code.module.replace('.', '/')}.py:{self.code.name}"
         if self.n_rows == 0:
             raise DataError(f"{data}: the dataset is empty")
 

@@ -105,7 +105,7 @@ class Run:
         try:
             record = courier.ask(FindRun(run_id))  # read under the lock
             record.require_active()
-            lease.require_free(record.tags.lease, f"run {run_id}")
+            _require_free(record)
             _take_pending(record.tags.mark, folder)
         except BaseException:
             lock.release()
@@ -362,3 +362,11 @@ def _take_pending(mark: str, folder: RunDir) -> None:
     what = f"run {folder.run_id}"
     with FileLock(pending.lock).acquire(what), FileLock(pending.courier_lock).acquire(what):
         move_pending(pending, folder.run_id)
+
+
+def _require_free(record: RunRecord) -> None:
+    """Refuses a run that another machine trains; a damaged lease is no lease."""
+    try:
+        lease.require_free(record.tags.lease, f"run {record.run_id}")
+    except ValueError:
+        say(f"warning: run {record.run_id}: tag {tags.LEASE} is damaged, and ignored")

@@ -15,12 +15,15 @@ import json
 import socket
 import time
 
+from runback.decoding import decode
 from runback.errors import RunHeldError
 from runback.processes import is_alive
 from runback.storage.paths import home
 
 RENEW_SECONDS = 60.0
 LEASE_SECONDS = 180.0
+MAX_PID = 2**31
+MAX_MS = 2**48  # milliseconds since 1970, in the year 10889
 
 
 def lease(pid: int) -> str:
@@ -38,19 +41,35 @@ def require_free(text: str, what: str) -> None:
 
     Raises:
         RunHeldError: the lease has not expired; the message names its holder and expiry.
+        ValueError: the text is not a lease.
     """
-    try:
-        held = json.loads(text)
-        host, held_home, pid = str(held["host"]), str(held["home"]), int(held["pid"])
-        until = float(held["until"]) / 1000
-    except (ValueError, TypeError, KeyError):
+    if not text:
         return
-    if time.time() >= until:
+    host, held_home, pid, until = _parsed(text)
+    if time.time() * 1000 >= until:
         return
     if host == socket.gethostname() and (held_home == str(home()) or not is_alive(pid)):
         return
-    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(until))
+    at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(until / 1000))
     raise RunHeldError(
-        f"{what} is held by process {pid} on {host} ({held_home}) until {at}; "
+        f"{what} is held by process {pid} on {host[:80]!a} ({held_home[:200]!a}) until {at}; "
         "wait for it to end, or stop it"
     )
+
+
+def _parsed(text: str) -> tuple[str, str, int, int]:
+    """Host, home, process and expiry of a lease.
+
+    Raises:
+        ValueError: the text is not a lease.
+    """
+    held = decode(json.loads, text)
+    try:
+        values = (held["host"], held["home"], held["pid"], held["until"])
+    except (TypeError, KeyError):
+        raise ValueError("an entry of the lease is missing") from None
+    if [type(value) for value in values] != [str, str, int, int]:
+        raise ValueError("an entry of the lease has a wrong type")
+    if not (0 < values[2] < MAX_PID and 0 <= values[3] < MAX_MS):
+        raise ValueError("an entry of the lease is out of range")
+    return values

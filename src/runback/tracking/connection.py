@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import threading
@@ -9,16 +10,19 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import mlflow
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
+from urllib3.exceptions import LocationParseError
+from urllib3.util import parse_url
 
 from runback.errors import TrackingError, UsageError
 from runback.storage.lock import FileLock
 from runback.tracking.faults import network_reason
+from runback.tracking.redaction import HIDDEN, MIN_LENGTH, printable, redact, secrets_of
 from runback.tracking.timeouts import connect_seconds
 
 INIT_SECONDS = 120.0
@@ -37,7 +41,8 @@ _PERMANENT = {
 _DENIED = {"UNAUTHENTICATED", "PERMISSION_DENIED"}
 _CAUSE = re.compile(r"\(Caused by (.*)\)")  # in messages of urllib3
 _MISSING = "404 Client Error"
-_USER_INFO = re.compile(r"(?<=://)[^/@\s]+@")
+_CREDENTIALS = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
+_URIS = ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")
 T = TypeVar("T")
 
 
@@ -50,7 +55,7 @@ def connect(uri: str | None = None) -> MlflowClient:
             request.
     """
     client = client_of(uri)
-    shown = without_secrets(mlflow.get_tracking_uri())
+    shown = printable(mlflow.get_tracking_uri())
     limit = connect_seconds()
     attempts, error = Attempts(limit), ""
     while True:
@@ -78,18 +83,22 @@ def client_of(uri: str | None = None) -> MlflowClient:
     if uri is not None:
         mlflow.set_tracking_uri(uri)
     uri = mlflow.get_tracking_uri()
+    _check_uri(uri)
+    _redact_logs()
     database = _sqlite_file(uri)
     if database is not None:
         return _initialised(uri, database)
     try:
         return _within(connect_seconds(), lambda: MlflowClient(uri))
     except TimeoutError:
-        shown = without_secrets(uri)
-        raise TrackingError(_unreachable(shown, connect_seconds(), "")) from None
+        raise TrackingError(_unreachable(printable(uri), connect_seconds(), "")) from None
     except MlflowException as error:
         raise UsageError(
-            f"MLFLOW_TRACKING_URI {without_secrets(uri)!r}: {describe_error(error)}"
+            f"MLFLOW_TRACKING_URI {printable(uri)!r}: {describe_error(error)}"
         ) from error
+    except Exception as error:  # SQLAlchemy's errors, a missing driver
+        shown = printable(uri)
+        raise TrackingError(f"{shown} cannot be opened: {describe_error(error)}") from error
 
 
 class Attempts:
@@ -152,19 +161,70 @@ def is_refusal(error: Exception) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """An error in one short line: the reason of a network error, else its first line; without
-    passwords.
+    """An error in one short line: the reason of a network error, else its first line or its cause;
+    without passwords.
     """
     if reason := network_reason(error):
         return reason
-    text = (str(error).splitlines() or [""])[0] or type(error).__name__
-    cause = _CAUSE.search(text)
-    return without_secrets(cause[1] if cause else text)[:200]
+    text = without_secrets(str(error))
+    line = (text.splitlines() or [""])[0] or type(error).__name__
+    cause = _CAUSE.search(line)
+    return (cause[1] if cause else line)[:200]
 
 
 def without_secrets(text: str) -> str:
-    """Removes `user:password@` from the URIs in a text."""
-    return _USER_INFO.sub("", text)
+    """Removes the secrets of the tracking URI and of the environment from a text, and the users,
+    passwords and queries of all URIs in it.
+    """
+    return redact(text, _secrets())
+
+
+def _secrets() -> set[str]:
+    uris = {mlflow.get_tracking_uri(), *(os.environ.get(name, "") for name in _URIS)}
+    found = {secret for uri in uris for secret in secrets_of(str(uri))}
+    return found | {os.environ.get(name, "") for name in _CREDENTIALS} - {""}
+
+
+def _redact_logs() -> None:
+    """Removes secrets from the log records of this process, if there are any.
+
+    MLflow logs SQLAlchemy's errors, which quote the URI.
+    """
+    create = logging.getLogRecordFactory()
+    if create is _redacted_record or not any(len(s) >= MIN_LENGTH for s in _secrets()):
+        return
+    _create_record.append(create)
+    logging.setLogRecordFactory(_redacted_record)
+
+
+_create_record: list[Callable[..., logging.LogRecord]] = []
+
+
+def _redacted_record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = _create_record[-1](*args, **kwargs)
+    record.msg, record.args = without_secrets(record.getMessage()), ()
+    if record.exc_info:
+        record.exc_text = without_secrets(logging.Formatter().formatException(record.exc_info))
+    return record
+
+
+def _check_uri(uri: str) -> None:
+    """Checks that the libraries that open a URI find the same host in it.
+
+    Raises:
+        UsageError: they do not.
+    """
+    try:
+        parts = urlsplit(uri)
+        is_valid = not is_http(uri) or bool(parse_url(uri).host and parts.hostname)
+        is_valid = is_valid and (not is_http(uri) or parts.port != 0)
+    except (ValueError, LocationParseError):
+        is_valid = False
+    if not is_valid:
+        raise UsageError(
+            f"MLFLOW_TRACKING_URI {printable(uri)!r}: its host or port is not valid; in a user and "
+            "password, write special characters such as / ? # [ ] as %2F %3F %23 %5B %5D"
+        )
 
 
 def public_uri(uri: str) -> str:
@@ -172,9 +232,10 @@ def public_uri(uri: str) -> str:
     database = _sqlite_file(uri)
     if database is not None:
         return f"sqlite:///{database.absolute()}"
-    if "://" not in uri and not uri.startswith(("file:", "databricks")):
-        return Path(uri).absolute().as_uri()
-    return without_secrets(uri).partition("?")[0]
+    shown = printable(uri)
+    if "://" in uri or uri.startswith(("file:", "databricks")) or shown == HIDDEN:
+        return shown
+    return Path(uri).absolute().as_uri()
 
 
 def full_uri(stored: str | None) -> str:
@@ -250,21 +311,22 @@ def _initialised(uri: str, database: Path) -> MlflowClient:
     Without it, four processes that created a database at the same time failed in 15 of 20 trials.
     """
     if not database.parent.is_dir():
-        raise TrackingError(f"{uri}: no such folder {database.parent}")
-    _check_is_database(uri, database)
+        raise TrackingError(f"{printable(uri)}: no such folder {database.parent}")
+    _check_is_database(printable(uri), database)
     lock = FileLock(database.with_name(database.name + ".lock"))
     if not lock.wait(INIT_SECONDS):
-        raise TrackingError(f"{uri} is still being initialised by {lock.holder()}")
+        raise TrackingError(f"{printable(uri)} is still being initialised by {lock.holder()}")
     with lock:
         try:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
         except Exception as error:  # SQLAlchemy's errors as well as MLflow's
-            raise TrackingError(f"{uri} cannot be opened: {describe_error(error)}") from error
+            shown = printable(uri)
+            raise TrackingError(f"{shown} cannot be opened: {describe_error(error)}") from error
     return client
 
 
-def _check_is_database(uri: str, database: Path) -> None:
+def _check_is_database(shown: str, database: Path) -> None:
     """Checks the file's header: MLflow would retry a damaged file for an hour."""
     if not database.exists():
         return
@@ -272,9 +334,9 @@ def _check_is_database(uri: str, database: Path) -> None:
         with database.open("rb") as file:
             head = file.read(16)
     except OSError as error:
-        raise TrackingError(f"{uri} cannot be opened: {error.strerror}") from None
+        raise TrackingError(f"{shown} cannot be opened: {error.strerror}") from None
     if head not in (b"", b"SQLite format 3\0"):
-        raise TrackingError(f"{uri} cannot be opened: {database} is not a SQLite database")
+        raise TrackingError(f"{shown} cannot be opened: {database} is not a SQLite database")
 
 
 def _within(seconds: float, call: Callable[[], T]) -> T:

@@ -11,13 +11,11 @@ from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
 
 from runback import __version__
+from runback.limits import MAX_DATASET_SCHEMA
 from runback.storage.lease import lease
 from runback.tracking import tags
 from runback.tracking.connection import request
 from runback.tracking.messages import DatasetPart, RunDescription
-
-# MLflow rejects schemas above 65,535 characters; larger ones are left out.
-MAX_SCHEMA_LENGTH = 60_000
 
 
 def describe_run(client: MlflowClient, run_id: str, description: RunDescription) -> None:
@@ -92,7 +90,7 @@ def _dataset_input(part: DatasetPart) -> DatasetInput:
         digest=part.digest,
         source_type="local",
         source=json.dumps({"uri": part.path, "sha256": part.sha256}),
-        schema=schema if len(schema) < MAX_SCHEMA_LENGTH else None,
+        schema=schema if len(schema) <= MAX_DATASET_SCHEMA else None,
         profile=json.dumps({"num_rows": part.n_rows, "num_columns": len(part.columns)}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", part.part)])

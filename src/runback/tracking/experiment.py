@@ -10,6 +10,7 @@ from mlflow.entities import Experiment
 from mlflow.exceptions import MlflowException
 
 from runback.errors import TrackingError, UsageError
+from runback.limits import experiment_name_problem
 from runback.tracking.connection import describe_error, is_permanent, repeated
 
 
@@ -44,6 +45,9 @@ def _usable(what: str, value: str, find: Callable[[], Experiment]) -> str:
 
 def _by_name(client: MlflowClient, name: str) -> Experiment:
     """An experiment, created if missing; `mlflow.set_experiment` would change global state."""
+    problem = experiment_name_problem(name)
+    if problem:
+        raise UsageError(f"MLFLOW_EXPERIMENT_NAME {name[:80]!a}: the name {problem}")
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return experiment

@@ -13,14 +13,9 @@ from mlflow.exceptions import MlflowException
 
 from runback.errors import RunNotFoundError, TrackingError
 from runback.tracking import tags
-from runback.tracking.connection import (
-    describe_error,
-    is_permanent,
-    repeated,
-    request,
-    without_secrets,
-)
+from runback.tracking.connection import describe_error, is_permanent, repeated, request
 from runback.tracking.record import RunRecord, Tags
+from runback.tracking.redaction import printable
 
 PREFIX_LENGTH = 4
 FORMS = (
@@ -110,7 +105,7 @@ def _by_prefix(client: MlflowClient, text: str) -> Run:
         raise RunNotFoundError(f"no run {text!r}; {FORMS}")
     matches = [run for run in _runback_runs(client) if run.info.run_id.startswith(text)]
     if not matches:
-        raise RunNotFoundError(f"no run {text!r} on {without_secrets(mlflow.get_tracking_uri())}")
+        raise RunNotFoundError(f"no run {text!r} on {printable(mlflow.get_tracking_uri())}")
     if len(matches) > 1:
         ids = ", ".join(run.info.run_id for run in matches[:4])
         raise RunNotFoundError(
@@ -122,7 +117,7 @@ def _by_prefix(client: MlflowClient, text: str) -> Run:
 def _latest(client: MlflowClient) -> Run:
     runs = _runback_runs(client, most=1)
     if not runs:
-        raise RunNotFoundError(f"no run of runback on {without_secrets(mlflow.get_tracking_uri())}")
+        raise RunNotFoundError(f"no run of runback on {printable(mlflow.get_tracking_uri())}")
     return runs[0]
 
 

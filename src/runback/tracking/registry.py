@@ -27,6 +27,7 @@ from runback.errors import (
     TrackingError,
     UsageError,
 )
+from runback.limits import MAX_DESCRIPTION
 from runback.model.closure import ENTRY_MODULE, PACKAGE, travelling_files
 from runback.model.digests import folder_of, verify_digests, write_digests
 from runback.model.requirements import pin, requirements
@@ -329,6 +330,6 @@ def _register(
         source=f"models:/{model.model_id}",
         run_id=run_id,
         tags={**payload["tags"], tags.MODEL_SHA256: payload["sha256"]},
-        description=payload["description"],
+        description=payload["description"][:MAX_DESCRIPTION],
         model_id=model.model_id,
     )

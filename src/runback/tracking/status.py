@@ -8,12 +8,10 @@ from mlflow import MlflowClient
 from mlflow.entities import RunTag
 from mlflow.exceptions import MlflowException
 
+from runback.limits import MAX_TAG
 from runback.tracking import tags
 from runback.tracking.connection import request
 from runback.tracking.record import EndStatus
-
-# MLflow rejects longer tags on a SQL store (SqlTag.value).
-MAX_TAG_LENGTH = 5000
 
 
 def now_ms() -> int:
@@ -26,14 +24,14 @@ def end_run(
 ) -> None:
     """Sets a run's final status, clears its lease, and tags the error, if any."""
     entries = [RunTag(tags.LEASE, "")]
-    entries += [RunTag(tags.ERROR, error[:MAX_TAG_LENGTH])] if error else []
+    entries += [RunTag(tags.ERROR, error[:MAX_TAG])] if error else []
     client.log_batch(run_id, tags=entries)
     client.set_terminated(run_id, status, end_time=ended_ms)
 
 
 def fail_run(client: MlflowClient, run_id: str, error: str) -> None:
     """Sets the status of an untrained run to FAILED and tags the error."""
-    client.set_tag(run_id, tags.ERROR, error[:MAX_TAG_LENGTH])
+    client.set_tag(run_id, tags.ERROR, error[:MAX_TAG])
     client.set_terminated(run_id, "FAILED")
 
 

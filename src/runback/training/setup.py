@@ -17,7 +17,14 @@ from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, Te
 from runback.data.split import Split, make_split
 from runback.data.table import Columns, Table, read_table
 from runback.data.user_dataset import DatasetRows
-from runback.errors import ConfigError, ModelError
+from runback.errors import ConfigError, DataError, ModelError
+from runback.limits import (
+    MAX_DATASET_NAME,
+    MAX_TAG,
+    column_problem,
+    model_name_problem,
+    text_problem,
+)
 from runback.model.probe import check_module, check_one_row, same_generators
 from runback.model.scaling import Scaled
 from runback.model.spec import BuiltModel, ModelSpec, build_model
@@ -28,8 +35,7 @@ from runback.training.device import choose_device, choose_threads, short_of_memo
 from runback.training.state import TrainState
 
 CHECKED_ROWS = 2
-# MLflow's limit (the column `name` in its database).
-MAX_MODEL_NAME = 256
+MAX_SHOWN = 256  # characters of a name in messages
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
         batches = _batches(config, table, split, order, device)
     task = by_loss(config.loss)
     setup = TrainingSetup(config, task, table, split, built, state, batches, validation)
-    _require_model_name(setup.register_as)
+    _require_storable(setup)
     return setup
 
 
@@ -122,18 +128,30 @@ def spec_of(config: TrainConfig, columns: Columns) -> ModelSpec:
     )
 
 
-def _require_model_name(name: str) -> None:
-    """Checks the registered model's name before the training, as MLflow does after it.
+def _require_storable(setup: TrainingSetup) -> None:
+    """Checks the names that the store will see, before the training instead of after it.
 
     Raises:
-        ConfigError: an invalid name.
+        ConfigError: the registered model's name is invalid.
+        DataError: a column's name or the table's path is.
     """
-    is_text = name.isprintable() and len(name.strip()) > 0 and len(name) <= MAX_MODEL_NAME
-    if not is_text or name == "." or name.startswith(".."):
-        shown = repr(name) if len(name) <= MAX_MODEL_NAME else f"a name of {len(name)} characters"
+    name, table = setup.register_as, setup.table
+    problem = model_name_problem(name)
+    if problem:
+        shown = ascii(name) if len(name) <= MAX_SHOWN else f"a name of {len(name)} characters"
         raise ConfigError(
-            f"option register: a model cannot be registered as {shown}; use another name, or none"
+            f"option register: a model cannot be registered as {shown}: it {problem}; use another "
+            "name, or none"
         )
+    for number, column in enumerate((*table.columns.features, *table.columns.targets), 1):
+        if problem := column_problem(column):
+            raise DataError(
+                f"{table.path}: the name of used column {number} ({column!a}) {problem}; rename it"
+            )
+    if problem := text_problem(table.path.stem, MAX_DATASET_NAME) or text_problem(
+        str(table.path), MAX_TAG
+    ):
+        raise DataError(f"{str(table.path)!a}: the path {problem}; rename the file or folder")
 
 
 def held_out(setup: TrainingSetup) -> TableDataset | None:

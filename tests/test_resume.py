@@ -21,7 +21,7 @@ from conftest import DATA, ROOT, SECONDS, Workspace, wait_until
 from finished_runs import FinishedRuns
 from in_process import NOISY, difference, last_checkpoint
 from runback.commands import resume as resuming
-from runback.commands.resume import run_resume
+from runback.commands.resume import resume, run_resume
 from runback.commands.train import train
 from runback.config import MUTABLE_ON_RESUME, TrainConfig
 from runback.errors import (
@@ -329,22 +329,71 @@ def test_a_run_that_another_machine_holds_is_refused(finished_runs: FinishedRuns
         client.set_tag(run_id, tags.LEASE, "")
 
 
-def test_a_run_without_checkpoints_is_trained_anew(
+def test_a_trained_run_without_checkpoints_is_refused(
     workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Neither a checkpoint nor a journal is left, and the lease of another machine has expired."""
+    """Neither a checkpoint nor a journal is left, and the lease of another machine has expired.
+
+    With from_scratch, it is trained again.
+    """
     workspace.client.set_tag(finished, tags.LEASE, lease_of_another_machine(1e9))
     before = points(workspace, finished)
     shutil.rmtree(workspace.folder / ".runback")
     for file in artifacts(workspace, finished).iterdir():
         file.unlink()
-    resumed(finished, epochs="25")
-    assert "has no valid checkpoint: training starts from epoch 0" in capsys.readouterr().err
+    untouched = workspace.client.get_run(finished).to_dictionary()
+    folder = workspace.home(finished) / "checkpoints"
+    says = f"has trained 20 epochs, but no valid checkpoint is in {folder} or among its artifacts"
+    with pytest.raises(UsageError, match=f"{says} .*--from-scratch true"):
+        resumed(finished, epochs="25")
+    assert workspace.client.get_run(finished).to_dictionary() == untouched
+    assert resume(finished, epochs=25, from_scratch=True).delivered
+    assert "training starts again from epoch 0" in capsys.readouterr().err
     after = points(workspace, finished)
     assert before.items() <= after.items()
     assert {step for key, step in after if key == "cost"} == set(range(1, 26))
     rates = {step: value for (key, step), (value, _) in after.items() if key == "lr"}
     assert rates[21] == 0, "the schedule has another shape than the run began with"
+
+
+def test_a_store_that_was_moved_is_named(
+    workspace: Workspace, finished: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its artifacts have absolute paths; with the local folder gone, no checkpoint is left."""
+    folder = artifacts(workspace, finished).parent
+    shutil.rmtree(workspace.folder / ".runback")
+    folder.rename(folder.with_name("moved"))
+    with pytest.raises(UsageError, match="do not exist: the store has absolute paths") as error:
+        resumed(finished, epochs="25")
+    assert str(folder) in str(error.value)
+    folder.with_name("moved").rename(folder)
+    assert resumed(finished, epochs="25") == finished
+
+
+def test_a_run_killed_before_its_first_checkpoint_resumes(
+    workspace: Workspace, finished: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its journal has recorded all of it, and knows of no checkpoint."""
+    options = {"data": "table.csv", "epochs": 10**8, "checkpoint_every": 10**8, "register": "none"}
+    words = [word for name, value in options.items() for word in (f"--{name}", str(value))]
+    training = workspace.start("train", *words)
+    new: set[str] = set()
+
+    def trains() -> bool:
+        new.update(folder.run_id for folder in known_run_dirs() if folder.run_id != finished)
+        return bool(new) and "cost" in workspace.client.get_run(min(new)).data.metrics
+
+    wait_until(trains, SECONDS)
+    end(training, signal.SIGKILL)
+    (run_id,) = new
+    wait_until(lambda: workspace.client.get_run(run_id).info.status == "FAILED", SECONDS)
+    done = max(step for _, step in points(workspace, run_id))
+    capsys.readouterr()
+    assert resumed(run_id, epochs=done + 10) == run_id
+    assert "has no checkpoint yet: training starts from epoch 0" in capsys.readouterr().err
+    assert {step for key, step in points(workspace, run_id) if key == "cost"} == set(
+        range(1, done + 11)
+    )
 
 
 def mlflow_run(workspace: Workspace, *arguments: str) -> None:

@@ -36,7 +36,7 @@ from runback.config import (
     unknown_option,
 )
 from runback.console.progress import say
-from runback.errors import ConfigError, TrackingError
+from runback.errors import ConfigError, TrackingError, UsageError
 from runback.run.run import Run
 from runback.run.signals import StopSignals
 from runback.storage.trust import require_trust
@@ -244,13 +244,22 @@ def _user_source(run: Run, config: TrainConfig, courier: CourierClient, trust: b
 
     Raises:
         TrustError: the code is not known here, and `trust` is False.
+        UsageError: the recorded code is neither here nor among the artifacts; the current file of
+            that name may be other code.
     """
     if not is_user_defined(config.model) or is_of_library(config.model):
         return None
-    if not run.folder.source.is_dir():
-        courier.ask(FetchArtifact(run.id, "source", str(run.folder.path)))
-    require_trust(run.folder.source, f"the module of run {run.id}", trust)
-    return run.folder.source
+    folder = run.folder.source
+    if not folder.is_dir():
+        try:
+            courier.ask(FetchArtifact(run.id, "source", str(run.folder.path)))
+        except TrackingError as error:
+            raise UsageError(
+                f"run {run.id}: the recorded source of {config.model} is neither in {folder} nor "
+                f"among its artifacts ({error}); restore one of them"
+            ) from None
+    require_trust(folder, f"the module of run {run.id}", trust)
+    return folder
 
 
 def _require_enough_epochs(setup: TrainingSetup, recorded: int) -> None:

@@ -37,6 +37,7 @@ from runback.config import (
 )
 from runback.console.progress import say
 from runback.errors import ConfigError, TrackingError, UsageError
+from runback.model.rebuild import Rebuilder
 from runback.run.run import Run
 from runback.run.signals import StopSignals
 from runback.storage.trust import require_trust
@@ -138,11 +139,12 @@ def run_resume(
             changed_tags = {name: render(value) for name, value in real.items()}
             began_with = dataclasses.replace(setup, config=original_config_of(held.record))
             remember_code(setup)
-            held.reopen(changed_tags, description_of(began_with))
-            for post in missing:
-                post(held, setup)
-            say(f"run {held.id} resumed after {_position_text(setup.state)}: {summary(setup)}")
-            return train_to_end(held, setup, signals)
+            with Rebuilder(setup.built) as rebuilder:
+                held.reopen(changed_tags, description_of(began_with))
+                for post in missing:
+                    post(held, setup)
+                say(f"run {held.id} resumed after {_position_text(setup.state)}: {summary(setup)}")
+                return train_to_end(held, setup, signals, rebuilder)
 
 
 def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:

@@ -81,22 +81,23 @@ def run_training(
     """
     with StopSignals(courier.report_signal) as signals:
         setup = _prepared(config, courier, source)
-        with Run.new(courier, signals, launch_id()) as run:
+        with Rebuilder(setup.built) as rebuilder, Run.new(courier, signals, launch_id()) as run:
             keep(run, setup)
             _post_setup(run, setup)
             with loading_libraries():
                 run.create(description_of(setup))
             say(f"run {run.id}: {summary(setup)}")
-            return train_to_end(run, setup, signals)
+            return train_to_end(run, setup, signals, rebuilder)
 
 
-def train_to_end(run: Run, setup: TrainingSetup, signals: StopSignals) -> TrainResult:
+def train_to_end(
+    run: Run, setup: TrainingSetup, signals: StopSignals, rebuilder: Rebuilder
+) -> TrainResult:
     """Trains a live run from its current state, and finishes it."""
     with (
         short_of_memory(setup.state.device),
         naming_a_full_disk(run.folder.path),
         refusing_exits(f"model {setup.config.model} or of its data"),
-        Rebuilder(setup.built) as rebuilder,
     ):
         with signals.deferred(setup.config.checkpoint_minutes):
             _loop(run, setup)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import PROGRAMS, ROOT
+from conftest import PROGRAMS, ROOT, Workspace
 from runback.tracking import tags
 
 SOURCE = ROOT / "src"
@@ -187,6 +187,21 @@ def test_help_and_usage_errors_import_no_torch(tmp_path: Path) -> None:
         cwd=tmp_path,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_an_unknown_run_is_reported_before_torch(workspace: Workspace) -> None:
+    """Only mlflow is imported, to ask the store."""
+    code = (
+        "import sys; from runback.cli import main; code = main(sys.argv[1:]); "
+        "sys.exit(code if 'mlflow' in sys.modules and 'torch' not in sys.modules else 99)"
+    )
+    unknown = "0" * 32
+    done = subprocess.run(
+        [sys.executable, "-c", code, "evaluate", unknown],
+        env=workspace.env, cwd=workspace.folder, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2, done
+    assert done.stderr == f"runback: no run {unknown!r} on {workspace.uri}\n"
 
 
 def test_importing_runback_imports_no_torch() -> None:

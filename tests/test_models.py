@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from conftest import DATA
-from runback.config import TrainConfig
+from runback.config import MODEL_NAMES, TrainConfig
 from runback.data.table import Columns, read_table
 from runback.errors import CheckpointError, DataError, ModelError
-from runback.model.builtin import Linear, Mlp, Polynomial, PolynomialFeatures
+from runback.model.builtin import BUILTIN, Linear, Mlp, Polynomial, PolynomialFeatures
 from runback.model.digests import write_digests
 from runback.model.probe import check_module
 from runback.model.scaling import Scale, Scaled
@@ -48,6 +48,10 @@ def refused(model: str, **options: Any) -> str:
         build(model, **options)
     assert "\n" not in str(caught.value)
     return str(caught.value)
+
+
+def test_early_checks_know_the_built_in_models() -> None:
+    assert tuple(BUILTIN) == MODEL_NAMES
 
 
 # What they compute

@@ -96,8 +96,11 @@ class Command:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from runback.commands.early import check_training
+
     with _failing_launch(trains=True):
         config = read_config(options.config, _given(options))
+        check_training(config)
     from runback.tracking.client import CourierClient
 
     with CourierClient() as courier:  # imports mlflow while this process imports torch
@@ -108,25 +111,37 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _resume(options: argparse.Namespace) -> int:
-    trust = _trusts(options)
+    trust, from_scratch = _trusts(options), _truth("from_scratch", options.from_scratch)
+    from runback.commands.early import importing, run_to_resume
     from runback.tracking.client import CourierClient
+    from runback.tracking.messages import FindRun
 
     # `mlflow run -e resume` passes missing options as empty text
     given = {name: value for name, value in _given(options).items() if value != ""}
-    from_scratch = _truth("from_scratch", options.from_scratch)
+    name = run_to_resume(options.run)
     with CourierClient() as courier:
+        with importing("runback.commands.resume"):
+            courier.ask(FindRun(name))  # an unknown run is reported before torch is imported
         from runback.commands.resume import run_resume
 
-        result = run_resume(options.run, given, courier, from_scratch, trust)
+        result = run_resume(name, given, courier, from_scratch, trust)
     return _finished(result)
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    _check_stored(options.run, options.data)
     _print_json(runback.evaluate(options.run, options.data or None, _trusts(options)))
     return EXIT_DONE
 
 
+def _check_stored(run: str, data: str = "") -> None:
+    from runback.commands.early import check_stored  # imported late to keep --help fast
+
+    check_stored(run, data)
+
+
 def _predict(options: argparse.Namespace) -> int:
+    _check_stored(options.run, options.data)
     from runback.commands.predict import predict_file
 
     keep, trust = parse("features", options.keep), _trusts(options)
@@ -138,6 +153,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _promote(options: argparse.Namespace) -> int:
     force, back = _truth("force", options.force), _truth("rollback", options.rollback)
+    _check_stored(options.run, options.data)
     if back:
         _print_json(runback.rollback(options.run, options.alias))
         return EXIT_DONE
@@ -157,11 +173,13 @@ def _truth(name: str, text: str) -> bool:
 
 
 def _export(options: argparse.Namespace) -> int:
+    _check_stored(options.run)
     _print_json(runback.export(options.run, options.format, options.output, _trusts(options)))
     return EXIT_DONE
 
 
 def _reproduce(options: argparse.Namespace) -> int:
+    _check_stored(options.run)
     result = runback.reproduce(options.run, _trusts(options))
     _print_json(result)
     return EXIT_DONE if result.equal else EXIT_FAILED

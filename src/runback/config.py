@@ -48,6 +48,8 @@ ColumnNames = tuple[Annotated[str, Limits(min_length=1)], ...]
 Arguments = dict[str, Any]
 Device = Annotated[str, Limits(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?|mps)$")]
 Ratio = Annotated[str, Limits(pattern="^0{0,8}[1-9][0-9]{0,8}:[0-9]{1,9}:[0-9]{1,9}$")]
+# The built-in models, in `model.builtin`.
+MODEL_NAMES = ("linear", "polynomial", "mlp")
 LossName = Literal["mse", "l1", "huber"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 SchedulerName = Literal["none", "step", "cosine", "plateau"]

@@ -12,14 +12,12 @@ import importlib.util
 import shutil
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
-
-from torch import nn
 
 from runback.errors import Interrupted, ModelError
 
@@ -85,6 +83,14 @@ def is_of_library(model: str) -> bool:
     return is_user_defined(model) and model.partition(":")[0].split(".")[0] in LIBRARIES
 
 
+def unknown_model(model: str, known: Iterable[str]) -> ModelError:
+    """The error for a model that is neither built in nor the user's."""
+    return ModelError(
+        f"option model: {model!r} is not one of {', '.join(known)}, file.py:Class or "
+        "package.module:Class"
+    )
+
+
 def locate(model: str, option: str = "model") -> UserCode:
     """Resolves `file.py:Class` or `package.module:Class` without executing the code.
 
@@ -129,14 +135,22 @@ def stored_code(folder: Path, module: str, model: str) -> UserCode:
     return code
 
 
-def import_class(code: UserCode, base: type = nn.Module, option: str = "model") -> UserClass:
+def import_class(code: UserCode, base: type | None = None, option: str = "model") -> UserClass:
     """Imports a class, then removes its modules from `sys.modules`: the next import is fresh.
 
     A class of `LIBRARIES` is taken from the modules that are loaded already: nothing is imported.
 
+    Args:
+        code: of the class.
+        base: of the class; None for `torch.nn.Module`.
+        option: the name in errors.
+
     Raises:
         ModelError: the import fails, or the module has no subclass of `base` with that name.
     """
+    from torch import nn  # imported late: a location is checked before torch is imported
+
+    base = base or nn.Module
     if code.top in LIBRARIES:
         return UserClass(_class_of(_loaded(code, option), code, base, option), code, (), {})
     with _isolated(code) as before:
@@ -245,7 +259,7 @@ def _existing(location: str) -> Path | None:
 def _class_of(module: ModuleType, code: UserCode, base: type, option: str) -> type[Any]:
     cls = getattr(module, code.name, None)
     if not (isinstance(cls, type) and issubclass(cls, base)):
-        kind = "nn.Module" if base is nn.Module else f"{base.__module__}.{base.__name__}"
+        kind = f"{base.__module__}.{base.__name__}".replace("torch.nn.modules.module.", "nn.")
         raise ModelError(f"option {option}: {code.module} has no {kind} class {code.name!r}")
     return cls
 

@@ -12,12 +12,19 @@ from runback.cli import main
 
 HEAVY = {"torch", "mlflow", "pandas", "numpy", "pyarrow", "sklearn", "matplotlib"}
 VALIDATING = {"pydantic", "pydantic_core"}
-ILL_TYPED = (["train", "--lr", "abc"], ["train", "--device", "tpu"])
+ILL_TYPED = (
+    ["train", "--lr", "abc"], ["train", "--device", "tpu"], ["train", "--data", "missing.csv"],
+    ["train", "--data", __file__, "--model", "mpl"], ["train", "--data", "missing.py:Rows"],
+    ["train", "--data", __file__, "--model", "missing.py:Net"],
+)  # fmt: skip
 ANSWERED = (["--help"], ["train", "--help"], ["resume", "--help"], ["--version"])
 REFUSED = (
     [], ["bogus"], ["train", "--lrr", "3"], ["train", "-x", "3"], ["train", "one"],
     ["train", "--lr"], ["train", "--config", "missing.toml"], ["train", "--ep", "3"], ["resume"],
     ["predict", "latest"], ["evaluate", "latest", "--dta", "x.csv"],
+    ["evaluate", "latest", "--data", "missing.csv"], ["predict", "latest", "--data", "missing.csv"],
+    ["promote", "latest", "--data", "missing.csv"], ["evaluate", "abc"], ["resume", "../../etc"],
+    ["export", "models:/name", "--format", "onnx", "--output", "x"], ["reproduce", "runs:/"],
 )  # fmt: skip
 
 

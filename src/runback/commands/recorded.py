@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from runback.config import TrainConfig, parse_all
-from runback.data.user_dataset import is_dataset
+from runback.data.files import is_dataset
 from runback.errors import ConfigError, DataError, ModelError, TrackingError, TrustError
 from runback.storage.trust import known_in
 from runback.tracking import tags as names

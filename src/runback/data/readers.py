@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,32 +22,6 @@ _COUNTED = 1 << 20  # bytes
 # Quoted cells may contain line breaks.
 _PARSE = pacsv.ParseOptions(newlines_in_values=True)
 NO_ROW = "has a header but no data row"
-
-
-def existing(path: str | Path) -> Path:
-    """Resolves a path, with `~` expanded, to a non-empty file.
-
-    Raises:
-        DataError: no such file, a folder, a pipe or device, or an empty file.
-    """
-    if not str(path):
-        raise DataError("option data: is empty; a .csv or .parquet file is needed")
-    try:
-        file = Path(path).expanduser()
-        status = file.stat()
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except OSError as error:
-        raise DataError(f"{path}: {error.strerror}") from None
-    except (RuntimeError, ValueError) as error:  # no such home folder; a zero byte in the name
-        raise DataError(f"{path}: {error}") from None
-    if file.is_dir():
-        raise DataError(f"{file}: is a folder; a .csv or .parquet file is needed")
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{file}: is a pipe or device; a file is needed, as it is read twice")
-    if status.st_size == 0:
-        raise DataError(f"{file}: the file is empty")
-    return file
 
 
 def fingerprint(path: Path) -> str:

@@ -15,16 +15,16 @@ from torch import Tensor
 from runback.columns.column import Column
 from runback.columns.number import number_columns
 from runback.columns.tensors import fill, listing, require_columns
+from runback.data.files import existing, is_dataset
 from runback.data.readers import (
     NO_ROW,
     blocks,
     column_names,
-    existing,
     fingerprint,
     most_rows,
     schema_of,
 )
-from runback.data.user_dataset import UserDataset, content_fingerprint, is_dataset
+from runback.data.user_dataset import UserDataset, content_fingerprint
 from runback.errors import DataError
 
 

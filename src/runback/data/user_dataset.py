@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,13 +20,6 @@ from torch.utils.data import Dataset
 
 from runback.errors import DataError, ModelError, first_line
 from runback.user_code import import_class, locate, pass_interruptions
-
-_FORM = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:\w+")
-
-
-def is_dataset(data: str | Path) -> bool:
-    """Whether a data option names a class, `file.py:Class` or `package.module:Class`."""
-    return _FORM.fullmatch(str(data)) is not None
 
 
 class UserDataset(Dataset[tuple[Tensor, Tensor]]):

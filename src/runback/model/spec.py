@@ -32,6 +32,7 @@ from runback.user_code import (
     locate,
     pass_interruptions,
     stored_code,
+    unknown_model,
 )
 
 FORMAT = 1
@@ -282,10 +283,7 @@ def _user_class(model: str, source: Path | None) -> UserClass | None:
 
 def _builtin_class(model: str) -> type[nn.Module]:
     if model not in BUILTIN:
-        known = ", ".join(BUILTIN)
-        raise ModelError(
-            f"option model: {model!r} is not one of {known}, file.py:Class or package.module:Class"
-        )
+        raise unknown_model(model, BUILTIN)
     return BUILTIN[model]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 
 import mlflow
@@ -16,12 +15,8 @@ from runback.tracking import tags
 from runback.tracking.connection import describe_error, is_permanent, repeated, request
 from runback.tracking.record import RunRecord, Tags
 from runback.tracking.redaction import printable
+from runback.tracking.run_forms import MODEL_URI, require_form, run_id_in
 
-PREFIX_LENGTH = 4
-FORMS = (
-    f"RUN is a run ID, a unique prefix of one ({PREFIX_LENGTH} characters or more), latest, "
-    "runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
-)
 PAGE = 1000
 
 
@@ -32,13 +27,12 @@ def find_run(client: MlflowClient, name: str) -> RunRecord:
         RunNotFoundError: no run matches, or more than one.
         TrackingError: the server is unreachable.
     """
-    if not name:
-        raise RunNotFoundError("RUN is empty; give a run ID, a unique prefix of one, or latest")
+    require_form(name)
     if name.startswith("models:/"):
         return _run_of_version(client, name)
     if name == "latest":
         return record_of(_latest(client))
-    return record_of(_by_id(client, name.removeprefix("runs:/").split("/")[0]))
+    return record_of(_by_id(client, run_id_in(name)))
 
 
 def record_of(run: Run, model_id: str = "", version: str = "") -> RunRecord:
@@ -66,9 +60,8 @@ def record_of(run: Run, model_id: str = "", version: str = "") -> RunRecord:
 
 
 def _run_of_version(client: MlflowClient, name: str) -> RunRecord:
-    parts = re.fullmatch(r"models:/([^/]+)(?:/([0-9]+)|@([^/@]+))", name)
-    if parts is None:
-        raise RunNotFoundError(f"no run {name!r}; {FORMS}")
+    parts = MODEL_URI.fullmatch(name)
+    assert parts is not None  # `require_form`
     model, number, alias = parts.groups()
     try:
         if alias:
@@ -101,8 +94,6 @@ def _by_id(client: MlflowClient, text: str) -> Run:
 
 
 def _by_prefix(client: MlflowClient, text: str) -> Run:
-    if len(text) < PREFIX_LENGTH or not text.isalnum():
-        raise RunNotFoundError(f"no run {text!r}; {FORMS}")
     matches = [run for run in _runback_runs(client) if run.info.run_id.startswith(text)]
     if not matches:
         raise RunNotFoundError(f"no run {text!r} on {printable(mlflow.get_tracking_uri())}")

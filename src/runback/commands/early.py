@@ -1,0 +1,79 @@
+"""Checks of a command's arguments before torch is imported, which takes seconds.
+
+The commands repeat them: they are also functions, and a file can disappear meanwhile.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from runback.config import MODEL_NAMES, TrainConfig
+from runback.data.files import existing, is_dataset
+from runback.errors import DataError, ModelError
+from runback.tracking.run_forms import require_form
+from runback.user_code import is_user_defined, locate, unknown_model
+
+
+def check_training(config: TrainConfig) -> None:
+    """Checks that the table and the module of a new training exist.
+
+    Raises:
+        DataError: no such file.
+        ModelError: an unknown model, or no such file or Python module.
+    """
+    if is_dataset(config.data):
+        try:
+            locate(config.data, "data")
+        except ModelError as error:
+            raise DataError(str(error)) from None
+    else:
+        existing(config.data)
+    if is_user_defined(config.model):
+        locate(config.model)
+    elif config.model not in MODEL_NAMES:
+        raise unknown_model(config.model, MODEL_NAMES)
+
+
+def check_stored(run: str, data: str = "") -> None:
+    """Checks that a table, if one is given, and a run exist.
+
+    It asks the tracking server, and so it imports mlflow, but not torch.
+
+    Raises:
+        DataError: no such file.
+        RunNotFoundError: no run matches, or more than one.
+        TrackingError: the server is unreachable.
+    """
+    if data:
+        existing(data)
+    require_form(run)
+    from runback.tracking.connection import connect
+    from runback.tracking.find_run import find_run
+
+    find_run(connect(), run)
+
+
+def run_to_resume(run: str) -> str:
+    """RUN or, if it is empty, the run in MLFLOW_RUN_ID.
+
+    Raises:
+        RunNotFoundError: it has none of the forms of RUN.
+    """
+    name = run or os.environ.get("MLFLOW_RUN_ID", "")
+    require_form(name)
+    return name
+
+
+@contextmanager
+def importing(module: str) -> Iterator[None]:
+    """Imports a module on a thread while the block waits for something else."""
+    thread = threading.Thread(
+        target=importlib.import_module, args=(module,), name="import", daemon=True
+    )
+    thread.start()
+    yield
+    thread.join()

@@ -1,0 +1,42 @@
+"""The option `data`, checked without reading a table and without importing a library."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+
+from runback.errors import DataError
+
+_DATASET = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:\w+")
+
+
+def is_dataset(data: str | Path) -> bool:
+    """Whether a data option names a class, `file.py:Class` or `package.module:Class`."""
+    return _DATASET.fullmatch(str(data)) is not None
+
+
+def existing(path: str | Path) -> Path:
+    """Resolves a path, with `~` expanded, to a non-empty file.
+
+    Raises:
+        DataError: no such file, a folder, a pipe or device, or an empty file.
+    """
+    if not str(path):
+        raise DataError("option data: is empty; a .csv or .parquet file is needed")
+    try:
+        file = Path(path).expanduser()
+        status = file.stat()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: {error.strerror}") from None
+    except (RuntimeError, ValueError) as error:  # no such home folder; a zero byte in the name
+        raise DataError(f"{path}: {error}") from None
+    if file.is_dir():
+        raise DataError(f"{file}: is a folder; a .csv or .parquet file is needed")
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(f"{file}: is a pipe or device; a file is needed, as it is read twice")
+    if status.st_size == 0:
+        raise DataError(f"{file}: the file is empty")
+    return file

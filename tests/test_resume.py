@@ -463,12 +463,23 @@ def tag(**fields: Any) -> str:
 @pytest.mark.parametrize(
     "text",
     [
-        "", "nonsense", "[]", "{}", '{"host": 1}', tag(), tag(until=0), tag(host="other-host", until=0),
-        tag(home="/other-home", pid=2**22 + 1), tag(pid="x"), tag(until="x"),
+        "",
+        tag(),
+        tag(until=0),
+        tag(host="other-host", until=0),
+        tag(home="/other-home", pid=2**22 + 1),
     ],
-)  # fmt: skip
-def test_an_expired_or_invalid_lease_is_ignored(text: str) -> None:
+)
+def test_an_expired_lease_is_ignored(text: str) -> None:
     lease.require_free(text, "run x")
+
+
+@pytest.mark.parametrize(
+    "text", ["nonsense", "[]", "{}", '{"host": 1}', tag(pid="x"), tag(until="x"), tag(until=2**60)]
+)
+def test_an_invalid_lease_is_no_lease(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        lease.require_free(text, "run x")
 
 
 @pytest.mark.parametrize("field", ["host", "home"])

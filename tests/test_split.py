@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import random_split
 
+from conftest import Workspace
 from runback.config import TrainConfig
 from runback.data import split as splitting
 from runback.data.split import Split, make_split, part_sizes, split_from_json
-from runback.errors import DataError
+from runback.errors import DataError, TrackingError
+from runback.tracking.artifacts import read_json
 
 SHARES = st.tuples(st.integers(1, 20), st.integers(0, 20), st.integers(0, 20))
 
@@ -116,6 +120,8 @@ def test_a_changed_split_is_refused() -> None:
     "changed",
     [
         {"test": [1000]}, {"test": "abc"}, {"validation": None}, {"n_rows": -1}, {"n_rows": "x"},
+        {"n_rows": 2**40}, {"n_rows": True},
+        {"test": None, "ratio": 5}, {"test": None, "seed": 2**70}, {"test": None, "seed": "x"},
         {"test": None, "ratio": "1:2"}, {"test": None, "ratio": "8:1:1", "n_rows": 2},
     ],
 )  # fmt: skip
@@ -126,3 +132,66 @@ def test_an_invalid_stored_split_is_refused(changed: dict[str, object]) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(DataError, match=r"split.json: not a split"):
         split_from_json({"test": None})
+
+
+@pytest.mark.parametrize("test", [[5, 4], [5, 5], [-1]])
+def test_a_forged_split_is_refused(test: list[int]) -> None:
+    """Its digest is right, but it would score other rows, or some rows twice."""
+    stored = {**make_split(100, "8:1:1", 3).as_json(), "validation": [], "test": test}
+    kept = torch.ones(100, dtype=torch.bool)
+    kept[test] = False
+    parts = (kept.nonzero().flatten(), torch.tensor([], dtype=torch.int64), torch.tensor(test))
+    stored["sha256"] = Split(*parts, ratio="8:1:1", seed=3).digest
+    with pytest.raises(DataError, match="out of order, repeated or outside of the table"):
+        split_from_json(stored)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=5,
+)
+
+
+@given(
+    name=st.sampled_from(list(make_split(20, "8:1:1", 3).as_json())), value=JSON, drop=st.booleans()
+)
+def test_a_damaged_entry_of_a_split_is_refused_or_unused(
+    name: str, value: object, drop: bool
+) -> None:
+    before = make_split(20, "8:1:1", 3)
+    stored = {**before.as_json(), name: value}
+    if drop:
+        del stored[name]
+    try:
+        after = split_from_json(stored)
+    except DataError as error:
+        assert "\n" not in str(error)
+    else:
+        assert rows(after) == rows(before)
+
+
+@given(JSON)
+def test_json_that_is_no_split_is_refused(stored: Any) -> None:
+    with pytest.raises(DataError, match=r"split.json: not a split"):
+        split_from_json(stored)
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "is empty"), (b'{"test": [1', "Expecting"), (b"\xff\xfe{", "utf-8"),
+        (b"[" * 100_000, "nested too deeply"),
+    ],
+    ids=["empty", "truncated", "not UTF-8", "nested"],
+)  # fmt: skip
+def test_a_damaged_split_artifact_is_one_sentence(
+    workspace: Workspace, tmp_path: Path, content: bytes, problem: str
+) -> None:
+    run_id = workspace.client.create_run("0").info.run_id
+    (tmp_path / "split.json").write_bytes(content)
+    workspace.client.log_artifact(run_id, str(tmp_path / "split.json"))
+    with pytest.raises(TrackingError) as caught:
+        read_json(workspace.client, run_id, "split.json")
+    assert str(caught.value).startswith(f"run {run_id}: artifact 'split.json' is damaged: ")
+    assert problem in str(caught.value) and "\n" not in str(caught.value)

@@ -137,7 +137,8 @@ def test_any_finite_table_comes_back_exactly(
         writer.writerows(rows)
     assert cells(read(file)) == rows
     names = [f"c{index}" for index in range(len(rows[0]))]
-    parts = [frame_to_tensor(p, names, torch.float64) for p in read_parts(file, names, (), 2)]
+    frames = [part.to_pandas() for part in read_parts(file, names, (), 2)]
+    parts = [frame_to_tensor(frame, names, torch.float64) for frame in frames]
     assert torch.cat(parts).tolist() == rows
     columns = [list(column) for column in zip(*rows, strict=True)]
     pq.write_table(pa.table(columns, names=names), file.with_suffix(".parquet"))
@@ -341,6 +342,27 @@ def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
     assert column_names(file) == ["x", "y"]
     with pytest.raises(DataError, match="no column 'year'"):
         list(read_parts(file, ["x"], ["year"], 9))
+
+
+def test_a_parquet_file_without_columns_is_refused(tmp_path: Path) -> None:
+    problem = "has no column, or only the row index that pandas writes"
+    assert refused(parquet(tmp_path, {})) == problem
+    frame = pd.DataFrame(index=pd.Index([1, 2], name="i"))
+    frame.to_parquet(tmp_path / "table.parquet")
+    assert refused(tmp_path / "table.parquet") == problem
+    assert refused(tmp_path / "table.parquet", target=["i"]) == problem
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [b"", b"{", b"[]", b"5", b"\xff", b'"index_columns"', b'{"index_columns": 3}', b"[" * 100_000],
+)
+def test_damaged_pandas_metadata_is_refused(tmp_path: Path, metadata: bytes) -> None:
+    table = pa.table({"x": [1.0], "y": [2.0]}).replace_schema_metadata({b"pandas": metadata})
+    pq.write_table(table, tmp_path / "table.parquet")
+    assert refused(tmp_path / "table.parquet") == (
+        "the metadata of pandas is damaged; write the file again"
+    )
 
 
 def test_a_wrong_parquet_row_count_is_refused(

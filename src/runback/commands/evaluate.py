@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from runback.commands.load import Loaded, loading
 from runback.commands.recorded import require_fingerprint, with_data
+from runback.console.progress import say
 from runback.data.split import Split, split_from_json
 from runback.data.table import read_table
-from runback.errors import UsageError
+from runback.errors import DataError, JournalError, UsageError
 from runback.model.batched_forward import predict_rows
-from runback.storage.journal import Journal
+from runback.storage.journal import recorded_keys
 from runback.storage.paths import run_dir
 from runback.tasks import by_name
 from runback.tracking.artifacts import read_json
@@ -100,7 +102,13 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
     config = with_data(loaded.config, tags)
     table = read_table(config.data, spec.targets, spec.features, spec.torch_dtype)
     require_fingerprint(table.fingerprint, loaded.record, config.data)
-    rows = split_of(loaded).test
+    split = split_of(loaded)
+    if split.n_rows != len(table):
+        raise DataError(
+            f"split.json of run {loaded.record.run_id}: a split of {split.n_rows} rows, but "
+            f"{config.data} has {len(table)}"
+        )
+    rows = split.test
     if not len(rows):
         raise UsageError(
             f"run {loaded.record.run_id}: split {config.split} has no test rows; score another "
@@ -110,14 +118,35 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
 
 
 def _record(loaded: Loaded, scores: dict[str, float]) -> None:
-    """Logs test metrics that neither the run nor its journal has."""
-    folder = run_dir(loaded.record.run_id)
-    known = set(loaded.record.metrics)
-    if folder.journal.exists():
-        journal = Journal(folder.journal)
-        known |= {point.key for point in journal.points_at(loaded.epoch)}
-        journal.close()
+    """Logs test metrics that neither the run nor its journal has.
+
+    A journal that cannot be read may have them, to be delivered later; then nothing is logged.
+    """
+    run_id = loaded.record.run_id
     named = {f"test_{name}": value for name, value in scores.items()}
-    missing = {key: value for key, value in named.items() if key not in known}
+    missing = {key: value for key, value in named.items() if key not in loaded.record.metrics}
+    if not missing:
+        return
+    try:
+        waiting = _waiting_keys(run_dir(run_id).journal, loaded.epoch)
+    except JournalError as error:
+        say(f"warning: the scores are not recorded in run {run_id}: {error}")
+        return
+    missing = {key: value for key, value in missing.items() if key not in waiting}
     if missing:
-        log_scores(loaded.client, loaded.record.run_id, missing, loaded.epoch)
+        log_scores(loaded.client, run_id, missing, loaded.epoch)
+
+
+def _waiting_keys(journal: Path, epoch: int) -> set[str]:
+    """The metrics in the local journal, if there is one.
+
+    Raises:
+        JournalError: it cannot be read.
+    """
+    try:
+        journal.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
+    except OSError as error:
+        raise JournalError(f"{journal} cannot be read as a journal: {error.strerror}") from error
+    return recorded_keys(journal, epoch)

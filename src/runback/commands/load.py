@@ -15,7 +15,8 @@ from torch import nn
 from runback.commands.recorded import config_of
 from runback.config import TrainConfig
 from runback.errors import CheckpointError
-from runback.model.spec import SOURCE_FOLDER, ModelSpec, load_built
+from runback.model.digests import verify_digests
+from runback.model.spec import SOURCE_FOLDER, ModelSpec, load_verified
 from runback.storage.trust import require_trust
 from runback.tracking import connection, registry, tags
 from runback.tracking.find_run import find_run
@@ -97,9 +98,10 @@ def loading(run: str, device: str = "cpu", trust: bool = False) -> Iterator[Load
     what = f"model of run {record.run_id}"
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         path = registry.download_model(client, model, Path(folder), what)
+        verify_digests(path, what, registry.digest_of(model, what))  # before consent is asked for
         require_trust(path / SOURCE_FOLDER, f"the {what}", trust)
         with refusing_exits(f"the {what}"):
-            built = load_built(path, chosen, what=what, sha256=registry.digest_of(model, what))
+            built = load_verified(path, chosen)
             yield Loaded(
                 client=client,
                 record=record,

@@ -16,6 +16,7 @@ import pyarrow.csv as pacsv
 import pyarrow.parquet as pq
 
 from runback.columns.number import MISSING, not_a_number, number_of
+from runback.decoding import decode
 from runback.errors import DataError, first_line
 
 _COUNTED = 1 << 20  # bytes
@@ -34,10 +35,12 @@ def column_names(path: Path) -> list[str]:
     """The names of a file's columns, in order.
 
     Raises:
-        DataError: the file is not a table, or two columns have the same name.
+        DataError: the file is not a table, has no column, or two columns have the same name.
     """
     with _readable(path):
         names = _parquet_names(path) if _is_parquet(path) else _csv_header(path)[0]
+    if not names:
+        raise DataError(f"{path}: has no column, or only the row index that pandas writes")
     duplicates = [name for name, count in Counter(names).items() if count > 1]
     if duplicates:
         raise DataError(f"{path}: column {duplicates[0]!r} appears more than once")
@@ -57,7 +60,7 @@ def schema_of(
         return pa.schema([(name, types[name]) for name in wanted])
     with _readable(path):
         schema = pq.read_schema(path)
-        return pa.schema([schema.field(name) for name in wanted], _described(schema, keep))
+        return pa.schema([schema.field(name) for name in wanted], _described(path, schema, keep))
 
 
 def most_rows(path: Path) -> int:
@@ -106,16 +109,33 @@ def _is_parquet(path: Path) -> bool:
 def _parquet_names(path: Path) -> list[str]:
     """The columns without the row index that pandas stores."""
     schema = pq.read_schema(path)
-    index = (schema.pandas_metadata or {}).get("index_columns", [])
+    index = _pandas(path, schema).get("index_columns", [])
     return [name for name in schema.names if name not in index]
 
 
-def _described(schema: pa.Schema, keep: Sequence[str]) -> dict[bytes, bytes]:
+def _pandas(path: Path, schema: pa.Schema) -> dict[str, Any]:
+    """pandas' metadata; empty if another library wrote the file.
+
+    Raises:
+        DataError: it is damaged, so that the row index, which is no feature, is unknown.
+    """
+    text = (schema.metadata or {}).get(b"pandas", b"{}")
+    try:
+        stored = decode(json.loads, text.decode())
+    except ValueError:
+        stored = None
+    if isinstance(stored, dict) and isinstance(stored.get("index_columns", []), list):
+        return stored
+    raise DataError(f"{path}: the metadata of pandas is damaged; write the file again")
+
+
+def _described(path: Path, schema: pa.Schema, keep: Sequence[str]) -> dict[bytes, bytes]:
     """pandas' metadata without the other columns: it has the dtypes that Arrow does not know."""
-    pandas = schema.pandas_metadata
-    if not pandas:
+    pandas = _pandas(path, schema)
+    every = pandas.get("columns")
+    if not isinstance(every, list) or not all(isinstance(column, dict) for column in every):
         return {}
-    columns = [column for column in pandas["columns"] if column.get("field_name") in keep]
+    columns = [column for column in every if column.get("field_name") in keep]
     without = {"index_columns": [], "column_indexes": [], "columns": columns}
     return {b"pandas": json.dumps({**pandas, **without}).encode()}
 

@@ -86,6 +86,12 @@ def part_sizes(n_rows: int, ratio: str) -> tuple[int, int, int]:
     return sizes[0], sizes[1], sizes[2]
 
 
+_INVALID = (
+    KeyError, TypeError, ValueError, IndexError, RuntimeError, UsageError, OverflowError,
+    AttributeError, MemoryError,
+)  # fmt: skip
+
+
 def split_from_json(stored: Mapping[str, Any]) -> Split:
     """Rebuilds a split from its row numbers or, if they are not stored, from its ratio and seed.
 
@@ -94,19 +100,36 @@ def split_from_json(stored: Mapping[str, Any]) -> Split:
     """
     try:
         split, digest = _rebuilt(stored), stored["sha256"]
-    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, UsageError) as error:
+    except _INVALID as error:
         raise DataError(f"split.json: not a split ({type(error).__name__}: {error})") from None
     if split.digest != digest:
         raise DataError("split.json: the rows of the split cannot be rebuilt (digest differs)")
+    _require_disjoint(split)
     return split
+
+
+def _require_disjoint(split: Split) -> None:
+    """Checks that the held-out rows are sorted rows of the table, each in one part.
+
+    Raises:
+        DataError: they are not; a score would be of other rows, or of some rows twice.
+    """
+    held_out = torch.cat((split.validation, split.test))
+    in_order = all(bool((part.diff() > 0).all()) for part in (split.validation, split.test))
+    inside = not len(held_out) or (held_out.min() >= 0 and held_out.max() < split.n_rows)
+    if not (in_order and inside and len(held_out.unique()) == len(held_out)):
+        raise DataError("split.json: rows are out of order, repeated or outside of the table")
 
 
 def _rebuilt(stored: Mapping[str, Any]) -> Split:
     if stored["test"] is None:
         return make_split(stored["n_rows"], stored["ratio"], stored["seed"])
+    n_rows = stored["n_rows"]
+    if not isinstance(n_rows, int) or not 0 <= n_rows <= MAX_LISTED_ROWS:
+        raise ValueError(f"n_rows is {n_rows!r}")
     validation = torch.tensor(stored["validation"], dtype=torch.int64)
     test = torch.tensor(stored["test"], dtype=torch.int64)
-    mask = torch.ones(stored["n_rows"], dtype=torch.bool)
+    mask = torch.ones(n_rows, dtype=torch.bool)
     mask[torch.cat((validation, test))] = False
     train = mask.nonzero().flatten()
     return Split(train, validation, test, stored["ratio"], stored["seed"])

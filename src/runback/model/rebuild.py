@@ -26,6 +26,7 @@ from runback.model.batched_forward import predict_rows
 from runback.model.hidden_state import changed_names, fingerprints, listed
 from runback.model.spec import BuiltModel, load_built, load_tensors
 from runback.seeding import seed_generators
+from runback.user_code import pass_interruptions, refusing_exits
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ class Rebuilder:
         """
         try:
             expected = _predicted(self._module.cpu(), features)
+        except RebuildError as error:
+            raise RebuildError(f"the trained module cannot be used on the CPU: {error}") from None
+        try:
             found = self._rebuilt(folder, features)
         except RunbackError as error:
             raise RebuildError(f"the model cannot be rebuilt from its files: {error}") from None
@@ -148,7 +152,8 @@ def _predicted(module: nn.Module, features: Tensor) -> Predicted:
     seed_generators(0, 0, torch.device("cpu"))
     try:
         return Predicted(predict_rows(module, features), fingerprints(module))
-    except Exception as error:  # a user's forward can raise anything
+    except BaseException as error:  # a user's forward can raise anything
+        pass_interruptions(error)
         raise RebuildError(f"forward fails: {first_line(error)}") from error
 
 
@@ -189,7 +194,8 @@ def main() -> None:
     torch.set_num_threads(task["threads"])
     features = load_tensors(files / "features.pt")
     try:
-        torch.save(vars(rebuilt(Path(task["folder"]), features)), files / "predicted.pt")
+        with refusing_exits("the model"):
+            torch.save(vars(rebuilt(Path(task["folder"]), features)), files / "predicted.pt")
     except RunbackError as error:
         os.write(answer, str(error).encode())
     os._exit(0)  # the interpreter's end takes half a second, for which the training would wait

@@ -196,25 +196,31 @@ def load_spec(folder: Path) -> ModelSpec:
     return ModelSpec.from_json(stored)
 
 
-def load_built(
-    folder: Path, device: str | torch.device = "cpu", *, what: str = "", sha256: str = ""
-) -> BuiltModel:
-    """Loads a model folder written by `save_model`; the module is in eval mode on `device`.
-
-    All files are verified first. A user-defined class is always imported from the folder's
-    `source/`.
+def load_built(folder: Path, device: str | torch.device = "cpu", what: str = "") -> BuiltModel:
+    """Verifies and loads a model folder written by `save_model`, as `load_verified`.
 
     Args:
         folder: the model folder.
         device: of the module.
         what: the model's name in errors; empty for the folder.
-        sha256: of `digests.json`, if the tracking server has it.
 
     Raises:
         CheckpointError: a file is damaged, missing or was added, or the weights are unsafe.
+        ModelError: as in `load_verified`.
+    """
+    verify_digests(folder, what or f"model {folder}")
+    return load_verified(folder, device)
+
+
+def load_verified(folder: Path, device: str | torch.device = "cpu") -> BuiltModel:
+    """Loads a model folder that was verified; the module is in eval mode on `device`.
+
+    A user-defined class is always imported from the folder's `source/`.
+
+    Raises:
+        CheckpointError: the weights cannot be read, or are unsafe.
         ModelError: the spec or the code is invalid, or the weights do not fit the module.
     """
-    verify_digests(folder, what or f"model {folder}", sha256)
     spec = load_spec(folder)
     weights = load_tensors(folder / STATE_FILE)
     user_class = None

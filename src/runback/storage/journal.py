@@ -7,6 +7,7 @@ appends to memory; a flush, periodically and before each checkpoint, writes to t
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -25,6 +26,7 @@ from runback.storage.atomic import sha256_of
 
 FLUSH_SECONDS = 0.05
 _SHORTEST_BATCH = 100  # steps; far fewer than a batch of 1000 points has
+READ_SECONDS = 5.0
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS facts (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -64,6 +66,26 @@ class Point:
     step: int
     value: float
     timestamp: int
+
+
+def recorded_keys(path: Path, step: int) -> set[str]:
+    """The metrics that a journal has of a step, read without writing to its file or folder.
+
+    Raises:
+        JournalError: the file cannot be read as a journal.
+    """
+    try:
+        log = path.with_name(f"{path.name}-wal")
+        # A read-only folder cannot hold the shared memory of a write-ahead log; an empty log has none.
+        is_whole = not log.exists() or log.stat().st_size == 0
+        options = "mode=ro&immutable=1" if is_whole else "mode=ro"
+        with contextlib.closing(
+            sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, timeout=READ_SECONDS)
+        ) as db:
+            rows = db.execute("SELECT DISTINCT key FROM metrics WHERE step = ?", (step,))
+            return {str(row[0]) for row in rows}
+    except (sqlite3.Error, OSError) as error:
+        raise JournalError(f"{path} cannot be read as a journal: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from runback.storage.paths import home
 RENEW_SECONDS = 60.0
 LEASE_SECONDS = 180.0
 MAX_PID = 2**31
+MAX_SHOWN = 200  # characters of a host or folder in messages
 MAX_MS = 2**48  # milliseconds since 1970, in the year 10889
 
 
@@ -50,9 +51,10 @@ def require_free(text: str, what: str) -> None:
         return
     if host == socket.gethostname() and (held_home == str(home()) or not is_alive(pid)):
         return
+    host, held_home = (ascii(text[:MAX_SHOWN])[1:-1] for text in (host, held_home))
     at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(until / 1000))
     raise RunHeldError(
-        f"{what} is held by process {pid} on {host[:80]!a} ({held_home[:200]!a}) until {at}; "
+        f"{what} is held by process {pid} on {host} ({held_home}) until {at}; "
         "wait for it to end, or stop it"
     )
 

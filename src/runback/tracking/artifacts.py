@@ -12,7 +12,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
-from runback.errors import TrackingError
+from runback.decoding import decode
+from runback.errors import TrackingError, first_line
 from runback.tracking.connection import describe_error, repeated, request
 
 
@@ -59,8 +60,14 @@ def read_json(client: MlflowClient, run_id: str, path: str) -> Any:
     """Downloads and reads a JSON artifact.
 
     Raises:
-        TrackingError: no such artifact, or the server is unreachable.
+        TrackingError: no such artifact, it is damaged, or the server is unreachable.
     """
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         file = download(client, run_id, path, Path(folder))
-        return json.loads(file.read_text(encoding="utf-8"))
+        try:
+            return decode(json.loads, file.read_text(encoding="utf-8"))
+        except (ValueError, OSError) as error:
+            problem = (
+                "is empty" if file.is_file() and not file.stat().st_size else first_line(error)
+            )
+            raise TrackingError(f"run {run_id}: artifact {path!r} is damaged: {problem}") from None

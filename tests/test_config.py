@@ -47,7 +47,7 @@ def test_the_defaults_train_the_non_linear_regression() -> None:
     assert (DEFAULT.model, DEFAULT.loss, DEFAULT.optimizer) == ("polynomial", "mse", "sgd")
     assert (DEFAULT.lr, DEFAULT.epochs, DEFAULT.batch_size) == (1e-4, 10_000, 128)
     assert (DEFAULT.shuffle, DEFAULT.drop_last, DEFAULT.split) == (True, True, "8:1:1")
-    assert (DEFAULT.ratio, DEFAULT.checkpoint_every) == ((8, 1, 1), 1000)
+    assert (DEFAULT.split_rule.shares, DEFAULT.checkpoint_every) == ((8, 1, 1), 1000)
 
 
 @pytest.mark.parametrize("name", OPTION_NAMES)
@@ -189,6 +189,11 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"]),
     "momentum": st.just(0.0),
     "scheduler": st.sampled_from(["step", "cosine", "plateau"]),
+    "columns": st.dictionaries(
+        st.text(max_size=8),
+        st.sampled_from(["number", "boolean", "category", "date", "ignore"]),
+        max_size=4,
+    ),
 }
 
 
@@ -249,7 +254,8 @@ def test_the_identity_ignores_options_without_effect() -> None:
     changed: dict[str, Any] = {
         "data": "x.csv", "epochs": 5, "device": "cpu", "register": "m", "checkpoint_every": 2,
         "checkpoint_minutes": 1.0, "keep_checkpoints": 3,
-        "target": ("y",), "features": ("x",), "model": "linear", "model_args": {"degree": 3},
+        "target": ("y",), "features": ("x",), "columns": {"x": "category"},
+        "csv": {"delimiter": ";"}, "model": "linear", "model_args": {"degree": 3},
         "loss": "l1", "optimizer": "adam", "lr": 0.5, "weight_decay": 0.1, "momentum": 0.9,
         "scheduler": "step", "batch_size": 3, "drop_last": False,
         "shuffle": False, "num_workers": 1, "split": "6:2:2", "seed": 1, "normalize": "standard",

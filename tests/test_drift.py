@@ -13,6 +13,7 @@ import yaml
 
 from conftest import ROOT
 from runback import cli
+from runback.commands.options import TrainOptions
 from runback.config import FIELDS, OPTION_NAMES, TrainConfig, choices, render
 
 ENTRY_POINTS: dict[str, dict[str, Any]] = yaml.safe_load((ROOT / "MLproject").read_text())[
@@ -99,6 +100,7 @@ def test_an_entry_point_has_every_usable_argument(entry: str) -> None:
 def test_every_command_line_option_is_read(name: str) -> None:
     other: dict[str, str] = {
         "data": "x.csv", "target": "a,b", "features": "c", "model": "mlp",
+        "columns": '{"c": "category"}', "csv": '{"delimiter": ";"}',
         "model_args": '{"degree": 3}', "scheduler_args": '{"gamma": 0.5}', "split": "7:2:1",
         "device": "cpu", "register": "m",
     }  # fmt: skip
@@ -114,3 +116,7 @@ def test_every_command_line_option_is_read(name: str) -> None:
         options = PARSER.parse_args(["train", *with_name, option, text])
         config = cli.read_config(None, cli._given(options))
         assert render(getattr(config, name)) == text != render(default)
+
+
+def test_the_keywords_of_train_are_its_options() -> None:
+    assert tuple(TrainOptions.__annotations__) == OPTION_NAMES

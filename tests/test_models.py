@@ -312,7 +312,7 @@ def test_a_missing_entry_of_a_model_is_named(tmp_path: Path) -> None:
     built = build("linear")
     save_model(tmp_path, built, built.module.state_dict())
     stored = built.spec.as_json()
-    for name in stored:
+    for name in stored.keys() - {"columns"}:  # models of the first version have none
         (tmp_path / SPEC_FILE).write_text(
             json.dumps({k: v for k, v in stored.items() if k != name})
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import mlflow
@@ -13,7 +14,7 @@ import torch
 
 import runback.commands.predict
 from finished_runs import FinishedRuns
-from runback import load_model
+from runback import load_model, predict
 from runback.cli import main
 from runback.commands.predict import predict_file
 from runback.errors import UsageError
@@ -133,7 +134,7 @@ def test_predict_takes_one_row_and_no_row(finished_runs: FinishedRuns, tmp_path:
     [
         ("a,b\n1,2\n", [], "no column 'x'; the columns are a, b"),
         ("x\n" + "1\n" * 25 + "oops\n1\n", [], "column 'x', data row 26: 'oops' is not a number"),
-        ("x\n" + "1\n" * 25 + "\"\"\n" + "1\n" * 9, [], "column 'x', data row 26: has no value"),
+        ("x\n" + "1\n" * 25 + "inf\n" + "1\n" * 9, [], "column 'x', data row 26: is infinite"),
         ("x\n" + "1\n" * 25 + "1,2\n", [], "data row 26 has 2 cell(s)"),
         ("x\n1\n", ["--keep", "id"], "no column 'id' (option keep)"),
         ("x,y\n1,2\n", ["--keep", "y"], "the predictions have a column of that name"),
@@ -191,3 +192,11 @@ def test_pyfunc_equals_predict_beyond_one_block(
     found = pd.read_parquet(tmp_path / "out.parquet").iloc[:, 0].to_numpy()
     model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['own']}/model")
     assert np.array_equal(model.predict(frame), found)
+
+
+def test_a_missing_number_becomes_the_training_median(finished_runs: FinishedRuns) -> None:
+    run = finished_runs.ids["strong"]
+    spec = json.loads((finished_runs.workspace.home(run) / "model" / "model.json").read_text())
+    frames = (pd.DataFrame({"x": [value]}) for value in (None, spec["columns"][0]["median"]))
+    one, two = (predict(run, frame)["y"].tolist() for frame in frames)
+    assert one == two

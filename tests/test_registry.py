@@ -167,7 +167,7 @@ def test_models_of_others_keep_mlflows_type_checks(
 
 
 def test_mlflow_itself_refuses_whole_numbers_read_as_int64() -> None:
-    """What users lose without `runback.model.integer_columns`: most CSV files of whole numbers."""
+    """What users lose without `runback.model.raw_columns`: most CSV files of whole numbers."""
     schema = mlflow.types.Schema([mlflow.types.ColSpec("double", "x")])
     for kind in (np.int8, np.int32):
         _enforce_schema(pd.DataFrame({"x": np.array([1, 5, 11], dtype=kind)}), schema)

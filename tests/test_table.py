@@ -373,7 +373,7 @@ def test_a_wrong_parquet_row_count_is_refused(
         (1, "more rows than its metadata states"),
         (2**60, "do not fit in memory"),
     ):
-        monkeypatch.setattr("runback.data.table.most_rows", lambda _, said=said: said)
+        monkeypatch.setattr("runback.data.raw.most_rows", lambda _, said=said: said)
         assert problem in refused(file)
 
 

@@ -6,6 +6,7 @@ pydantic validates the values. It is imported on first use, so that `--help` sta
 
 import dataclasses
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ MAX_INT = 2**63 - 1
 MAX_SHOWN = 80
 # Far above the cores of any machine; libgomp aborts the process when it cannot start a thread.
 MAX_PARALLEL = 1024
+DEFAULT_RATIO = "8:1:1"
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,15 @@ Parallelism = Annotated[int, Limits(ge=0, le=MAX_PARALLEL)]
 ColumnNames = tuple[Annotated[str, Limits(min_length=1)], ...]
 Arguments = dict[str, Any]
 Device = Annotated[str, Limits(pattern=r"^(auto|cpu|cuda(:[0-9]{1,2})?|mps)$")]
-Ratio = Annotated[str, Limits(pattern="^0{0,8}[1-9][0-9]{0,8}:[0-9]{1,9}:[0-9]{1,9}$")]
+_RATIO = "0{0,8}[1-9][0-9]{0,8}:[0-9]{1,9}:[0-9]{1,9}"
+# A ratio, or a rule that names a column or classes, most of them with a ratio behind it.
+SplitRule = Annotated[
+    str,
+    Limits(
+        pattern=f"^({_RATIO}|column:(?s:.+)|(time|group):(?s:.+?)(:{_RATIO})?|stratified(:{_RATIO})?)$"
+    ),
+]
+ColumnKind = Literal["number", "boolean", "category", "date", "ignore"]
 # The built-in models, in `model.builtin`.
 MODEL_NAMES = ("linear", "polynomial", "mlp")
 LossName = Literal["mse", "l1", "huber"]
@@ -76,10 +86,23 @@ class TrainConfig:
 
     data: str = _option(
         "data/non_linear.csv",
-        "table to train on: .csv, .parquet, or a dataset of your own, file.py:Class",
+        "table to train on: .csv (also .csv.gz, .csv.zst), .parquet, or a dataset of your own, "
+        "file.py:Class",
     )
     target: ColumnNames = _option((), "target column(s), comma-separated; empty: the last column")
-    features: ColumnNames = _option((), "feature columns, comma-separated; empty: all others")
+    features: ColumnNames = _option(
+        (), "feature columns, comma-separated, with * patterns and -name to leave out; empty: all"
+    )
+    columns: Arguments = _option(
+        {},
+        'kinds of columns as JSON, e.g. \'{"zip": "category", "id*": "ignore"}\': number, boolean, '
+        "category, date, ignore",
+    )
+    csv: Arguments = _option(
+        {},
+        'form of a CSV file as JSON, e.g. \'{"delimiter": ";"}\': delimiter, quote, decimal, '
+        "encoding, null_values",
+    )
     model: str = _option(
         "polynomial", "linear, polynomial, mlp, package.module:Class or file.py:Class"
     )
@@ -100,7 +123,11 @@ class TrainConfig:
     drop_last: bool = _option(True, "leave out the last, smaller batch of an epoch")
     shuffle: bool = _option(True, "new order of rows each epoch, derived from seed and epoch")
     num_workers: Parallelism = _option(0, "processes of a DataLoader; 0: gather from memory")
-    split: Ratio = _option("8:1:1", "ratio train:validation:test")
+    split: SplitRule = _option(
+        "8:1:1",
+        "ratio train:validation:test, or column:NAME, time:COLUMN[:8:1:1], group:COLUMN[:8:1:1], "
+        "stratified[:8:1:1]",
+    )
     seed: NonNegativeInt = _option(
         0, "seed of the split, the initial weights, the order and all randomness"
     )
@@ -137,9 +164,9 @@ class TrainConfig:
         _check_total(self)
 
     @property
-    def ratio(self) -> tuple[int, int, int]:
-        """`split` as three integers: train, validation, test."""
-        return parse_ratio(self.split)
+    def split_rule(self) -> "SplitParts":
+        """`split` in its parts."""
+        return parse_split(self.split)
 
     def as_params(self) -> dict[str, str]:
         """The options as MLflow params: strings by option name."""
@@ -253,14 +280,43 @@ def choices(name: str) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
-def parse_ratio(text: str) -> tuple[int, int, int]:
-    """Parses a ratio such as "8:1:1".
+@dataclass(frozen=True)
+class SplitParts:
+    """A split rule.
+
+    Attributes:
+        how: "ratio", "column", "time", "group" or "stratified".
+        column: its column; empty if the rule has none.
+        ratio: "train:validation:test"; empty for "column".
+        shares: the ratio as three integers; zeros for "column".
+    """
+
+    how: str
+    column: str = ""
+    ratio: str = ""
+
+    @property
+    def shares(self) -> tuple[int, int, int]:
+        """See the attribute."""
+        train, validation, test = (self.ratio or "0:0:0").split(":")
+        return int(train), int(validation), int(test)
+
+
+def parse_split(text: str) -> SplitParts:
+    """Parses a split rule such as "8:1:1" or "time:when:8:1:1".
 
     Raises:
-        ConfigError: not three integers, or no training part.
+        ConfigError: not a split rule, or no training part.
     """
-    train, validation, test = _validated("split", text, strict=True).split(":")
-    return int(train), int(validation), int(test)
+    rule = _validated("split", text, strict=True)
+    if re.fullmatch(_RATIO, rule):
+        return SplitParts("ratio", ratio=rule)
+    how, _, rest = rule.partition(":")
+    if how == "column":
+        return SplitParts(how, rest)
+    match = re.fullmatch(f"(?s)(?:(.*):)?({_RATIO})", rest)
+    column, ratio = (match[1] or "", match[2]) if match else (rest, DEFAULT_RATIO)
+    return SplitParts(how, column, ratio)
 
 
 _EXPECTED: dict[Any, str] = {
@@ -271,7 +327,8 @@ _EXPECTED: dict[Any, str] = {
     dict: "a JSON object such as {}",
     tuple: "a list of column names",
     Device: "one of auto, cpu, cuda, cuda:N, mps",
-    Ratio: "a ratio train:validation:test of whole numbers with a training part, such as 8:1:1",
+    SplitRule: "a ratio train:validation:test of whole numbers with a training part, such as 8:1:1, or "
+    "column:NAME, time:COLUMN, group:COLUMN or stratified",
 }
 _PROBLEMS = {
     "finite_number": "{number} is not a finite number",
@@ -373,8 +430,8 @@ def _check_lengths(config: TrainConfig) -> None:
 
 
 def _check_combinations(config: TrainConfig) -> None:
-    _, validation, _ = config.ratio
-    if config.patience and not validation:
+    rule = config.split_rule
+    if config.patience and rule.ratio and not rule.shares[1]:
         raise ConfigError(
             f"option patience: early stopping needs validation rows, but split is {config.split!r}"
         )
@@ -385,6 +442,12 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(f"option features: {sorted(both)[0]!r} is also a target")
     if config.scheduler_args and config.scheduler == "none":
         raise ConfigError("option scheduler_args: scheduler none takes no arguments")
+    for name, kind in config.columns.items():
+        if kind not in get_args(ColumnKind):
+            raise ConfigError(
+                f"option columns: the kind of {_shown(name)} is {_shown(kind)}, not one of "
+                f"{', '.join(get_args(ColumnKind))}"
+            )
 
 
 def _check_total(config: TrainConfig) -> None:

@@ -6,16 +6,16 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 import torch
 from torch import Tensor
 
+from runback.columns.cells import MAX_SHOWN
 from runback.columns.column import Column
-from runback.columns.number import MAX_SHOWN, number_columns
+from runback.columns.number import number_columns
 from runback.errors import DataError
 
 if TYPE_CHECKING:
@@ -25,11 +25,13 @@ if TYPE_CHECKING:
 def fill(
     where: Path | str,
     columns: Sequence[Column],
-    cells: Callable[[str], pa.Array | pd.Series],
+    cells: Callable[[str], Any],
     rows: Tensor,
     first: int,
+    *,
+    missing: set[str] | None = None,
 ) -> None:
-    """Fills `[n_rows, len(columns)]` column by column.
+    """Fills `[n_rows, width]` column by column.
 
     Args:
         where: the table's name in errors.
@@ -37,17 +39,26 @@ def fill(
         cells: returns the cells of a column by its name.
         rows: a tensor on the CPU, changed in place.
         first: index of its first row in the table, from 0.
+        missing: the names of columns with NaN are added to it; None refuses NaN.
 
     Raises:
         DataError: a cell cannot be encoded, is missing, is infinite, or overflows the dtype of
             `rows`.
     """
     view = rows.numpy()
-    for index, column in enumerate(columns):
+    position = 0
+    for column in columns:
         source = column.encode(cells(column.name), where, first)
+        stored = view[:, position : position + source.shape[1]]
         with np.errstate(over="ignore"):
-            view[:, index] = source
-        _check_finite(where, column.name, view[:, index], source, first)
+            stored[...] = source
+        _check_finite(where, column.name, stored, source, first, missing)
+        position += source.shape[1]
+
+
+def width_of(columns: Sequence[Column]) -> int:
+    """The number of columns of the encoded tensor."""
+    return sum(len(column.parts) for column in columns)
 
 
 def frame_to_tensor(
@@ -56,8 +67,9 @@ def frame_to_tensor(
     dtype: torch.dtype,
     where: str = "table",
     first: int = 0,
+    columns: Sequence[Column] = (),
 ) -> Tensor:
-    """The feature columns of a frame as `[n_rows, n_features]`; column order does not matter.
+    """The encoded feature columns of a frame; column order does not matter.
 
     Args:
         frame: a table, or a part of one.
@@ -65,9 +77,13 @@ def frame_to_tensor(
         dtype: of the tensor.
         where: the table's name in errors.
         first: index of the frame's first row in the table, from 0.
+        columns: the description of `features`; empty if all are complete number columns.
+
+    Returns:
+        `[n_rows, width]`; for number columns, the width is the number of features.
 
     Raises:
-        DataError: a column is missing, or a cell is not a finite number.
+        DataError: a column is missing, or a cell is not of its kind.
     """
     names = [str(name) for name in frame.columns]
     require_columns(where, names, features)
@@ -75,8 +91,9 @@ def frame_to_tensor(
     duplicates = [name for name, count in Counter(names).items() if count > 1 and name in features]
     if duplicates:
         raise DataError(f"{where}: column {duplicates[0]!r} appears more than once")
-    rows = torch.empty((len(frame), len(features)), dtype=dtype)
-    fill(where, number_columns(features), lambda name: frame.iloc[:, index_of[name]], rows, first)
+    described = columns or number_columns(features)
+    rows = torch.empty((len(frame), width_of(described)), dtype=dtype)
+    fill(where, described, lambda name: frame.iloc[:, index_of[name]], rows, first)
     return rows
 
 
@@ -111,15 +128,21 @@ def _plain(name: str) -> str:
 def _check_finite(
     where: Path | str,
     name: str,
-    stored: npt.NDArray[np.floating],
-    source: npt.NDArray[np.float64],
+    stored: npt.NDArray[np.floating[Any]],
+    source: npt.NDArray[np.floating[Any]],
     first: int,
+    missing: set[str] | None,
 ) -> None:
     finite = np.isfinite(stored)
     if finite.all():
         return
-    row = int(np.flatnonzero(~finite)[0])
-    value = float(source[row])
+    if missing is not None and np.isnan(source).any():
+        missing.add(name)
+        finite |= np.isnan(source)
+        if finite.all():
+            return
+    row, part = (int(index[0]) for index in np.nonzero(~finite))
+    value = float(source[row, part])
     if math.isnan(value):
         problem = "has no value"
     elif math.isinf(value):

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from runback.commands.load import Loaded, loading
+from runback.commands.load import Loaded, loading, stored_file
 from runback.commands.recorded import require_fingerprint, with_data
 from runback.console.progress import say
+from runback.data.csv_format import CsvFormat
+from runback.data.frame import is_frame, named_frame, write_frame
 from runback.data.split import Split, split_from_json
-from runback.data.table import read_table
+from runback.data.table import Table, read_table
 from runback.errors import DataError, JournalError, UsageError
 from runback.model.batched_forward import predict_rows
 from runback.storage.journal import recorded_keys
@@ -21,6 +24,9 @@ from runback.storage.paths import run_dir
 from runback.tasks import by_name
 from runback.tracking.artifacts import read_json
 from runback.tracking.points import log_scores
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported late: it takes half a second
 
 
 @dataclass(frozen=True)
@@ -45,14 +51,16 @@ class EvaluationResult:
         return dataclasses.asdict(self)
 
 
-def evaluate(run: str, data: str | None = None, trust: bool = False) -> EvaluationResult:
+def evaluate(
+    run: str, data: str | Path | pd.DataFrame | None = None, trust: bool = False
+) -> EvaluationResult:
     """Scores a run's model on the run's test rows, or on another table.
 
     The scores of the test rows are logged as `test_...` metrics that the run does not have yet.
 
     Args:
         run: RUN in any of its forms.
-        data: a table with the run's features and targets; all its rows are scored.
+        data: a table's path or a frame, with the run's features and targets; all rows are scored.
         trust: as in `load_model`.
 
     Raises:
@@ -61,8 +69,10 @@ def evaluate(run: str, data: str | None = None, trust: bool = False) -> Evaluati
         RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
     with loading(run, trust=trust) as loaded:
+        if is_frame(data):
+            return _score_frame(loaded, data)
         if data is not None:
-            return score(loaded, data)
+            return score(loaded, str(data))
         result = score(loaded)
         _record(loaded, result.scores)
         return result
@@ -79,11 +89,18 @@ def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
     if data is None:
         x, y, data = _test_rows(loaded)
     else:
-        table = read_table(data, spec.targets, spec.features, spec.torch_dtype)
+        table = _table(loaded, data)
         x, y = table.features, table.targets
     output = predict_rows(loaded.module, x)
     scores = by_name(spec.task).scores(output, y, loaded.config.loss)
     return EvaluationResult(loaded.record.run_id, loaded.epoch, data, len(x), scores)
+
+
+def _score_frame(loaded: Loaded, frame: pd.DataFrame) -> EvaluationResult:
+    with tempfile.TemporaryDirectory(prefix="runback-") as folder:
+        file = write_frame(frame, Path(folder) / "frame.parquet")
+        with named_frame(file):
+            return dataclasses.replace(score(loaded, str(file)), data="frame")
 
 
 def split_of(loaded: Loaded) -> Split:
@@ -98,9 +115,8 @@ def split_of(loaded: Loaded) -> Split:
 
 def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
     """The run's test rows: features, targets and the table's path."""
-    spec, tags = loaded.spec, loaded.record.tags
-    config = with_data(loaded.config, tags)
-    table = read_table(config.data, spec.targets, spec.features, spec.torch_dtype)
+    config = with_data(loaded.config, loaded.record.tags, lambda path: stored_file(loaded, path))
+    table = _table(loaded, config.data)
     require_fingerprint(table.fingerprint, loaded.record, config.data)
     split = split_of(loaded)
     if split.n_rows != len(table):
@@ -115,6 +131,12 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
             "table with --data"
         )
     return table.features[rows], table.targets[rows], config.data
+
+
+def _table(loaded: Loaded, data: str) -> Table:
+    """A table with the columns of the model."""
+    spec, form = loaded.spec, CsvFormat.from_option(loaded.config.csv)
+    return read_table(data, spec.targets, spec.features, spec.torch_dtype, spec.columns, form)
 
 
 def _record(loaded: Loaded, scores: dict[str, float]) -> None:

@@ -15,9 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from runback.columns.tensors import frame_to_tensor
 from runback.commands.load import Loaded, loading
 from runback.errors import CheckpointError, ModelError, UsageError, first_line
 from runback.model.spec import EXAMPLE_FILE, load_tensors, load_weights
@@ -115,7 +117,9 @@ def _new_file(output: str) -> Path:
 def _example(loaded: Loaded) -> Tensor:
     """A few of the run's training rows; at least two, as exporters make a size of 1 constant."""
     text = (loaded.folder / EXAMPLE_FILE).read_text(encoding="utf-8")
-    rows = torch.tensor(json.loads(text)["data"], dtype=loaded.spec.torch_dtype)
+    spec, example = loaded.spec, json.loads(text)
+    frame = pd.DataFrame(example["data"], columns=example["columns"])
+    rows = frame_to_tensor(frame, spec.features, spec.torch_dtype, columns=spec.columns)
     return rows if len(rows) > 1 else rows.repeat(2, 1)
 
 

@@ -22,7 +22,6 @@ from runback.tasks.figures import plot_costs, save_figure
 from runback.tracking import tags
 from runback.training.setup import TrainingSetup, held_out
 
-EXAMPLE_ROWS = 3
 # Rows of which the rebuilt model must predict the same, bit for bit.
 CHECKED_ROWS = 1024
 MAX_CURVE_POINTS = 2000
@@ -128,9 +127,8 @@ def _written(run: Run, setup: TrainingSetup, chosen: Chosen) -> tuple[Path, str]
     """Writes the model folder; returns it with the SHA-256 of its digests."""
     root = run.folder.model
     on_cpu = {name: _on_cpu(value) for name, value in chosen.weights.items()}
-    rows = setup.table.features[setup.split.train[:EXAMPLE_ROWS]].tolist()
     shutil.rmtree(root / "new", ignore_errors=True)
-    sha256 = save_model(root / "new", setup.built, on_cpu, rows)
+    sha256 = save_model(root / "new", setup.built, on_cpu, setup.example)
     folder = folder_of(root, sha256)
     shutil.rmtree(folder, ignore_errors=True)
     folder.parent.mkdir(exist_ok=True)

@@ -17,8 +17,9 @@ from runback.config import TrainConfig
 from runback.errors import CheckpointError
 from runback.model.digests import verify_digests
 from runback.model.spec import SOURCE_FOLDER, ModelSpec, load_verified
+from runback.storage.paths import run_dir
 from runback.storage.trust import require_trust
-from runback.tracking import connection, registry, tags
+from runback.tracking import artifacts, connection, registry, tags
 from runback.tracking.find_run import find_run
 from runback.tracking.record import RunRecord
 from runback.training.device import choose_device
@@ -71,8 +72,10 @@ def load_model(run: str, device: str = "cpu", trust: bool = False) -> nn.Module:
             nor trusted on this machine.
 
     Returns:
-        A module from raw feature columns `[n, n_features]`, in the run's dtype (float32, or float64
-        if the run used it), to `[n, n_targets]`.
+        A module from feature columns to `[n, n_targets]`, in the run's dtype (float32, or float64 if
+        the run used it). If all features are numbers without missing cells, its input is the raw
+        columns `[n, n_features]`; otherwise the encoded columns `[n, width]` of columns.json, which
+        `predict` makes from a frame.
 
     Raises:
         RunNotFoundError: no such run, or it has no model yet.
@@ -112,6 +115,19 @@ def loading(run: str, device: str = "cpu", trust: bool = False) -> Iterator[Load
                 folder=path,
                 epoch=_epoch(model, what),
             )
+
+
+def stored_file(loaded: Loaded, path: str) -> Path:
+    """The local file of an artifact in the run's folder; its folder is downloaded if missing.
+
+    Raises:
+        TrackingError: no such artifact, or the server is unreachable.
+    """
+    folder = run_dir(loaded.record.run_id).path
+    if not (folder / path).is_file():
+        parent = Path(path).parent.name
+        artifacts.download(loaded.client, loaded.record.run_id, parent, folder)
+    return folder / path
 
 
 def _epoch(model: LoggedModel, what: str) -> int:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from runback.columns.tensors import require_columns
 from runback.commands.load import loading
 from runback.console.streams import write_result
+from runback.data.csv_format import PLAIN, CsvFormat
 from runback.data.table import read_parts
 from runback.data.writers import write_csv, write_parquet
 from runback.errors import DataError, UsageError
@@ -82,7 +83,8 @@ def predict_file(
     target = _checked_output(output, Path(data).expanduser())
     with loading(run, trust=trust) as loaded:
         _check_keep(keep, loaded.spec)
-        tables = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep)
+        form = CsvFormat.from_option(loaded.config.csv)
+        tables = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep, form)
         if target is None:
             return write_csv(tables, write_result)
         return _write_file(tables, target)
@@ -121,12 +123,15 @@ def _kept(frame: pd.DataFrame, keep: Sequence[str]) -> pd.DataFrame:
     return frame.iloc[:, [names.index(name) for name in keep]]
 
 
-def _predicted(predictor: Predictor, data: Path, keep: Sequence[str]) -> Iterator[pa.Table]:
+def _predicted(
+    predictor: Predictor, data: Path, keep: Sequence[str], form: CsvFormat = PLAIN
+) -> Iterator[pa.Table]:
     """The kept columns and the predictions block by block; at least one block, perhaps empty."""
-    features, done = list(predictor.spec.features), 0
+    spec, done = predictor.spec, 0
+    features = list(spec.features)
     bar = tqdm(unit=" rows", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr)
     with bar:
-        for part in read_parts(data, features, keep, CHUNK_ROWS):
+        for part in read_parts(data, features, keep, CHUNK_ROWS, spec.columns, form):
             frame = part.select(features).to_pandas(ignore_metadata=True)
             predicted = predictor.predict_frame(frame, str(data), done)
             yield _beside(part.select(list(keep)), predicted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runback.config import TrainConfig, parse_all
@@ -15,6 +15,10 @@ from runback.storage.trust import known_in
 from runback.tracking import tags as names
 from runback.tracking.record import RunRecord, Tags
 from runback.user_code import MAX_SHOWN, locate
+
+# The table of a DataFrame, in the run's folder and among its artifacts; all other recorded paths
+# are absolute.
+STORED_FRAME = "data/frame.parquet"
 
 
 def config_of(record: RunRecord) -> TrainConfig:
@@ -42,16 +46,23 @@ def original_config_of(record: RunRecord) -> TrainConfig:
         return TrainConfig.from_mapping(record.original_config)
 
 
-def with_data(config: TrainConfig, tags: Tags) -> TrainConfig:
+def with_data(config: TrainConfig, tags: Tags, stored: Callable[[str], Path]) -> TrainConfig:
     """The configuration with the recorded path of the table, if the file exists.
 
     A recorded class is used only if this user has trained with it in its present form: the path
     comes from the tracking server, and reading a dataset executes its file.
 
+    Args:
+        config: of the run.
+        tags: of the run.
+        stored: returns the local file of an artifact of the run, for the table of a frame.
+
     Raises:
         DataError: neither that file nor the option `data` exists.
         TrustError: it is a class that is not known on this machine.
     """
+    if tags.data_path == STORED_FRAME:
+        return dataclasses.replace(config, data=str(stored(STORED_FRAME)))
     if tags.data_path and _exists(tags.data_path):
         config = dataclasses.replace(config, data=tags.data_path)
     if is_dataset(config.data):

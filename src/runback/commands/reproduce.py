@@ -5,16 +5,22 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from runback.commands.load import Loaded, loading
-from runback.commands.recorded import original_config_of, require_fingerprint, with_data
+from runback.commands.load import Loaded, loading, stored_file
+from runback.commands.recorded import (
+    STORED_FRAME,
+    original_config_of,
+    require_fingerprint,
+    with_data,
+)
 from runback.commands.train import run_training
 from runback.config import TrainConfig
-from runback.data.table import read_table
+from runback.data.table import fingerprint_of
 from runback.errors import TrackingError, UsageError
 from runback.model.spec import SOURCE_FOLDER
 from runback.tracking import tags
@@ -95,12 +101,16 @@ def reproduce(run: str, trust: bool = False) -> ReproductionResult:
 
 
 def _trained_again(loaded: Loaded) -> str:
-    config = with_data(_as_trained(loaded), loaded.record.tags)
+    config = with_data(
+        _as_trained(loaded), loaded.record.tags, lambda path: stored_file(loaded, path)
+    )
     config = dataclasses.replace(config, register="none")
     _require_same_table(config, loaded)
-    source = loaded.folder / SOURCE_FOLDER  # never the file that the configuration names
+    source, frame = loaded.folder / SOURCE_FOLDER, None  # never the file that the options name
+    if loaded.record.tags.data_path == STORED_FRAME:
+        frame, config = Path(config.data), dataclasses.replace(config, data=STORED_FRAME)
     with CourierClient() as courier:
-        outcome = run_training(config, courier, source)
+        outcome = run_training(config, courier, source, frame)
     if not outcome.delivered:
         raise TrackingError(
             f"run {outcome.run_id} is trained, but not completely delivered to the tracking "
@@ -126,8 +136,8 @@ def _as_trained(loaded: Loaded) -> TrainConfig:
 
 
 def _require_same_table(config: TrainConfig, loaded: Loaded) -> None:
-    table = read_table(config.data, config.target, config.features, dtype_of(config.precision))
-    require_fingerprint(table.fingerprint, loaded.record, config.data)
+    found = fingerprint_of(config.data, dtype_of(config.precision))
+    require_fingerprint(found, loaded.record, config.data)
 
 
 def _comparison(one: Loaded, other: Loaded) -> ReproductionResult:

@@ -189,7 +189,7 @@ def _restored(
     record = run.record
     assert record is not None
     if not consent.names_data:
-        config = with_data(config, record.tags)
+        config = with_data(config, record.tags, lambda path: _stored_file(run, path, courier))
     began_with = original_config_of(record).epochs
     source = _user_source(run, config, courier, consent.trust)
 
@@ -239,6 +239,13 @@ def restore_into(run: Run, setup: TrainingSetup) -> bool:
     setup.state.position, setup.state.cost = position, run.state["cost"]
     run.state["config"] = setup.config.as_json()  # not the one that the checkpoint was written with
     return True
+
+
+def _stored_file(run: Run, path: str, courier: CourierClient) -> Path:
+    """The local file of an artifact in the run's folder; its folder is downloaded if missing."""
+    if not (run.folder.path / path).is_file():
+        courier.ask(FetchArtifact(run.id, Path(path).parent.name, str(run.folder.path)))
+    return run.folder.path / path
 
 
 def _user_source(run: Run, config: TrainConfig, courier: CourierClient, trust: bool) -> Path | None:

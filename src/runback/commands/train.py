@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import math
+import shutil
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 
 from runback import tasks
 from runback.commands.finish import finish, require_finite
 from runback.commands.launch import launch_id, require_adoptable
-from runback.config import TrainConfig
+from runback.commands.options import TrainOptions
+from runback.commands.recorded import STORED_FRAME
+from runback.config import TrainConfig, parse_all
 from runback.console.progress import Progress, say
-from runback.errors import ModelError, RunbackError
+from runback.data.frame import is_frame, named_frame, write_frame
+from runback.errors import ConfigError, ModelError, RunbackError
 from runback.limits import artifact_path_problem
 from runback.model.rebuild import Rebuilder
 from runback.run.checkpoints import Checkpointing
@@ -33,6 +39,9 @@ from runback.training.device import short_of_memory
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.setup import TrainingSetup, prepare
 from runback.user_code import copy_sources, refusing_exits
+
+if TYPE_CHECKING:
+    import pandas as pd  # imported late: it takes half a second
 
 DIGEST_LENGTH = 16
 SPLIT_FILE = "split.json"
@@ -55,8 +64,22 @@ class TrainResult:
         return asdict(self)
 
 
-def train(config: TrainConfig) -> TrainResult:
+def train(
+    data: str | Path | pd.DataFrame | TrainConfig | None = None,
+    config: TrainConfig | None = None,
+    /,
+    **options: Unpack[TrainOptions],
+) -> TrainResult:
     """Trains a new run, or the run in MLFLOW_RUN_ID.
+
+        train("houses.csv", target="price", model="mlp")
+        train(frame, target="price", model="mlp")
+        train(TrainConfig(data="houses.csv", epochs=50), lr=0.01)
+
+    Args:
+        data: a table's path, a pandas DataFrame, or a configuration. A frame is kept with the run.
+        config: the options that are not given as keywords; by default, the defaults.
+        options: fields of `TrainConfig`.
 
     Raises:
         UsageError: the configuration, the table or the module cannot be used; no run is created.
@@ -65,12 +88,41 @@ def train(config: TrainConfig) -> TrainResult:
         RebuildError: the trained model cannot be rebuilt from its files; the run is FAILED.
         Interrupted: SIGINT or SIGTERM; the run is KILLED and can be resumed by its ID.
     """
+    if isinstance(data, TrainConfig):
+        if config is not None:
+            raise ConfigError("option config: is given twice")
+        data, config = None, data
+    config = configured(config or TrainConfig(), options)
+    if is_frame(data):
+        return _train_frame(data, config)
+    if data is not None:
+        config = configured(config, {"data": str(data)})
     with CourierClient() as courier:
         return run_training(config, courier)
 
 
+def configured(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
+    """A configuration with other options.
+
+    Raises:
+        ConfigError: an unknown option, or an invalid value.
+    """
+    return dataclasses.replace(config, **parse_all(options))
+
+
+def _train_frame(frame: pd.DataFrame, config: TrainConfig) -> TrainResult:
+    config = configured(config, {"data": STORED_FRAME})
+    with tempfile.TemporaryDirectory(prefix="runback-") as folder:
+        file = write_frame(frame, Path(folder) / Path(STORED_FRAME).name)
+        with named_frame(file), CourierClient() as courier:
+            return run_training(config, courier, frame=file)
+
+
 def run_training(
-    config: TrainConfig, courier: CourierClient, source: Path | None = None
+    config: TrainConfig,
+    courier: CourierClient,
+    source: Path | None = None,
+    frame: Path | None = None,
 ) -> TrainResult:
     """`train` with a courier that the caller has started, before torch was imported.
 
@@ -78,12 +130,13 @@ def run_training(
         config: of the run.
         courier: delivers the run to the tracking server.
         source: a folder with the code of a user-defined module; None to import it.
+        frame: the Parquet file of a DataFrame, to keep with the run; None for a table of its own.
     """
     with StopSignals(courier.report_signal) as signals:
-        setup = _prepared(config, courier, source)
+        setup = _prepared(config, courier, source, frame)
         with Rebuilder(setup.built) as rebuilder, Run.new(courier, signals, launch_id()) as run:
             keep(run, setup)
-            _post_setup(run, setup)
+            _post_setup(run, setup, frame)
             with loading_libraries():
                 run.create(description_of(setup))
             say(f"run {run.id}: {summary(setup)}")
@@ -136,16 +189,21 @@ def summary(setup: TrainingSetup) -> str:
     return f"{setup.config.model}, {rows}, {state.device}, {torch.get_num_threads()} CPU thread(s)"
 
 
-def _prepared(config: TrainConfig, courier: CourierClient, source: Path | None) -> TrainingSetup:
+def _prepared(
+    config: TrainConfig, courier: CourierClient, source: Path | None, frame: Path | None
+) -> TrainingSetup:
     """The setup of a training; if it fails, a launched run becomes FAILED."""
     try:
-        setup = prepare(config, source)
+        setup = prepare(dataclasses.replace(config, data=str(frame)) if frame else config, source)
     except RunbackError as error:
         courier.fail_launch(str(error))
         raise
     if launch_id():
         require_adoptable(courier.ask(FindRun(launch_id())), config)
-    return setup
+    if frame is None:
+        return setup
+    table = dataclasses.replace(setup.table, path=Path(STORED_FRAME))
+    return dataclasses.replace(setup, config=config, table=table)
 
 
 def _loop(run: Run, setup: TrainingSetup) -> None:
@@ -188,11 +246,17 @@ def _describe(run: Run, epoch: int) -> None:
     run.state["description"] = f"{run.state['model']} checkpoint of epoch {epoch}"
 
 
-def _post_setup(run: Run, setup: TrainingSetup) -> None:
-    """Posts the split and the code of a user-defined module, which rebuild the run elsewhere."""
+def _post_setup(run: Run, setup: TrainingSetup, frame: Path | None) -> None:
+    """Posts the split, the columns, a frame and a user's code, which rebuild the run elsewhere."""
     remember_code(setup)
     with naming_a_full_disk(run.folder.path):
+        if frame is not None:
+            kept = run.folder.path / STORED_FRAME
+            kept.parent.mkdir(exist_ok=True)
+            shutil.copyfile(frame, kept)
+            run.post_file(kept, kept.parent.name)
         post_split(run, setup)
+        run.post_json("columns.json", [column.as_json() for column in setup.table.encoders])
         if setup.built.user_class is not None:
             copy_sources(setup.built.user_class, run.folder.source)
             post_source(run, setup)

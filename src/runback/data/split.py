@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,16 +12,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from runback.config import parse_ratio
+from runback.config import parse_split
 from runback.errors import DataError, UsageError
 
-# Row numbers are stored up to this many rows; larger splits are rebuilt and compared by digest.
+# Row numbers are stored up to this many rows. Larger splits by ratio are rebuilt and compared by
+# digest; of others, the part of each row is stored, compressed.
 MAX_LISTED_ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Split:
-    """Row numbers of the three parts, each a sorted int64 tensor `[n_part]`."""
+    """Row numbers of the three parts, each a sorted int64 tensor `[n_part]`.
+
+    Attributes:
+        ratio: the option `split`.
+    """
 
     train: Tensor
     validation: Tensor
@@ -40,8 +47,9 @@ class Split:
         return hashlib.sha256(text).hexdigest()
 
     def as_json(self) -> dict[str, Any]:
-        """Ratio, seed, sizes, digest, and the held-out rows; the others are training rows."""
+        """The rule, seed, sizes, digest, and the held-out rows; the others are training rows."""
         listed = self.n_rows <= MAX_LISTED_ROWS
+        compressed = not listed and parse_split(self.ratio).how != "ratio"
         return {
             "ratio": self.ratio,
             "seed": self.seed,
@@ -52,7 +60,14 @@ class Split:
             "sha256": self.digest,
             "validation": self.validation.tolist() if listed else None,
             "test": self.test.tolist() if listed else None,
+            **({"parts": self._compressed()} if compressed else {}),
         }
+
+    def _compressed(self) -> str:
+        """A byte for each row, 0, 1 or 2 for its part, compressed by zlib, in base64."""
+        parts = torch.zeros(self.n_rows, dtype=torch.uint8)
+        parts[self.validation], parts[self.test] = 1, 2
+        return base64.b64encode(zlib.compress(parts.numpy().tobytes(), 1)).decode()
 
 
 def make_split(n_rows: int, ratio: str, seed: int) -> Split:
@@ -72,7 +87,7 @@ def make_split(n_rows: int, ratio: str, seed: int) -> Split:
 
 def part_sizes(n_rows: int, ratio: str) -> tuple[int, int, int]:
     """The number of rows of each part."""
-    shares = parse_ratio(ratio)
+    shares = parse_split(ratio).shares
     total = sum(shares)
     sizes = [n_rows * share // total for share in shares]
     last = max(index for index, share in enumerate(shares) if share)
@@ -88,8 +103,14 @@ def part_sizes(n_rows: int, ratio: str) -> tuple[int, int, int]:
 
 _INVALID = (
     KeyError, TypeError, ValueError, IndexError, RuntimeError, UsageError, OverflowError,
-    AttributeError, MemoryError,
+    AttributeError, MemoryError, zlib.error,
 )  # fmt: skip
+
+
+def split_of_parts(parts: Tensor, ratio: str, seed: int) -> Split:
+    """The split with the part of each row: `[n_rows]`, 0 training, 1 validation, 2 test."""
+    train, validation, test = ((parts == part).nonzero().flatten() for part in range(3))
+    return Split(train, validation, test, ratio=ratio, seed=seed)
 
 
 def split_from_json(stored: Mapping[str, Any]) -> Split:
@@ -122,6 +143,8 @@ def _require_disjoint(split: Split) -> None:
 
 
 def _rebuilt(stored: Mapping[str, Any]) -> Split:
+    if "parts" in stored:
+        return _decompressed(stored)
     if stored["test"] is None:
         return make_split(stored["n_rows"], stored["ratio"], stored["seed"])
     n_rows = stored["n_rows"]
@@ -133,3 +156,14 @@ def _rebuilt(stored: Mapping[str, Any]) -> Split:
     mask[torch.cat((validation, test))] = False
     train = mask.nonzero().flatten()
     return Split(train, validation, test, stored["ratio"], stored["seed"])
+
+
+def _decompressed(stored: Mapping[str, Any]) -> Split:
+    """A split from the part of each row; not more bytes than rows are decompressed."""
+    n_rows = int(stored["n_rows"])
+    packed = base64.b64decode(stored["parts"], validate=True)
+    plain = zlib.decompressobj().decompress(packed, n_rows)
+    parts = torch.frombuffer(bytearray(plain), dtype=torch.uint8)
+    if len(parts) != n_rows:
+        raise ValueError(f"{len(parts)} of {n_rows} rows")
+    return split_of_parts(parts, stored["ratio"], stored["seed"])

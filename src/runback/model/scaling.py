@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor, nn
@@ -28,18 +29,21 @@ class Scale(nn.Module):
         """Scales each column."""
         return (x - self.offset) / self.scale
 
-    def fit(self, x: Tensor, how: str) -> None:
+    def fit(self, x: Tensor, how: str, unscaled: Collection[int] = ()) -> None:
         """Sets the buffers from training rows, computed in float64.
 
         Args:
             x: `[n_train, n_features]`, the training rows.
             how: "standard" (mean and population standard deviation) or "minmax" (to [0, 1]).
+            unscaled: the columns that stay as they are, such as codes of categories.
 
         Raises:
             DataError: the range of a column overflows the buffers' dtype.
         """
         most = torch.finfo(self.scale.dtype).max
         for index, column in enumerate(x.detach().cpu().unbind(1)):  # one at a time: less memory
+            if index in unscaled:
+                continue
             offset_and_scale = _offset_and_scale(column.double(), how, most)
             if offset_and_scale is None:
                 raise DataError(
@@ -62,7 +66,7 @@ def _offset_and_scale(column: Tensor, how: str, most: float) -> tuple[float, flo
 
 
 class Scaled(nn.Module):
-    """A module with a `Scale` in front of it; its input are raw feature columns."""
+    """A module with a `Scale` in front of it; its input is the encoded tensor of a table."""
 
     def __init__(self, n_features: int, module: nn.Module) -> None:
         super().__init__()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from runback.columns.tensors import frame_to_tensor
 from runback.model.batched_forward import batched_forward
 from runback.model.digests import verify_digests
-from runback.model.integer_columns import accept_integer_columns
+from runback.model.raw_columns import accept_raw_columns
 from runback.model.spec import ModelSpec, load_built
 from runback.tasks import by_name
 
@@ -26,10 +26,9 @@ from runback.tasks import by_name
 class Predictor:
     """A module with its spec, applied to frames."""
 
-    accepts_integer_columns = True  # checked by `integer_columns`
-
     def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
         self.module, self.spec = module, spec
+        self.raw_types = {column.name: column.raw for column in spec.columns}
 
     def predict(
         self, frame: pd.DataFrame, params: dict[str, Any] | None = None
@@ -37,7 +36,7 @@ class Predictor:
         """Predictions for raw feature columns, selected by name.
 
         Args:
-            frame: at least the feature columns, in any order and numeric dtype.
+            frame: at least the feature columns, in any order.
             params: unused; passed by mlflow.
 
         Returns:
@@ -45,7 +44,7 @@ class Predictor:
             column for each target.
 
         Raises:
-            DataError: a column is missing, or a cell is not a finite number.
+            DataError: a column is missing, or a cell is not of its column's kind.
         """
         predicted = self.predict_frame(frame)
         single = len(predicted.columns) == 1
@@ -62,7 +61,12 @@ class Predictor:
             first_row: index of the frame's first row in the table, from 0, for errors.
         """
         x = frame_to_tensor(
-            frame, self.spec.features, self.spec.torch_dtype, where, first=first_row
+            frame,
+            self.spec.features,
+            self.spec.torch_dtype,
+            where,
+            first=first_row,
+            columns=self.spec.columns,
         )
         predicted = by_name(self.spec.task).decode(self.compute(x), self.spec.targets)
         predicted.index = frame.index
@@ -87,5 +91,5 @@ def _load_pyfunc(data_path: str) -> Predictor:
     if package.parents[1] == folder.parents[1]:  # not if runback is installed and imported
         verify_digests(package, "the model's copy of runback", ignored="__pycache__")
     built = load_built(folder)
-    accept_integer_columns()
+    accept_raw_columns()
     return Predictor(built.module, built.spec)

@@ -19,9 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from runback.columns.column import Column
+from runback.columns.layout import Layout, columns_from_json, layout_of
+from runback.columns.number import number_columns
 from runback.errors import CheckpointError, ModelError, first_line
 from runback.model.builtin import BUILTIN
 from runback.model.digests import verify_digests, write_digests
+from runback.model.expanding import Expanded
 from runback.model.scaling import Scaled
 from runback.tasks import by_name
 from runback.user_code import (
@@ -56,6 +60,7 @@ class ModelSpec:
         dtype: "float32" or "float64", of weights and input.
         own_module: for a user-defined class, its importable name below `source/`; empty for a
             built-in model and before `build_model`.
+        columns: the encoding of each feature; empty if all are complete number columns.
     """
 
     task: str
@@ -66,6 +71,12 @@ class ModelSpec:
     normalize: str
     dtype: str
     own_module: str = ""
+    columns: tuple[Column, ...] = ()
+
+    @property
+    def layout(self) -> Layout:
+        """The columns of the encoded tensor, which is the module's input."""
+        return layout_of(self.columns or number_columns(self.features))
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -83,7 +94,9 @@ class ModelSpec:
 
     def as_json(self) -> dict[str, Any]:
         """The spec as JSON values, with the format version."""
-        return {"format": FORMAT, **dataclasses.asdict(self)}
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        columns = [column.as_json() for column in self.columns]
+        return {"format": FORMAT, **plain, "columns": columns}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> ModelSpec:
@@ -101,7 +114,22 @@ class ModelSpec:
                 raise ModelError(f"{SPEC_FILE}: the entry {name!r} is {stored[name]!r}")
         values = {name: stored[name] for name in _ENTRIES}
         lists = {name: tuple(values[name]) for name in ("features", "targets")}
-        return cls(**{**values, **lists})
+        columns = _columns(stored.get("columns"), lists["features"])
+        return cls(**{**values, **lists}, columns=columns)
+
+
+def _columns(stored: Any, features: tuple[str, ...]) -> tuple[Column, ...]:
+    """The stored columns; models of the first version have none.
+
+    Raises:
+        ModelError: an invalid description.
+    """
+    if stored is None or stored == []:
+        return ()
+    try:
+        return columns_from_json(stored, features)
+    except ValueError as error:
+        raise ModelError(f"{SPEC_FILE}: the entry 'columns' is invalid: {error}") from None
 
 
 def _is_text(value: Any) -> bool:
@@ -156,7 +184,7 @@ def save_model(
     folder: Path,
     built: BuiltModel,
     state_dict: dict[str, Tensor],
-    rows: Sequence[Sequence[float]] = (),
+    rows: Sequence[Sequence[Any]] = (),
 ) -> str:
     """Writes a model folder: spec, weights, the user's code, example rows, and the digests of all.
 
@@ -164,7 +192,7 @@ def save_model(
         folder: created if missing.
         built: the module's spec and class.
         state_dict: the weights, on the CPU.
-        rows: of the feature columns, for the model's input example.
+        rows: of the raw feature columns, for the model's input example.
 
     Returns:
         The SHA-256 of `digests.json`, which identifies the whole model.
@@ -294,25 +322,47 @@ def _builtin_class(model: str) -> type[nn.Module]:
 
 
 def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
-    n_features, n_targets = len(spec.features), spec.n_outputs
-    _check_arguments(cls, spec, n_features, n_targets)
+    """The module, with one-hot columns and scaling in front of it where the spec has them."""
+    layout, takes_columns = spec.layout, _takes_columns(cls)
+    n_features = layout.width if takes_columns else layout.one_hot_width
+    given: tuple[Any, ...] = (n_features, spec.n_outputs)
+    if takes_columns:
+        given = (*given, layout.columns)
+    _check_arguments(cls, spec, given)
     try:
-        module = cls(n_features, n_targets, **spec.model_args)
+        module = cls(*given, **spec.model_args)
     except BaseException as error:  # a user's __init__ can raise anything
         pass_interruptions(error)
         raise ModelError(
             f"option model_args: {spec.model} refuses {spec.model_args}: {first_line(error)}"
         ) from error
+    if layout.categories and not takes_columns:
+        module = Expanded(layout, module)
     if spec.normalize != "none":
-        module = Scaled(n_features, module)
+        module = Scaled(layout.width, module)
     return module.to(spec.torch_dtype)
 
 
-def _check_arguments(cls: type[nn.Module], spec: ModelSpec, *sizes: int) -> None:
+def _takes_columns(cls: type[nn.Module]) -> bool:
+    """Whether the third positional argument of a class is named `columns`."""
     try:
-        inspect.signature(cls).bind(*sizes, **spec.model_args)
+        parameters = list(inspect.signature(cls).parameters.values())
+    except (TypeError, ValueError):  # no signature; calling it names the problem
+        return False
+    third = parameters[2] if len(parameters) > 2 else None
+    return (
+        third is not None
+        and third.name == "columns"
+        and third.kind in (third.POSITIONAL_ONLY, third.POSITIONAL_OR_KEYWORD)
+    )
+
+
+def _check_arguments(cls: type[nn.Module], spec: ModelSpec, given: tuple[Any, ...]) -> None:
+    try:
+        inspect.signature(cls).bind(*given, **spec.model_args)
     except TypeError as error:
+        names = ("n_features", "n_targets", "columns")[: len(given)]
         raise ModelError(
             f"option model_args: {spec.model} is called as "
-            f"{cls.__name__}(n_features, n_targets, **model_args): {error}"
+            f"{cls.__name__}({', '.join(names)}, **model_args): {error}"
         ) from None

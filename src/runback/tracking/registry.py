@@ -301,7 +301,7 @@ def _copy_code(folder: Path) -> Path:
 
 def _signature(folder: Path) -> ModelSignature:
     spec = json.loads((folder / "model.json").read_text(encoding="utf-8"))
-    inputs = Schema([ColSpec(DataType.double, name) for name in spec["features"]])
+    inputs = Schema([_input(column) for column in _columns(spec)])
     kind = DataType.double if spec["dtype"] == "float64" else DataType.float
     names = spec["targets"] if len(spec["targets"]) > 1 else [None]
     return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(kind, name) for name in names]))
@@ -309,7 +309,24 @@ def _signature(folder: Path) -> ModelSignature:
 
 def _example(folder: Path) -> pd.DataFrame:
     rows = json.loads((folder / "example.json").read_text(encoding="utf-8"))
-    return pd.DataFrame(rows["data"], columns=rows["columns"], dtype="float64")
+    spec = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+    frame = pd.DataFrame(rows["data"], columns=rows["columns"])
+    numbers = [column["name"] for column in _columns(spec) if column["kind"] == "number"]
+    return frame.astype(dict.fromkeys(numbers, "float64"))
+
+
+def _columns(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The description of each feature; without one, all are complete number columns."""
+    plain = [{"kind": "number", "name": name, "missing": False} for name in spec["features"]]
+    return spec.get("columns") or plain
+
+
+def _input(column: dict[str, Any]) -> ColSpec:
+    """The type of a feature in the table; it may be missing if it was in training rows."""
+    kind = DataType.double if column["kind"] == "number" else DataType.string
+    if column["kind"] == "boolean" and column["raw"] == "boolean":
+        kind = DataType.boolean
+    return ColSpec(kind, column["name"], required=not column["missing"])
 
 
 def _register(

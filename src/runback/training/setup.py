@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+from runback.columns.column import Column
+from runback.columns.layout import summary_of
+from runback.columns.tensors import listing
 from runback.config import TrainConfig
 from runback.console.progress import say
 from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, TensorBatches
-from runback.data.split import Split, make_split
-from runback.data.table import Columns, Table, read_table
+from runback.data.choose import Columns
+from runback.data.prepare import Prepared, prepare_table
+from runback.data.split import Split
+from runback.data.table import Table
 from runback.data.user_dataset import DatasetRows
 from runback.errors import ConfigError, DataError, ModelError
 from runback.limits import (
@@ -45,6 +52,7 @@ class TrainingSetup:
     Attributes:
         task: of the model; defines losses, scores and plots.
         validation: the validation rows on the training device; None if the split has none.
+        example: a few training rows, as they are in the table.
     """
 
     config: TrainConfig
@@ -55,6 +63,7 @@ class TrainingSetup:
     state: TrainState
     batches: Batches
     validation: TableDataset | None
+    example: list[list[Any]]
 
     @property
     def register_as(self) -> str:
@@ -86,8 +95,9 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
     missing = "" if config.compile == "none" else missing_compiler(device)
     if missing:
         say(f"warning: option compile: {missing} on this machine; the step runs uncompiled")
-    table = read_table(config.data, config.target, config.features, dtype_of(config.precision))
-    split = make_split(len(table), config.split, config.seed)
+    prepared = prepare_table(config, dtype_of(config.precision))
+    _tell(prepared)
+    table, split = prepared.table, prepared.split
     order = Order(
         len(split.train),
         config.batch_size,
@@ -105,7 +115,9 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
         validation = _part(table, split.validation, device) if len(split.validation) else None
         batches = _batches(config, table, split, order, device)
     task = by_loss(config.loss)
-    setup = TrainingSetup(config, task, table, split, built, state, batches, validation)
+    setup = TrainingSetup(
+        config, task, table, split, built, state, batches, validation, prepared.example
+    )
     _require_storable(setup)
     return setup
 
@@ -115,7 +127,7 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def spec_of(config: TrainConfig, columns: Columns) -> ModelSpec:
+def spec_of(config: TrainConfig, columns: Columns, encoders: Sequence[Column] = ()) -> ModelSpec:
     """The model spec of a configuration for the columns of a table."""
     return ModelSpec(
         task=by_loss(config.loss).name,
@@ -125,7 +137,17 @@ def spec_of(config: TrainConfig, columns: Columns) -> ModelSpec:
         targets=columns.targets,
         normalize=config.normalize,
         dtype=str(dtype_of(config.precision)).removeprefix("torch."),
+        columns=tuple(encoders),
     )
+
+
+def _tell(prepared: Prepared) -> None:
+    """Says which columns are left out, and what the others are if not all are complete numbers."""
+    if prepared.constant:
+        say(f"left out, as they are constant in the training rows: {listing(prepared.constant)}")
+    summary = summary_of(prepared.table.encoders)
+    if summary:
+        say(f"columns: {summary}")
 
 
 def _require_storable(setup: TrainingSetup) -> None:
@@ -165,9 +187,11 @@ def _build(
 ) -> BuiltModel:
     """Builds, scales and checks the module; initial weights are seeded as epoch 0."""
     seed_generators(config.seed, 0, device)
-    built = build_model(spec_of(config, table.columns), source)
+    built = build_model(spec_of(config, table.columns, table.encoders), source)
     if isinstance(built.module, Scaled):
-        built.module.scale.fit(table.features.index_select(0, split.train), config.normalize)
+        codes = {column.position for column in built.spec.layout.categories}
+        train = table.features.index_select(0, split.train)
+        built.module.scale.fit(train, config.normalize, codes)
     rows = table.features[split.train[:CHECKED_ROWS]]
     twin = _twin(built, source)
     for warning in check_module(built.module, rows, built.spec.n_outputs, twin=twin):

@@ -1,0 +1,43 @@
+"""The options of a training as keywords, for editors and type checkers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
+
+
+class TrainOptions(TypedDict, total=False):
+    """The fields of `TrainConfig`, which has their defaults and their meaning."""
+
+    data: str
+    target: str | Sequence[str]
+    features: str | Sequence[str]
+    columns: Mapping[str, Any]
+    csv: Mapping[str, Any]
+    model: str
+    model_args: Mapping[str, Any]
+    loss: str
+    optimizer: str
+    lr: float
+    weight_decay: float
+    momentum: float
+    scheduler: str
+    scheduler_args: Mapping[str, Any]
+    epochs: int
+    batch_size: int
+    drop_last: bool
+    shuffle: bool
+    num_workers: int
+    split: str
+    seed: int
+    normalize: str
+    checkpoint_every: int
+    checkpoint_minutes: float
+    keep_checkpoints: int
+    patience: int
+    clip_norm: float
+    device: str
+    precision: str
+    compile: str
+    threads: int
+    register: str

@@ -1,0 +1,163 @@
+"""The columns of a table, fitted on its training rows, and the table as tensors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from runback.columns.cells import text_of
+from runback.columns.column import Column
+from runback.columns.infer import Constant, Unusable, infer, rows_of
+from runback.columns.number import MEDIAN_ROWS, NumberColumn, median_of, number_columns
+from runback.columns.tensors import fill, listing, width_of
+from runback.data.raw import RawTable
+from runback.errors import DataError
+
+_ROWS = 65_536  # of a table in one piece
+
+
+@dataclass(frozen=True)
+class FittedColumns:
+    """The feature columns that are used.
+
+    Attributes:
+        columns: in the order of the table's features.
+        constant: the features that are left out, as they have one value in the training rows.
+    """
+
+    columns: tuple[Column, ...]
+    constant: tuple[str, ...]
+
+
+def fit_columns(raw: RawTable, train: Tensor, kinds: Mapping[str, str]) -> FittedColumns:
+    """Finds the kind of each feature from the training rows, and fits it on them.
+
+    Args:
+        raw: the table.
+        train: sorted row numbers `[n_train]` int64.
+        kinds: the kinds of some features by name.
+
+    Raises:
+        DataError: columns that cannot be used, all in one message; or all are constant.
+    """
+    fitted = _fit_numbers(raw, train)
+    problems: list[tuple[str, Unusable]] = []
+    rows = train.numpy()
+    for name in raw.columns.features:
+        if name not in raw.cells:
+            continue
+        try:
+            column = infer(name, rows_of(raw.cells[name], rows), rows, kinds.get(name, ""))
+            fitted[name] = column
+        except Constant:
+            fitted[name] = None
+        except Unusable as problem:
+            problems.append((name, problem))
+    if problems:
+        raise DataError(f"{raw.path}: {_unusable(problems)}")
+    columns = tuple(c for name in raw.columns.features if (c := fitted[name]) is not None)
+    if not columns:
+        raise DataError(
+            f"{raw.path}: no feature column is left; in the training rows all are constant: "
+            f"{listing(raw.columns.features)}"
+        )
+    return FittedColumns(columns, tuple(n for n in raw.columns.features if fitted[n] is None))
+
+
+def encode_features(raw: RawTable, columns: Sequence[Column], dtype: torch.dtype) -> Tensor:
+    """`[n_rows, width]`, the features as the columns encode them; the cells of `raw` are freed.
+
+    Raises:
+        DataError: a cell is not of its column's kind, is refused as missing, or is infinite.
+    """
+    numbers = raw.numbers[0]
+    if tuple(column.name for column in columns) == numbers.names and width_of(columns) == len(
+        columns
+    ):
+        for index, column in enumerate(columns):
+            if column.name in raw.incomplete:
+                fill(raw.path, [column], raw.column, numbers.tensor[:, index : index + 1], 0)
+        return numbers.tensor
+    encoded = torch.empty((len(raw), width_of(columns)), dtype=dtype)
+    position = 0
+    for column in columns:
+        width = len(column.parts)
+        part = encoded[:, position : position + width]
+        fill(raw.path, [column], raw.column, part, 0)
+        raw.cells.pop(column.name, None)
+        position += width
+    return encoded
+
+
+def encode_targets(raw: RawTable, dtype: torch.dtype) -> Tensor:
+    """`[n_rows, n_targets]`.
+
+    Raises:
+        DataError: a cell is not a finite number.
+    """
+    numbers = raw.numbers[1]
+    if numbers.names == raw.columns.targets:
+        return numbers.tensor
+    targets = torch.empty((len(raw), len(raw.columns.targets)), dtype=dtype)
+    fill(raw.path, number_columns(raw.columns.targets), raw.column, targets, 0)
+    return targets
+
+
+def example_rows(
+    raw: RawTable, columns: Sequence[Column], rows: Tensor
+) -> list[list[float | bool | str | None]]:
+    """The raw feature cells of some rows as JSON values, for the example of a model."""
+    cells = [_example_cells(raw, column, rows) for column in columns]
+    return [list(row) for row in zip(*cells, strict=True)]
+
+
+def _example_cells(raw: RawTable, column: Column, rows: Tensor) -> list[float | bool | str | None]:
+    cells = raw.column(column.name)
+    if column.raw == "number":
+        taken = cells[rows.numpy()] if isinstance(cells, np.ndarray) else cells.take(rows.numpy())
+        numbers = column.encode(taken, raw.path, 0)[:, 0].tolist()
+        return list(numbers)
+    texts = text_of(cells.take(rows.numpy()))
+    if column.raw == "boolean":
+        return [None if text is None else text == "True" for text in texts]
+    return list(texts)
+
+
+def _fit_numbers(raw: RawTable, train: Tensor) -> dict[str, Column | None]:
+    """The number columns that are read as numbers, by name; None for a constant one."""
+    names, tensor = raw.numbers[0].names, raw.numbers[0].tensor
+    low, high = _ranges(tensor, train)
+    step = max(1, -(-len(train) // MEDIAN_ROWS))
+    sample = tensor.index_select(0, train[::step]).numpy()
+    fitted: dict[str, Column | None] = {}
+    for index, name in enumerate(names):
+        if torch.isnan(low[index]):
+            column = tensor[:, index].index_select(0, train).numpy()
+            is_empty = bool(np.isnan(column).all())
+            fitted[name] = None if is_empty else NumberColumn.fit(name, column)
+        elif low[index] == high[index]:
+            fitted[name] = None
+        else:
+            fitted[name] = NumberColumn(name, median_of(sample[:, index]))
+    return fitted
+
+
+def _ranges(tensor: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """The lowest and the highest number of each column in some rows; NaN if one is missing."""
+    parts = [torch.aminmax(tensor.index_select(0, part), dim=0) for part in rows.split(_ROWS)]
+    low = torch.stack([part.min for part in parts]).amin(0)
+    return low, torch.stack([part.max for part in parts]).amax(0)
+
+
+def _unusable(problems: Sequence[tuple[str, Unusable]]) -> str:
+    """All columns that cannot be used, and the option that accepts them."""
+    told = "; ".join(problem.problem for _, problem in problems)
+    option = json.dumps({name: "ignore" for name, _ in problems}, ensure_ascii=False)
+    categories = [name for name, problem in problems if problem.as_category]
+    hint = f", or as categories with {json.dumps('category')} instead" if categories else ""
+    return f"{told}; leave them out with --columns '{option}'{hint}"

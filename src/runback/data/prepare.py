@@ -1,0 +1,87 @@
+"""A training's table: read, split, fitted on its training rows, and encoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from runback.columns.tensors import require_columns
+from runback.config import TrainConfig
+from runback.data.choose import choose_columns, choose_kinds, without_ignored
+from runback.data.csv_format import CsvFormat
+from runback.data.encode import example_rows, fit_columns
+from runback.data.files import existing, is_dataset
+from runback.data.raw import Wanted, read_raw
+from runback.data.readers import column_names
+from runback.data.rules import draw_split
+from runback.data.split import Split, make_split
+from runback.data.table import Table, encoded_table, read_dataset
+from runback.errors import ConfigError
+
+EXAMPLE_ROWS = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A table and its split.
+
+    Attributes:
+        example: the features of a few training rows, as they are in the table.
+        constant: the features that are left out, as they are constant in the training rows.
+    """
+
+    table: Table
+    split: Split
+    example: list[list[Any]]
+    constant: tuple[str, ...] = field(default=())
+
+
+def prepare_table(config: TrainConfig, dtype: torch.dtype) -> Prepared:
+    """Reads and splits the table of a configuration, and encodes it.
+
+    Everything about the columns is found from the training rows; a change of other rows changes
+    neither the columns nor their numbers.
+
+    Raises:
+        ConfigError: options that contradict the data.
+        DataError: the table cannot be used.
+    """
+    if is_dataset(config.data):
+        return _prepared_dataset(config, dtype)
+    form = CsvFormat.from_option(config.csv)
+    wanted, kinds = _wanted(config, form)
+    raw = read_raw(wanted, dtype)
+    rule, target = config.split_rule, raw.columns.targets[0]
+    split = draw_split(raw.path, rule, config.split, config.seed, len(raw), raw.column, target)
+    fitted = fit_columns(raw, split.train, kinds)
+    example = example_rows(raw, fitted.columns, split.train[:EXAMPLE_ROWS])
+    table = encoded_table(raw, fitted.columns, dtype)
+    return Prepared(table, split, example, fitted.constant)
+
+
+def _prepared_dataset(config: TrainConfig, dtype: torch.dtype) -> Prepared:
+    if config.split_rule.how != "ratio":
+        raise ConfigError(f"option split: {config.split} needs a table; a dataset has no columns")
+    for option in ("columns", "csv"):
+        if getattr(config, option):
+            raise ConfigError(f"option {option}: has no effect on a dataset")
+    table = read_dataset(config.data, config.target, config.features, dtype)
+    split = make_split(len(table), config.split, config.seed)
+    return Prepared(table, split, table.features[split.train[:EXAMPLE_ROWS]].tolist())
+
+
+def _wanted(config: TrainConfig, form: CsvFormat) -> tuple[Wanted, dict[str, str]]:
+    """The columns to read, and the kinds that the options give them."""
+    file = existing(config.data)
+    names = column_names(file, form)
+    rule = config.split_rule
+    others = (rule.column,) if rule.column else ()
+    require_columns(file, names, others, "split")
+    kept_out = others if rule.how in ("column", "group") else ()
+    columns = choose_columns(file, names, config.target, config.features, kept_out)
+    kinds = choose_kinds(file, columns, config.columns, names)
+    columns = without_ignored(file, columns, kinds)
+    as_cells = frozenset(name for name, kind in kinds.items() if kind not in ("number", "ignore"))
+    return Wanted(file, names, columns, others, as_cells, strict=False, form=form), kinds

@@ -50,6 +50,22 @@ def test_the_defaults_train_the_non_linear_regression() -> None:
     assert (DEFAULT.split_rule.shares, DEFAULT.checkpoint_every) == ((8, 1, 1), 1000)
 
 
+def test_an_mlp_has_defaults_of_its_own() -> None:
+    config = TrainConfig(model="mlp")
+    chosen = (config.optimizer, config.lr, config.normalize, config.scheduler, config.patience)
+    assert chosen == ("adamw", 1e-3, "standard", "cosine", 100)
+    assert TrainConfig(model="mlp", lr=0.5, optimizer="sgd").optimizer == "sgd"
+    assert TrainConfig(model="mlp", split="9:0:1").patience == 0
+    restored = TrainConfig.from_mapping(config.as_params())
+    assert restored == config
+
+
+def test_another_table_than_the_example_gets_an_mlp() -> None:
+    assert TrainConfig(data="other.csv").model == "mlp"
+    assert TrainConfig(data="other.csv", model="linear").lr == DEFAULT.lr
+    assert TrainConfig(data=DEFAULT.data) == DEFAULT
+
+
 @pytest.mark.parametrize("name", OPTION_NAMES)
 def test_a_value_of_another_type_is_refused_by_name(name: str) -> None:
     for wrong in (None, 1.5j, b"x", object(), {"a"}):
@@ -341,15 +357,6 @@ def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
     for path, problem in ((tmp_path / "no.toml", "No such file"), (tmp_path, "Is a directory")):
         with pytest.raises(ConfigError, match=f"{path}: {problem}"):
             read_config(str(path), {})
-
-
-def test_a_config_file_without_effect_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = toml(tmp_path, "lr = 0.5\n")
-    options = [f"--{name.replace('_', '-')}={text}" for name, text in DEFAULT.as_params().items()]
-    assert main(["train", "--config", file, *options]) == 2
-    assert "option config: the file has no effect" in (capsys.readouterr().err)
 
 
 def test_options_longer_than_one_tag_are_refused() -> None:

@@ -14,14 +14,21 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from runback import cli
+from runback.columns.label import LabelColumn
 from runback.config import choices
 from runback.model.batched_forward import predict_rows
 from runback.model.builtin import Mlp
-from runback.tasks import TASKS, by_loss
+from runback.tasks import TASKS, NumberTarget, Task, by_loss, criterion
 from runback.tasks.figures import plot_costs, save_figure
 from runback.tasks.regression import Regression
 
-scores, METRICS = Regression().scores, Regression().metrics
+METRICS = Regression().metrics
+
+
+def scores(output: Tensor, y: Tensor, loss: str) -> dict[str, float]:
+    targets = [NumberTarget(f"y{index}") for index in range(y.shape[1])]
+    return Regression().scores(output, y, criterion(loss, "none", targets), targets)
+
 
 VALUES = st.lists(st.floats(-1e3, 1e3, width=32), min_size=4, max_size=4)
 
@@ -99,12 +106,15 @@ def test_the_option_loss_offers_the_losses_of_all_tasks() -> None:
         assert loss in by_loss(loss).losses
 
 
-def test_each_score_has_a_metric_with_a_direction() -> None:
-    rows = torch.tensor([[1.0], [2.0], [4.0]])
-    for task in TASKS.values():
-        for loss in task.losses:
-            assert task.scores(rows + 1, rows, loss).keys() == task.metrics.keys()
-        assert task.primary_metric in task.metrics
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_each_score_has_a_metric_with_a_direction(task: Task) -> None:
+    is_regression = task.name == "regression"
+    target = NumberTarget("y") if is_regression else LabelColumn("y", (0, 1), (2, 1))
+    y = torch.tensor([[0.0], [1.0], [0.0]]).to(task.target_dtype(torch.float32))
+    output = torch.randn(3, task.n_outputs([target]))
+    for loss in task.losses.values():
+        assert task.scores(output, y, loss, [target]).keys() == task.metrics.keys()
+    assert task.primary_metric in task.metrics
 
 
 def drawn(file: Path) -> bool:
@@ -123,7 +133,7 @@ def test_any_costs_are_plotted(tmp_path: Path, values: list[float]) -> None:
 
 
 def plot_predictions(file: Path, actual: Tensor, predicted: Tensor, names: list[str]) -> None:
-    ((stem, figure),) = Regression().plots(predicted, actual, names)
+    ((stem, figure),) = Regression().plots(predicted, actual, list(map(NumberTarget, names)))
     assert stem == "predictions"
     save_figure(figure, file)
 

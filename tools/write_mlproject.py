@@ -7,11 +7,16 @@ from pathlib import Path
 
 from runback.cli import COMMANDS, Argument, Command
 
+RUN_PARAMETER = "run_id"
 FILE = Path(__file__).parents[1] / "MLproject"
 HEADER = """\
 name: runback
 
 # Written by make mlproject from the commands' table in src/runback/cli.py.
+# Every option of a command is a parameter of its entry point: mlflow run . -P lr=0.01. MLflow adds
+# parameters that are not declared to the command, as --lr 0.01. Only RUN is declared here: of a
+# declared parameter MLflow would pass and log the default, too, as if it had been chosen.
+#
 # Commands start with exec, so that the training process is the child of `mlflow run` itself and
 # notices when that is killed; and with src/ on the path, so that they run this checkout's code.
 
@@ -28,32 +33,22 @@ def mlproject() -> str:
 
 def _entry_point(command: Command) -> str:
     name = "main" if command.name == "train" else command.name
-    arguments = [argument for argument in command.arguments if argument.in_project]
+    run = [argument for argument in command.arguments if argument.kind == "positional"]
     lines = [
         f"  {name}:",
-        "    parameters:",
-        *(f"      {_parameter(a)}: {_declaration(a)}" for a in arguments),
+        *("    parameters:" for _ in run),
+        *(f"      {RUN_PARAMETER}: {_declaration(argument)}" for argument in run),
         "    command: >-",
         f'      PYTHONPATH="src:$PYTHONPATH" exec python -m runback {command.name}',
-        *(f"      {_passed(a)}" for a in arguments),
+        *(f"      {{{RUN_PARAMETER}}}" for _ in run),
     ]
     return "".join(f"{line}\n" for line in lines)
 
 
-def _parameter(argument: Argument) -> str:
-    return "run_id" if argument.name == "run" else argument.name
-
-
 def _declaration(argument: Argument) -> str:
-    """Text always: MLflow refuses "1e-4" for a float, and runback checks the values itself."""
     if argument.default is None:
         return "{type: string}"
     return f"{{type: string, default: {json.dumps(argument.default)}}}"
-
-
-def _passed(argument: Argument) -> str:
-    value = f"{{{_parameter(argument)}}}"
-    return value if argument.kind == "positional" else f"{argument.flag} {value}"
 
 
 if __name__ == "__main__":

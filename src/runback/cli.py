@@ -57,13 +57,13 @@ class Argument:
     """One argument of a command, which is also a parameter of its MLproject entry point.
 
     Args:
-        name: of the option and of the parameter; the parameter of RUN is `run_id`.
+        name: of the option and of the parameter; the parameter of RUN is `run_id`, the only one
+            that is declared.
         help: one line; if empty, the argument is accepted but hidden.
-        kind: a switch takes no value, or true or false, as `mlflow run` always passes a value.
+        kind: a switch takes no value, or true or false, as `mlflow run` passes a value.
         required: whether the argument is mandatory.
         default: None if the entry point has no default either.
         if_given: whether to pass the argument to the command only if it is given.
-        in_project: whether the argument is a parameter of the MLproject entry point.
     """
 
     name: str
@@ -73,7 +73,6 @@ class Argument:
     required: bool = False
     default: str | None = ""
     if_given: bool = False
-    in_project: bool = True
 
     @property
     def flag(self) -> str:
@@ -116,15 +115,13 @@ def _resume(options: argparse.Namespace) -> int:
     from runback.tracking.client import CourierClient
     from runback.tracking.messages import FindRun
 
-    # `mlflow run -e resume` passes missing options as empty text
-    given = {name: value for name, value in _given(options).items() if value != ""}
     name = run_to_resume(options.run)
     with CourierClient() as courier:
         with importing("runback.commands.resume"):
             courier.ask(FindRun(name))  # an unknown run is reported before torch is imported
         from runback.commands.resume import run_resume
 
-        result = run_resume(name, given, courier, from_scratch, trust)
+        result = run_resume(name, _given(options), courier, from_scratch, trust)
     return _finished(result)
 
 
@@ -193,7 +190,10 @@ def _sync(options: argparse.Namespace) -> int:
 
 def _train_help(name: str) -> str:
     allowed = f" [{', '.join(choices(name))}]" if choices(name) else ""
-    return f"{FIELDS[name].metadata['help']}{allowed} (default: {_default(name) or 'empty'})"
+    others = FIELDS[name].metadata["by_model"]
+    special = "".join(f"; {model}: {render(value)}" for model, value in others.items())
+    default = f"default: {_default(name) or 'empty'}{special}"
+    return f"{FIELDS[name].metadata['help']}{allowed} ({default})"
 
 
 def _resume_help(name: str) -> str:
@@ -203,8 +203,7 @@ def _resume_help(name: str) -> str:
 
 
 def _default(name: str) -> str:
-    factory = FIELDS[name].default_factory
-    return render(factory() if callable(factory) else FIELDS[name].default)
+    return render(FIELDS[name].metadata["default"])
 
 
 def _switch(name: str, text: str) -> Argument:
@@ -213,17 +212,12 @@ def _switch(name: str, text: str) -> Argument:
 
 RUN = Argument("run", RUN_HELP, "positional", required=True, default=None)
 TRUST = _switch("trust", "run RUN's own code though it was not trained with or trusted here before")
-CONFIG = Argument(
-    "config", "options from a TOML file", metavar="FILE.toml", default=None, in_project=False
-)
+CONFIG = Argument("config", "options from a TOML file", metavar="FILE.toml", default=None)
 TRAIN_OPTIONS = tuple(
     Argument(name, _train_help(name), default=_default(name), if_given=True) for name in FIELDS
 )
 # All options, so that the error message can name one that a resume may not change.
-RESUME_OPTIONS = tuple(
-    Argument(name, _resume_help(name), if_given=True, in_project=name == "epochs")
-    for name in FIELDS
-)
+RESUME_OPTIONS = tuple(Argument(name, _resume_help(name), if_given=True) for name in FIELDS)
 
 COMMANDS = (
     Command("train", "train a new run; prints the run ID", (CONFIG, *TRAIN_OPTIONS), _train),
@@ -393,16 +387,10 @@ def read_config(file: str | None, given: dict[str, Any]) -> TrainConfig:
     """The configuration; precedence: defaults < file < command line.
 
     Raises:
-        ConfigError: an unknown option, an invalid value, or a file without effect because every
-            option is on the command line, as under `mlflow run`.
+        ConfigError: an unknown option or an invalid value.
     """
     if file is None:
         return TrainConfig.from_mapping(given)
-    if len(given) == len(FIELDS):
-        raise ConfigError(
-            "option config: the file has no effect, as every option is on the command line (mlflow "
-            "run passes all of them); give the options with -P"
-        )
     values = parse_all(_read_toml(file), where=file)
     TrainConfig.from_mapping(values, where=file)  # errors in the file name it
     return TrainConfig(**{**values, **parse_all(given)})

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
     from pydantic_core import ErrorDetails
 
+AUTO = "auto"
+# Its defaults are those of the regression that it is the example of.
+EXAMPLE_DATA = "data/non_linear.csv"
 MAX_INT = 2**63 - 1
 MAX_SHOWN = 80
 # Far above the cores of any machine; libgomp aborts the process when it cannot start a thread.
@@ -60,7 +63,8 @@ SplitRule = Annotated[
 ColumnKind = Literal["number", "boolean", "category", "date", "ignore"]
 # The built-in models, in `model.builtin`.
 MODEL_NAMES = ("linear", "polynomial", "mlp")
-LossName = Literal["mse", "l1", "huber"]
+LossName = Literal["auto", "mse", "l1", "huber", "cross_entropy", "bce"]
+ClassWeights = Literal["none", "balanced"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 SchedulerName = Literal["none", "step", "cosine", "plateau"]
 Normalization = Literal["none", "standard", "minmax"]
@@ -68,16 +72,24 @@ Precision = Literal["float32", "bf16", "float64"]
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
-def _option(default: Any, text: str) -> Any:
-    """A field with its help text."""
-    if isinstance(default, dict):
-        return field(default_factory=lambda: dict(default), metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+class _Unset:
+    """The value of an option that is not given; `default_of` replaces it."""
+
+
+_UNSET = _Unset()
+
+
+def _option(default: Any, text: str, **by_model: Any) -> Any:
+    """A field with its help text, its default, and the defaults of some models."""
+    return field(default=_UNSET, metadata={"help": text, "default": default, "by_model": by_model})
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """The options of a training run. The defaults are the non-linear regression example.
+
+    Without `model`, another table than that of the example is trained with an mlp; some options
+    have other defaults for an mlp (`default_of`).
 
     Raises:
         ConfigError: on construction, if a value has the wrong type, is out of range, or
@@ -85,9 +97,14 @@ class TrainConfig:
     """
 
     data: str = _option(
-        "data/non_linear.csv",
+        EXAMPLE_DATA,
         "table to train on: .csv (also .csv.gz, .csv.zst), .parquet, or a dataset of your own, "
         "file.py:Class",
+    )
+    model: str = _option(
+        "polynomial",
+        "linear, polynomial, mlp, package.module:Class or file.py:Class; mlp for other tables than "
+        "the example's",
     )
     target: ColumnNames = _option((), "target column(s), comma-separated; empty: the last column")
     features: ColumnNames = _option(
@@ -103,24 +120,28 @@ class TrainConfig:
         'form of a CSV file as JSON, e.g. \'{"delimiter": ";"}\': delimiter, quote, decimal, '
         "encoding, null_values",
     )
-    model: str = _option(
-        "polynomial", "linear, polynomial, mlp, package.module:Class or file.py:Class"
-    )
     model_args: Arguments = _option({}, "arguments of the model as JSON, e.g. '{\"degree\": 2}'")
-    loss: LossName = _option("mse", "cost function")
-    optimizer: OptimizerName = _option("sgd", "optimizer")
-    lr: NonNegativeFloat = _option(1e-4, "learning rate")
+    loss: LossName = _option(
+        "mse", "cost function; auto, for other tables than the example's: by the target"
+    )
+    class_weights: ClassWeights = _option(
+        "none", "weights of the classes in the cost; balanced: all classes count alike"
+    )
+    optimizer: OptimizerName = _option("sgd", "optimizer", mlp="adamw")
+    lr: NonNegativeFloat = _option(1e-4, "learning rate", mlp=1e-3)
     weight_decay: NonNegativeFloat = _option(0.0, "weight decay")
     momentum: NonNegativeFloat = _option(0.0, "momentum (sgd only)")
-    scheduler: SchedulerName = _option("none", "learning-rate schedule, stepped once an epoch")
+    scheduler: SchedulerName = _option(
+        "none", "learning-rate schedule, stepped once an epoch", mlp="cosine"
+    )
     scheduler_args: Arguments = _option(
         {},
         "arguments of the schedule as JSON: step_size, gamma (step); T_max, eta_min (cosine); "
         "factor, patience (plateau)",
     )
-    epochs: PositiveInt = _option(10_000, "epochs to train")
+    epochs: PositiveInt = _option(10_000, "epochs to train", mlp=1000)
     batch_size: PositiveInt = _option(128, "rows in a batch")
-    drop_last: bool = _option(True, "leave out the last, smaller batch of an epoch")
+    drop_last: bool = _option(True, "leave out the last, smaller batch of an epoch", mlp=False)
     shuffle: bool = _option(True, "new order of rows each epoch, derived from seed and epoch")
     num_workers: Parallelism = _option(0, "processes of a DataLoader; 0: gather from memory")
     split: SplitRule = _option(
@@ -132,7 +153,7 @@ class TrainConfig:
         0, "seed of the split, the initial weights, the order and all randomness"
     )
     normalize: Normalization = _option(
-        "none", "scale features inside the module, fitted on training rows only"
+        "none", "scale features inside the module, fitted on training rows only", mlp="standard"
     )
     checkpoint_every: PositiveInt = _option(1000, "epochs between checkpoints")
     checkpoint_minutes: NonNegativeFloat = _option(
@@ -142,7 +163,7 @@ class TrainConfig:
         0, "checkpoints to keep, at least two and the best; 0: all"
     )
     patience: NonNegativeInt = _option(
-        0, "stop after so many epochs without a better val_cost; 0: never"
+        0, "stop after so many epochs without a better val_cost; 0: never", mlp=100
     )
     clip_norm: NonNegativeFloat = _option(0.0, "largest norm of the gradient; 0: unlimited")
     device: Device = _option("auto", "auto, cpu, cuda, cuda:1 or mps")
@@ -156,9 +177,11 @@ class TrainConfig:
     )
 
     def __post_init__(self) -> None:
-        for name in OPTION_NAMES:
-            value = _validated(name, getattr(self, name), strict=True)
-            object.__setattr__(self, name, value)
+        for name in OPTION_NAMES:  # data and model come first: the other defaults depend on them
+            value = getattr(self, name)
+            if value is _UNSET:
+                value = _default_in(self, name)
+            object.__setattr__(self, name, _validated(name, value, strict=True))
         _check_lengths(self)
         _check_combinations(self)
         _check_total(self)
@@ -218,6 +241,27 @@ MUTABLE_ON_RESUME = frozenset(
 )
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainConfig)}
 OPTION_NAMES: tuple[str, ...] = tuple(FIELDS)
+
+
+def default_of(name: str, model: str, data: str = EXAMPLE_DATA) -> Any:
+    """The default of an option for a model and, for the option `model` itself, for a table."""
+    if name == "model" and data != EXAMPLE_DATA:
+        return "mlp"
+    about = FIELDS[name].metadata
+    default = about["by_model"].get(model, about["default"])
+    return dict(default) if isinstance(default, dict) else default
+
+
+def _default_in(config: TrainConfig, name: str) -> Any:
+    if name == "data":
+        return EXAMPLE_DATA
+    if name == "model":
+        return default_of(name, "", config.data)
+    if name == "patience" and config.split_rule.ratio and not config.split_rule.shares[1]:
+        return 0  # there is no val_cost
+    if name == "loss" and config.data != EXAMPLE_DATA:
+        return AUTO
+    return default_of(name, config.model, config.data)
 
 
 def parse_all(values: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:
@@ -338,8 +382,7 @@ _PROBLEMS = {
 
 
 def _kind(name: str) -> type:
-    default = FIELDS[name].default
-    return dict if default is dataclasses.MISSING else type(default)
+    return type(FIELDS[name].metadata["default"])
 
 
 def _from_text(name: str, text: str) -> Any:

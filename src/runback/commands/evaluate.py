@@ -21,7 +21,7 @@ from runback.errors import DataError, JournalError, UsageError
 from runback.model.batched_forward import predict_rows
 from runback.storage.journal import recorded_keys
 from runback.storage.paths import run_dir
-from runback.tasks import by_name
+from runback.tasks import by_name, criterion
 from runback.tracking.artifacts import read_json
 from runback.tracking.points import log_scores
 
@@ -92,7 +92,10 @@ def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
         table = _table(loaded, data)
         x, y = table.features, table.targets
     output = predict_rows(loaded.module, x)
-    scores = by_name(spec.task).scores(output, y, loaded.config.loss)
+    targets = spec.target_columns
+    task = by_name(spec.task)
+    loss = criterion(loaded.config.loss, loaded.config.class_weights, targets)
+    scores = task.scores(output, y.to(task.target_dtype(spec.torch_dtype)), loss, targets)
     return EvaluationResult(loaded.record.run_id, loaded.epoch, data, len(x), scores)
 
 
@@ -136,7 +139,8 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
 def _table(loaded: Loaded, data: str) -> Table:
     """A table with the columns of the model."""
     spec, form = loaded.spec, CsvFormat.from_option(loaded.config.csv)
-    return read_table(data, spec.targets, spec.features, spec.torch_dtype, spec.columns, form)
+    columns, labels = spec.columns, spec.labels
+    return read_table(data, spec.targets, spec.features, spec.torch_dtype, columns, form, labels)
 
 
 def _record(loaded: Loaded, scores: dict[str, float]) -> None:

@@ -96,7 +96,7 @@ def _score(run: Run, setup: TrainingSetup, chosen: Chosen, output: Tensor, y: Te
     Raises:
         DivergedError: the cost is not finite.
     """
-    scores = setup.task.scores(output, y, setup.config.loss)
+    scores = setup.task.scores(output, y, setup.loss, setup.built.spec.target_columns)
     run.journal.record([(f"test_{name}", value) for name, value in scores.items()], chosen.epoch)
     shown = "  ".join(f"test_{name} {value:.6g}" for name, value in scores.items())
     say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
@@ -112,7 +112,7 @@ def _plot(run: Run, setup: TrainingSetup, tested: tuple[Tensor, Tensor] | None) 
     run.post_file(folder / "cost.png", "plots")
     if tested is None:
         return
-    for stem, figure in setup.task.plots(*tested, setup.table.columns.targets):
+    for stem, figure in setup.task.plots(*tested, setup.built.spec.target_columns):
         save_figure(figure, folder / f"{stem}.png")
         run.post_file(folder / f"{stem}.png", "plots")
 

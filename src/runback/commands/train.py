@@ -210,7 +210,8 @@ def _loop(run: Run, setup: TrainingSetup) -> None:
     """Logs each epoch, and calls the run's safe point after it and at each pause."""
     config, state = setup.config, setup.state
     with contextlib.closing(Progress(state.epoch, config.epochs)) as progress:
-        for event in run_epochs(state, setup.batches, setup.validation, config, run.should_advance):
+        parts = setup.batches, setup.validation
+        for event in run_epochs(state, *parts, config, run.should_advance, setup.loss):
             due = False
             if isinstance(event, EpochResult):
                 _log(run, event)

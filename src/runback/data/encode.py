@@ -13,6 +13,7 @@ from torch import Tensor
 from runback.columns.cells import text_of
 from runback.columns.column import Column
 from runback.columns.infer import Constant, Unusable, infer, rows_of
+from runback.columns.label import LabelColumn
 from runback.columns.number import MEDIAN_ROWS, NumberColumn, median_of, number_columns
 from runback.columns.tensors import fill, listing, width_of
 from runback.data.raw import RawTable
@@ -92,6 +93,29 @@ def encode_features(raw: RawTable, columns: Sequence[Column], dtype: torch.dtype
         raw.cells.pop(column.name, None)
         position += width
     return encoded
+
+
+def fit_labels(raw: RawTable, train: Tensor) -> tuple[LabelColumn, ...]:
+    """The classes of the targets in the training rows `[n_train]`.
+
+    Raises:
+        DataError: a target has no classes.
+    """
+    rows = train.numpy()
+    return tuple(
+        LabelColumn.fit(name, rows_of(raw.cells[name], rows), raw.path)
+        for name in raw.columns.targets
+    )
+
+
+def encode_labels(raw: RawTable, labels: Sequence[LabelColumn]) -> Tensor:
+    """`[n_rows, n_targets]` int64, the codes of the classes.
+
+    Raises:
+        DataError: a cell is missing, or none of the classes.
+    """
+    codes = [label.encode(raw.cells[label.name], raw.path, 0) for label in labels]
+    return torch.from_numpy(np.stack(codes, axis=1))
 
 
 def encode_targets(raw: RawTable, dtype: torch.dtype) -> Tensor:

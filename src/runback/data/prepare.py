@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
+from runback.columns.label import LabelColumn
 from runback.columns.tensors import require_columns
 from runback.config import TrainConfig
 from runback.data.choose import choose_columns, choose_kinds, without_ignored
 from runback.data.csv_format import CsvFormat
-from runback.data.encode import example_rows, fit_columns
+from runback.data.encode import example_rows, fit_columns, fit_labels
 from runback.data.files import existing, is_dataset
 from runback.data.raw import Wanted, read_raw
 from runback.data.readers import column_names
@@ -30,38 +31,54 @@ class Prepared:
     Attributes:
         example: the features of a few training rows, as they are in the table.
         constant: the features that are left out, as they are constant in the training rows.
+        labels: the classes of the targets; empty for numbers. Targets are then their codes, int64.
     """
 
     table: Table
     split: Split
     example: list[list[Any]]
     constant: tuple[str, ...] = field(default=())
+    labels: tuple[LabelColumn, ...] = ()
 
 
-def prepare_table(config: TrainConfig, dtype: torch.dtype) -> Prepared:
+def prepare_table(config: TrainConfig, dtype: torch.dtype, has_classes: bool | None) -> Prepared:
     """Reads and splits the table of a configuration, and encodes it.
 
     Everything about the columns is found from the training rows; a change of other rows changes
     neither the columns nor their numbers.
+
+    Args:
+        config: the options.
+        dtype: of the features, and of targets that are numbers.
+        has_classes: whether the targets are classes; None to find it: texts and truth values are.
 
     Raises:
         ConfigError: options that contradict the data.
         DataError: the table cannot be used.
     """
     if is_dataset(config.data):
-        return _prepared_dataset(config, dtype)
+        return _prepared_dataset(config, dtype, has_classes)
     form = CsvFormat.from_option(config.csv)
-    wanted, kinds = _wanted(config, form)
+    wanted, kinds = _wanted(config, form, bool(has_classes))
     raw = read_raw(wanted, dtype)
+    if has_classes is None:
+        has_classes = all(name in raw.cells for name in raw.columns.targets)
     rule, target = config.split_rule, raw.columns.targets[0]
     split = draw_split(raw.path, rule, config.split, config.seed, len(raw), raw.column, target)
     fitted = fit_columns(raw, split.train, kinds)
     example = example_rows(raw, fitted.columns, split.train[:EXAMPLE_ROWS])
-    table = encoded_table(raw, fitted.columns, dtype)
-    return Prepared(table, split, example, fitted.constant)
+    labels = fit_labels(raw, split.train) if has_classes else ()
+    table = encoded_table(raw, fitted.columns, dtype, labels)
+    return Prepared(table, split, example, fitted.constant, labels)
 
 
-def _prepared_dataset(config: TrainConfig, dtype: torch.dtype) -> Prepared:
+def _prepared_dataset(
+    config: TrainConfig, dtype: torch.dtype, has_classes: bool | None
+) -> Prepared:
+    if has_classes:
+        raise ConfigError(
+            f"option loss: {config.loss} needs a table; the targets of a dataset are numbers"
+        )
     if config.split_rule.how != "ratio":
         raise ConfigError(f"option split: {config.split} needs a table; a dataset has no columns")
     for option in ("columns", "csv"):
@@ -72,7 +89,9 @@ def _prepared_dataset(config: TrainConfig, dtype: torch.dtype) -> Prepared:
     return Prepared(table, split, table.features[split.train[:EXAMPLE_ROWS]].tolist())
 
 
-def _wanted(config: TrainConfig, form: CsvFormat) -> tuple[Wanted, dict[str, str]]:
+def _wanted(
+    config: TrainConfig, form: CsvFormat, has_classes: bool
+) -> tuple[Wanted, dict[str, str]]:
     """The columns to read, and the kinds that the options give them."""
     file = existing(config.data)
     names = column_names(file, form)
@@ -84,4 +103,5 @@ def _wanted(config: TrainConfig, form: CsvFormat) -> tuple[Wanted, dict[str, str
     kinds = choose_kinds(file, columns, config.columns, names)
     columns = without_ignored(file, columns, kinds)
     as_cells = frozenset(name for name, kind in kinds.items() if kind not in ("number", "ignore"))
+    as_cells |= frozenset(columns.targets) if has_classes else frozenset()
     return Wanted(file, names, columns, others, as_cells, strict=False, form=form), kinds

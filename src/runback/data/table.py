@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from runback.columns.column import Column
+from runback.columns.label import LabelColumn
 from runback.columns.number import number_columns
 from runback.columns.tensors import listing, require_columns
 from runback.data.choose import Columns, choose_columns
 from runback.data.csv_format import PLAIN, CsvFormat
-from runback.data.encode import encode_features, encode_targets
+from runback.data.encode import encode_features, encode_labels, encode_targets
 from runback.data.files import existing, is_dataset
 from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import blocks, column_names, fingerprint, schema_of
@@ -30,7 +31,7 @@ class Table:
     Attributes:
         features: `[n_rows, width]`, as the columns encode them; without categories, dates and
             missing numbers, `[n_rows, n_features]`.
-        targets: `[n_rows, n_targets]`, same dtype.
+        targets: `[n_rows, n_targets]`, same dtype; codes of classes are int64.
         columns: the names of both.
         fingerprint: SHA-256 of the file, in hexadecimal.
         path: of the file, absolute.
@@ -57,6 +58,7 @@ def read_table(
     dtype: torch.dtype,
     columns: Sequence[Column] = (),
     form: CsvFormat = PLAIN,
+    labels: Sequence[LabelColumn] = (),
 ) -> Table:
     """Reads a CSV or Parquet file, or all samples of a user's dataset, into two tensors.
 
@@ -67,6 +69,7 @@ def read_table(
         dtype: of the tensors.
         columns: the description of `features`; empty if all are complete number columns.
         form: of a CSV file.
+        labels: the classes of the targets; empty for numbers.
 
     Raises:
         DataError: no such file, no rows, duplicate or unknown columns, a feature that is also a
@@ -79,8 +82,9 @@ def read_table(
     chosen = choose_columns(file, names, target, features)
     described = tuple(columns) or number_columns(chosen.features)
     as_cells = frozenset(column.name for column in described if column.raw != "number")
+    as_cells |= frozenset(label.name for label in labels)
     raw = read_raw(Wanted(file, names, chosen, as_cells=as_cells, form=form), dtype)
-    return encoded_table(raw, described, dtype)
+    return encoded_table(raw, described, dtype, labels)
 
 
 def fingerprint_of(data: str, dtype: torch.dtype) -> str:
@@ -94,13 +98,18 @@ def fingerprint_of(data: str, dtype: torch.dtype) -> str:
     return fingerprint(existing(data))
 
 
-def encoded_table(raw: RawTable, columns: Sequence[Column], dtype: torch.dtype) -> Table:
+def encoded_table(
+    raw: RawTable,
+    columns: Sequence[Column],
+    dtype: torch.dtype,
+    labels: Sequence[LabelColumn] = (),
+) -> Table:
     """A table as tensors, of the described features only; the cells of `raw` are freed.
 
     Raises:
         DataError: a cell is not of its column's kind, or a target is not a finite number.
     """
-    targets = encode_targets(raw, dtype)
+    targets = encode_labels(raw, labels) if labels else encode_targets(raw, dtype)
     features = encode_features(raw, columns, dtype)
     names = Columns(tuple(column.name for column in columns), raw.columns.targets)
     return Table(features, targets, names, raw.fingerprint, raw.path, tuple(columns))

@@ -37,21 +37,26 @@ class Predictor:
 
         Args:
             frame: at least the feature columns, in any order.
-            params: unused; passed by mlflow.
+            params: `{"probabilities": True}` adds a column `TARGET=CLASS` for each class.
 
         Returns:
             `[n]` for one target, as `mlflow.models.evaluate` requires; otherwise a DataFrame with a
-            column for each target.
+            column for each target and, where asked for, each class.
 
         Raises:
             DataError: a column is missing, or a cell is not of its column's kind.
         """
-        predicted = self.predict_frame(frame)
+        probabilities = bool((params or {}).get("probabilities", False))
+        predicted = self.predict_frame(frame, probabilities=probabilities)
         single = len(predicted.columns) == 1
         return predicted.iloc[:, 0].to_numpy(copy=True) if single else predicted
 
     def predict_frame(
-        self, frame: pd.DataFrame, where: str = "table", first_row: int = 0
+        self,
+        frame: pd.DataFrame,
+        where: str = "table",
+        first_row: int = 0,
+        probabilities: bool = False,
     ) -> pd.DataFrame:
         """Predictions with a column for each target and the frame's index.
 
@@ -59,6 +64,7 @@ class Predictor:
             frame: as in `predict`.
             where: the table's name in errors.
             first_row: index of the frame's first row in the table, from 0, for errors.
+            probabilities: adds a column `TARGET=CLASS` for each class.
         """
         x = frame_to_tensor(
             frame,
@@ -68,7 +74,8 @@ class Predictor:
             first=first_row,
             columns=self.spec.columns,
         )
-        predicted = by_name(self.spec.task).decode(self.compute(x), self.spec.targets)
+        task, targets = by_name(self.spec.task), self.spec.target_columns
+        predicted = task.decode(self.compute(x), targets, probabilities)
         predicted.index = frame.index
         return predicted
 

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from runback.columns.column import Column
+from runback.columns.label import LabelColumn
 from runback.columns.layout import Layout, columns_from_json, layout_of
 from runback.columns.number import number_columns
 from runback.errors import CheckpointError, ModelError, first_line
@@ -27,7 +28,7 @@ from runback.model.builtin import BUILTIN
 from runback.model.digests import verify_digests, write_digests
 from runback.model.expanding import Expanded
 from runback.model.scaling import Scaled
-from runback.tasks import by_name
+from runback.tasks import NumberTarget, Target, by_name
 from runback.user_code import (
     UserClass,
     copy_sources,
@@ -58,6 +59,7 @@ class ModelSpec:
         targets: the predicted columns, in order.
         normalize: none, standard or minmax.
         dtype: "float32" or "float64", of weights and input.
+        labels: for a task of classes, the columns of `targets`; empty for numbers.
         own_module: for a user-defined class, its importable name below `source/`; empty for a
             built-in model and before `build_model`.
         columns: the encoding of each feature; empty if all are complete number columns.
@@ -72,11 +74,17 @@ class ModelSpec:
     dtype: str
     own_module: str = ""
     columns: tuple[Column, ...] = ()
+    labels: tuple[LabelColumn, ...] = ()
 
     @property
     def layout(self) -> Layout:
         """The columns of the encoded tensor, which is the module's input."""
         return layout_of(self.columns or number_columns(self.features))
+
+    @property
+    def target_columns(self) -> tuple[Target, ...]:
+        """The columns of `targets`."""
+        return self.labels or tuple(map(NumberTarget, self.targets))
 
     @property
     def torch_dtype(self) -> torch.dtype:
@@ -90,13 +98,14 @@ class ModelSpec:
         Raises:
             ModelError: no registered task has the name `task`.
         """
-        return by_name(self.task).n_outputs(self.targets)
+        return by_name(self.task).n_outputs(self.target_columns)
 
     def as_json(self) -> dict[str, Any]:
         """The spec as JSON values, with the format version."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         columns = [column.as_json() for column in self.columns]
-        return {"format": FORMAT, **plain, "columns": columns}
+        labels = [label.as_json() for label in self.labels]
+        return {"format": FORMAT, **plain, "columns": columns, "labels": labels}
 
     @classmethod
     def from_json(cls, stored: dict[str, Any]) -> ModelSpec:
@@ -115,7 +124,8 @@ class ModelSpec:
         values = {name: stored[name] for name in _ENTRIES}
         lists = {name: tuple(values[name]) for name in ("features", "targets")}
         columns = _columns(stored.get("columns"), lists["features"])
-        return cls(**{**values, **lists}, columns=columns)
+        labels = _labels(stored.get("labels"), lists["targets"])
+        return cls(**{**values, **lists}, columns=columns, labels=labels)
 
 
 def _columns(stored: Any, features: tuple[str, ...]) -> tuple[Column, ...]:
@@ -130,6 +140,20 @@ def _columns(stored: Any, features: tuple[str, ...]) -> tuple[Column, ...]:
         return columns_from_json(stored, features)
     except ValueError as error:
         raise ModelError(f"{SPEC_FILE}: the entry 'columns' is invalid: {error}") from None
+
+
+def _labels(stored: Any, targets: tuple[str, ...]) -> tuple[LabelColumn, ...]:
+    """The stored classes of the targets; none for numbers.
+
+    Raises:
+        ModelError: an invalid description.
+    """
+    if stored is None or stored == []:
+        return ()
+    labels = tuple(map(LabelColumn.from_json, stored)) if isinstance(stored, list) else ()
+    if tuple(label.name for label in labels) != targets:
+        raise ModelError(f"{SPEC_FILE}: the entry 'labels' does not belong to the targets")
+    return labels
 
 
 def _is_text(value: Any) -> bool:

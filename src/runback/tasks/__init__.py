@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from runback.errors import ModelError
+from runback.tasks.binary import Binary
+from runback.tasks.classification import Classification
 from runback.tasks.regression import Regression
-from runback.tasks.task import Loss, Metric, Task
+from runback.tasks.task import Loss, Metric, NumberTarget, Target, Task
 
-__all__ = ["TASKS", "Loss", "Metric", "Task", "by_loss", "by_name", "load_libraries"]
+__all__ = [
+    "TASKS",
+    "Loss",
+    "Metric",
+    "NumberTarget",
+    "Target",
+    "Task",
+    "by_loss",
+    "by_name",
+    "criterion",
+    "load_libraries",
+    "loss_for",
+]
 
-TASKS: Mapping[str, Task] = {task.name: task for task in (Regression(),)}
+TASKS: Mapping[str, Task] = {task.name: task for task in (Regression(), Classification(), Binary())}
 
 
 def by_name(name: str) -> Task:
@@ -27,6 +41,24 @@ def by_name(name: str) -> Task:
 def by_loss(loss: str) -> Task:
     """The task to which a value of the option `loss` belongs."""
     return next(task for task in TASKS.values() if loss in task.losses)
+
+
+def loss_for(targets: Sequence[Target]) -> str:
+    """The loss for targets, where the option `loss` is auto."""
+    if not targets:
+        return "mse"
+    is_binary = all(len(target.classes) == 2 for target in targets)
+    return "bce" if is_binary and len(targets) > 1 else "cross_entropy"
+
+
+def criterion(loss: str, class_weights: str, targets: Sequence[Target]) -> Loss:
+    """The loss of the options `loss` and `class_weights`.
+
+    Raises:
+        ConfigError: class weights for targets that are numbers.
+    """
+    task = by_loss(loss)
+    return task.losses[loss] if class_weights == "none" else task.balanced(loss, targets)
 
 
 def load_libraries() -> None:

@@ -56,10 +56,12 @@ def new_figure() -> tuple[Figure, Axes]:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure with a grid and a legend as PNG; the folder is created if missing."""
+    """Writes a figure as PNG, with a grid and a legend; the folder is created if missing."""
     for axes in figure.axes:
-        axes.grid(alpha=0.25)
-        axes.legend(frameon=False)
+        if not axes.images:  # lines over an image's cells mislead
+            axes.grid(alpha=0.25)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():  # glyphs missing in matplotlib's font
         warnings.simplefilter("ignore")
@@ -74,6 +76,6 @@ def drawable(values: Sequence[float] | Array) -> npt.NDArray[np.float64]:
 
 
 def label(name: str) -> str:
-    """A column's name escaped for matplotlib: `$` begins a formula, `_` hides a legend entry."""
+    """A name escaped for matplotlib: `$` begins a formula, `_` hides a legend entry."""
     shown = name if len(name) <= MAX_LABEL else name[:MAX_LABEL] + "..."
     return (" " if name.startswith("_") else "") + shown.replace("$", r"\$")

@@ -7,11 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
-from runback.tasks import figures
-from runback.tasks.task import Loss, Metric
+from runback.errors import ConfigError, UsageError
+from runback.tasks import baselines, figures
+from runback.tasks.task import Loss, Metric, Target
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -26,6 +28,7 @@ class Regression:
 
     name = "regression"
     model_type = "regressor"
+    has_classes = False
     losses: Mapping[str, Loss] = {
         "mse": functional.mse_loss,
         "l1": functional.l1_loss,
@@ -39,17 +42,28 @@ class Regression:
     }
     primary_metric = "rmse"
 
-    def n_outputs(self, targets: Sequence[str]) -> int:
+    def target_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of the weights."""
+        return dtype
+
+    def n_outputs(self, targets: Sequence[Target]) -> int:
         """One output for each target."""
         return len(targets)
 
-    def scores(self, output: Tensor, y: Tensor, loss: str) -> dict[str, float]:
+    def balanced(self, loss: str, targets: Sequence[Target]) -> Loss:
+        """Refused: numbers have no classes."""
+        raise ConfigError(f"option class_weights: loss {loss} has no classes; use none")
+
+    def scores(
+        self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
+    ) -> dict[str, float]:
         """The run's cost, RMSE, MAE and R2, averaged over targets with equal weight.
 
         Args:
             output: `[n, n_targets]`.
             y: `[n, n_targets]`.
-            loss: mse, l1 or huber.
+            loss: of the run.
+            targets: the columns of `y`.
 
         Returns:
             `cost`, `rmse` and `mae` in the targets' units, and `r2`. `r2` is left out if a target
@@ -58,7 +72,7 @@ class Regression:
         """
         from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
-        scores = {"cost": self.losses[loss](output, y).item()}
+        scores = {"cost": loss(output, y).item()}
         p, a = output.double().numpy(), y.double().numpy()
         if np.isfinite(p).all():
             with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are valid results
@@ -68,23 +82,36 @@ class Regression:
                     scores["r2"] = float(r2_score(a, p))
         return scores
 
-    def decode(self, output: Tensor, targets: Sequence[str]) -> pd.DataFrame:
+    def baselines(
+        self, x: Tensor, y: Tensor, x_test: Tensor, targets: Sequence[Target]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The mean, and least squares."""
+        rows = baselines.fitted_rows(*x.shape)
+        known, numbers, asked = (t.double().numpy() for t in (x[rows], y[rows], x_test))
+        yield "constant", torch.from_numpy(baselines.mean_of(y.double().numpy(), len(x_test)))
+        yield "linear", torch.from_numpy(baselines.linear_numbers(known, numbers, asked))
+
+    def decode(
+        self, output: Tensor, targets: Sequence[Target], probabilities: bool = False
+    ) -> pd.DataFrame:
         """The output, unchanged, in its dtype."""
         import pandas as pd
 
-        return pd.DataFrame(output.numpy(), columns=list(targets))
+        if probabilities:
+            raise UsageError("option probabilities: the model predicts numbers, not classes")
+        return pd.DataFrame(output.numpy(), columns=[target.name for target in targets])
 
     def plots(
-        self, output: Tensor, y: Tensor, targets: Sequence[str]
+        self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:
         """Predicted over actual values with the diagonal: at most 2000 rows and 8 targets."""
         figure, axes = figures.new_figure()
         step = max(1, len(y) // MAX_PLOTTED)
         actual = figures.drawable(y.numpy()[::step])
         predicted = figures.drawable(output.numpy()[::step])
-        for column, name in enumerate(targets[:MAX_COLUMNS]):
+        for column, target in enumerate(targets[:MAX_COLUMNS]):
             x, height = actual[:, column], predicted[:, column]
-            axes.scatter(x, height, s=14, alpha=0.7, label=figures.label(name))
+            axes.scatter(x, height, s=14, alpha=0.7, label=figures.label(target.name))
         shown = actual[:, :MAX_COLUMNS][np.isfinite(actual[:, :MAX_COLUMNS])]
         low, high = (shown.min(), shown.max()) if shown.size else (0.0, 0.0)
         axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle="--", label="exact")
@@ -94,4 +121,5 @@ class Regression:
     def load_libraries(self) -> None:
         """Imports scikit-learn's metrics and matplotlib."""
         figures.load_libraries()
-        importlib.import_module("sklearn.metrics")
+        for name in ("sklearn.metrics", *baselines.LIBRARIES):
+            importlib.import_module(name)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -15,6 +16,32 @@ if TYPE_CHECKING:
 
 # Takes output and targets; returns a scalar.
 Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class Target(Protocol):
+    """A target column.
+
+    Attributes:
+        name: of the column.
+        classes: in the order of their codes; empty for numbers.
+        counts: training rows of each class; empty for numbers.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def classes(self) -> Sequence[str | bool | int]: ...
+    @property
+    def counts(self) -> Sequence[int]: ...
+
+
+@dataclass(frozen=True)
+class NumberTarget:
+    """A target column of numbers; see `Target`."""
+
+    name: str
+    classes: tuple[str | bool | int, ...] = ()
+    counts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -36,6 +63,7 @@ class Task(Protocol):
     Attributes:
         name: stored in the model's spec.
         model_type: MLflow's name for models of this task.
+        has_classes: whether the targets are classes, not numbers.
         losses: the values of the option `loss`; each maps output and targets to a scalar.
         metrics: the possible keys of `scores`, in display order.
         primary_metric: the default metric of a promotion.
@@ -46,29 +74,70 @@ class Task(Protocol):
     @property
     def model_type(self) -> str: ...
     @property
+    def has_classes(self) -> bool: ...
+    @property
     def losses(self) -> Mapping[str, Loss]: ...
     @property
     def metrics(self) -> Mapping[str, Metric]: ...
     @property
     def primary_metric(self) -> str: ...
 
-    def n_outputs(self, targets: Sequence[str]) -> int:
+    def target_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """The dtype of the targets `[n, n_targets]` for weights of `dtype`."""
+
+    def n_outputs(self, targets: Sequence[Target]) -> int:
         """The width of the module's output."""
 
-    def scores(self, output: Tensor, y: Tensor, loss: str) -> dict[str, float]:
+    def balanced(self, loss: str, targets: Sequence[Target]) -> Loss:
+        """The loss with classes weighted by the inverse of their counts.
+
+        Raises:
+            ConfigError: the targets are numbers.
+        """
+
+    def scores(
+        self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
+    ) -> dict[str, float]:
         """The metrics defined for these rows, including `cost` (the run's loss).
 
         Args:
             output: of the module, `[n, n_outputs]`, on the CPU.
             y: `[n, n_targets]`, on the CPU.
-            loss: one of `losses`.
+            loss: of the run.
+            targets: the columns of `y`.
         """
 
-    def decode(self, output: Tensor, targets: Sequence[str]) -> pd.DataFrame:
-        """Converts an output `[n, n_outputs]` to predictions, one column for each target."""
+    def baselines(
+        self, x: Tensor, y: Tensor, x_test: Tensor, targets: Sequence[Target]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """Yields the names and outputs `[n_test, n_outputs]` of simple models.
+
+        They are "constant" (the mean, or the shares of the classes) and "linear" (scikit-learn's
+        linear or logistic regression, on at most `baselines.MAX_ROWS` evenly spaced rows).
+
+        Args:
+            x: the training rows `[n_train, n_features]`.
+            y: their targets `[n_train, n_targets]`.
+            x_test: the test rows `[n_test, n_features]`.
+            targets: the columns of `y`.
+        """
+
+    def decode(
+        self, output: Tensor, targets: Sequence[Target], probabilities: bool = False
+    ) -> pd.DataFrame:
+        """Converts an output `[n, n_outputs]` to predictions, one column for each target.
+
+        Args:
+            output: of the module, on the CPU.
+            targets: the predicted columns.
+            probabilities: adds a column `TARGET=CLASS` for each class.
+
+        Raises:
+            UsageError: `probabilities` for numbers.
+        """
 
     def plots(
-        self, output: Tensor, y: Tensor, targets: Sequence[str]
+        self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:
         """Yields (file stem, figure) for scored rows; arguments as in `scores`."""
 

@@ -17,7 +17,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.types.schema import ColSpec, DataType, Schema
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
 from runback.errors import (
@@ -302,9 +302,22 @@ def _copy_code(folder: Path) -> Path:
 def _signature(folder: Path) -> ModelSignature:
     spec = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     inputs = Schema([_input(column) for column in _columns(spec)])
+    kinds = _output_types(spec)
+    names = spec["targets"] if len(kinds) > 1 else [None]
+    outputs = Schema([ColSpec(kind, name) for kind, name in zip(kinds, names, strict=True)])
+    if not spec.get("labels"):
+        return ModelSignature(inputs=inputs, outputs=outputs)
+    params = ParamSchema([ParamSpec("probabilities", DataType.boolean, False)])
+    return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+
+
+def _output_types(spec: dict[str, Any]) -> list[DataType]:
+    """The type of each target: numbers in the model's dtype, or that of the classes."""
+    if labels := spec.get("labels"):
+        types = {bool: DataType.boolean, int: DataType.long, str: DataType.string}
+        return [types[type(label["classes"][0])] for label in labels]
     kind = DataType.double if spec["dtype"] == "float64" else DataType.float
-    names = spec["targets"] if len(spec["targets"]) > 1 else [None]
-    return ModelSignature(inputs=inputs, outputs=Schema([ColSpec(kind, name) for name in names]))
+    return [kind] * len(spec["targets"])
 
 
 def _example(folder: Path) -> pd.DataFrame:

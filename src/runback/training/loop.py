@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
 from runback.seeding import seed_generators
-from runback.tasks import by_loss
+from runback.tasks import Loss, by_loss
 from runback.training.compiling import CompiledSteps, missing_compiler
 from runback.training.optimizers import learning_rate
 from runback.training.state import TrainState
@@ -51,6 +51,7 @@ def run_epochs(
     validation: TableDataset | None,
     config: TrainConfig,
     pause: Callable[[], bool] = lambda: False,
+    loss: Loss | None = None,
 ) -> Iterator[EpochResult | MidEpoch]:
     """Trains from the position of `state` to `config.epochs`, or until patience is exhausted.
 
@@ -60,11 +61,13 @@ def run_epochs(
         validation: rows for `val_cost`, on the training device; None or empty for none.
         config: the cost, precision, clipping, patience and the number of epochs.
         pause: called between batches; if it returns True, a `MidEpoch` is yielded.
+        loss: the cost; None for the option `loss` without class weights.
 
     Yields:
         An `EpochResult` for each completed epoch, and a `MidEpoch` for each pause.
     """
-    steps = make_steps(state, batches, validation, config)
+    cost = loss or by_loss(config.loss).losses[config.loss]
+    steps = make_steps(state, batches, validation, cost, config)
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         if state.batch == 0:
             seed_generators(config.seed, state.epoch + 1, state.device)
@@ -75,16 +78,19 @@ def run_epochs(
             if pause() and state.batch < len(batches):
                 yield MidEpoch(state.epoch + 1, state.batch)
         total, val_cost = steps.validate()
-        cost = total / len(batches)
-        state.finish_epoch(cost, val_cost)
-        yield EpochResult(state.epoch, cost, val_cost, lr)
+        mean = total / len(batches)
+        state.finish_epoch(mean, val_cost)
+        yield EpochResult(state.epoch, mean, val_cost, lr)
 
 
 def make_steps(
-    state: TrainState, batches: Batches, validation: TableDataset | None, config: TrainConfig
+    state: TrainState,
+    batches: Batches,
+    validation: TableDataset | None,
+    loss: Loss,
+    config: TrainConfig,
 ) -> Steps:
     """Compiled steps if the option `compile` is set and the machine has a compiler; else eager."""
-    loss = by_loss(config.loss).losses[config.loss]
     if config.compile == "none" or missing_compiler(state.device):
         return EagerSteps(state, batches, validation, loss, config)
     return CompiledSteps(state, batches, validation, loss, config)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,9 +15,10 @@ import torch
 from torch import nn
 
 from runback.columns.column import Column
+from runback.columns.label import LabelColumn
 from runback.columns.layout import summary_of
 from runback.columns.tensors import listing
-from runback.config import TrainConfig
+from runback.config import AUTO, TrainConfig
 from runback.console.progress import say
 from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, TensorBatches
 from runback.data.choose import Columns
@@ -36,7 +38,7 @@ from runback.model.probe import check_module, check_one_row, same_generators
 from runback.model.scaling import Scaled
 from runback.model.spec import BuiltModel, ModelSpec, build_model
 from runback.seeding import seed_generators
-from runback.tasks import Task, by_loss
+from runback.tasks import Loss, Task, by_loss, criterion, loss_for
 from runback.training.compiling import missing_compiler
 from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.state import TrainState
@@ -64,6 +66,12 @@ class TrainingSetup:
     batches: Batches
     validation: TableDataset | None
     example: list[list[Any]]
+
+    @property
+    def loss(self) -> Loss:
+        """The cost of a batch and of a part."""
+        config, targets = self.config, self.built.spec.target_columns
+        return criterion(config.loss, config.class_weights, targets)
 
     @property
     def register_as(self) -> str:
@@ -95,9 +103,12 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
     missing = "" if config.compile == "none" else missing_compiler(device)
     if missing:
         say(f"warning: option compile: {missing} on this machine; the step runs uncompiled")
-    prepared = prepare_table(config, dtype_of(config.precision))
+    has_classes = None if config.loss == AUTO else by_loss(config.loss).has_classes
+    prepared = prepare_table(config, dtype_of(config.precision), has_classes)
     _tell(prepared)
-    table, split = prepared.table, prepared.split
+    config = _resolved(config, prepared)
+    task = by_loss(config.loss)
+    table, split = _with_targets(prepared.table, task, dtype_of(config.precision)), prepared.split
     order = Order(
         len(split.train),
         config.batch_size,
@@ -106,7 +117,7 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
         seed=config.seed,
     )
     torch.set_num_threads(1)  # scaling must not depend on the threads of an earlier run
-    built = _build(config, table, split, device, source)
+    built = _build(config, prepared, table, device, source)
     _require_batches(config, table, split, built)
     n_weights = sum(p.numel() for p in built.module.parameters())
     torch.set_num_threads(choose_threads(config.threads, n_weights, config.batch_size))
@@ -114,7 +125,6 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
         state = TrainState.fresh(built.module, config, device)
         validation = _part(table, split.validation, device) if len(split.validation) else None
         batches = _batches(config, table, split, order, device)
-    task = by_loss(config.loss)
     setup = TrainingSetup(
         config, task, table, split, built, state, batches, validation, prepared.example
     )
@@ -127,7 +137,12 @@ def dtype_of(precision: str) -> torch.dtype:
     return torch.float64 if precision == "float64" else torch.float32
 
 
-def spec_of(config: TrainConfig, columns: Columns, encoders: Sequence[Column] = ()) -> ModelSpec:
+def spec_of(
+    config: TrainConfig,
+    columns: Columns,
+    encoders: Sequence[Column] = (),
+    labels: Sequence[LabelColumn] = (),
+) -> ModelSpec:
     """The model spec of a configuration for the columns of a table."""
     return ModelSpec(
         task=by_loss(config.loss).name,
@@ -138,7 +153,23 @@ def spec_of(config: TrainConfig, columns: Columns, encoders: Sequence[Column] = 
         normalize=config.normalize,
         dtype=str(dtype_of(config.precision)).removeprefix("torch."),
         columns=tuple(encoders),
+        labels=tuple(labels),
     )
+
+
+def _resolved(config: TrainConfig, prepared: Prepared) -> TrainConfig:
+    """The configuration with a loss for the targets, where the option leaves it open."""
+    if config.loss != AUTO:
+        return config
+    loss = loss_for(prepared.labels)
+    what = "classes" if prepared.labels else "numbers"
+    say(f"loss {loss}: {listing(prepared.table.columns.targets)} has {what}")
+    return TrainConfig.from_mapping({**config.as_params(), "loss": loss})
+
+
+def _with_targets(table: Table, task: Task, dtype: torch.dtype) -> Table:
+    """The table with targets in the dtype of the task."""
+    return dataclasses.replace(table, targets=table.targets.to(task.target_dtype(dtype)))
 
 
 def _tell(prepared: Prepared) -> None:
@@ -183,11 +214,16 @@ def held_out(setup: TrainingSetup) -> TableDataset | None:
 
 
 def _build(
-    config: TrainConfig, table: Table, split: Split, device: torch.device, source: Path | None
+    config: TrainConfig,
+    prepared: Prepared,
+    table: Table,
+    device: torch.device,
+    source: Path | None,
 ) -> BuiltModel:
     """Builds, scales and checks the module; initial weights are seeded as epoch 0."""
     seed_generators(config.seed, 0, device)
-    built = build_model(spec_of(config, table.columns, table.encoders), source)
+    split = prepared.split
+    built = build_model(spec_of(config, table.columns, table.encoders, prepared.labels), source)
     if isinstance(built.module, Scaled):
         codes = {column.position for column in built.spec.layout.categories}
         train = table.features.index_select(0, split.train)

@@ -1,0 +1,124 @@
+"""Classification: one target column, an output (logit) for each of its classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from runback.errors import ConfigError
+from runback.tasks import baselines, class_scores
+from runback.tasks.class_scores import Codes, Probabilities
+from runback.tasks.task import Loss, Metric, Target
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.figure import Figure
+
+
+def _cross_entropy(output: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+    return functional.cross_entropy(output, y[:, 0], weight)
+
+
+class Classification:
+    """See `runback.tasks.Task`; the output `[n, n_classes]` are logits, `y` codes `[n, 1]`."""
+
+    name = "classification"
+    model_type = "classifier"
+    has_classes = True
+    losses: Mapping[str, Loss] = {"cross_entropy": _cross_entropy}
+    metrics: Mapping[str, Metric] = class_scores.METRICS
+    primary_metric = class_scores.PRIMARY_METRIC
+
+    def target_dtype(self, dtype: torch.dtype) -> torch.dtype:
+        """Codes are int64, whatever the weights are."""
+        return torch.int64
+
+    def n_outputs(self, targets: Sequence[Target]) -> int:
+        """One output for each class.
+
+        Raises:
+            ConfigError: more than one target.
+        """
+        return len(_only(targets).classes)
+
+    def balanced(self, loss: str, targets: Sequence[Target]) -> Loss:
+        """Cross entropy with class weights `n_rows / (n_classes * count)`, as in scikit-learn."""
+        counts = torch.tensor(_only(targets).counts, dtype=torch.float64)
+        weights = counts.sum() / (len(counts) * counts)
+
+        def weighted(output: Tensor, y: Tensor) -> Tensor:
+            return _cross_entropy(output, y, weights.to(output.device, output.dtype))
+
+        return weighted
+
+    def scores(
+        self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
+    ) -> dict[str, float]:
+        """The run's cost and `class_scores`; only `cost` if an output is not finite."""
+        scores = {"cost": loss(output, y).item()}
+        if bool(output.isfinite().all()):
+            scores |= class_scores.class_scores(_probabilities(output), y[:, 0].numpy())
+        return scores
+
+    def baselines(
+        self, x: Tensor, y: Tensor, x_test: Tensor, targets: Sequence[Target]
+    ) -> Iterator[tuple[str, Tensor]]:
+        """The shares of the classes, and a logistic regression."""
+        n_classes, rows = len(_only(targets).classes), baselines.fitted_rows(*x.shape)
+        known, asked = x[rows].double().numpy(), x_test.double().numpy()
+        shares = baselines.shares_of(y[:, 0].numpy(), len(asked), n_classes)
+        yield "constant", torch.from_numpy(np.log(shares))
+        fitted = baselines.linear_probabilities(known, y[rows, 0].numpy(), asked, n_classes)
+        yield "linear", torch.from_numpy(np.log(fitted))
+
+    def decode(
+        self, output: Tensor, targets: Sequence[Target], probabilities: bool = False
+    ) -> pd.DataFrame:
+        """The class with the largest output; the first of equal ones."""
+        import pandas as pd
+
+        target = _only(targets)
+        shares = _probabilities(output)
+        columns = {target.name: labels_of(target, shares.argmax(axis=1))}
+        if probabilities:
+            for index, label in enumerate(target.classes):
+                columns[f"{target.name}={label}"] = shares[:, index]
+        return pd.DataFrame(columns)
+
+    def plots(
+        self, output: Tensor, y: Tensor, targets: Sequence[Target]
+    ) -> Iterator[tuple[str, Figure]]:
+        """Confusion matrix, ROC curves and calibration."""
+        labels = [str(label) for label in _only(targets).classes]
+        yield from class_scores.class_plots(_probabilities(output), y[:, 0].numpy(), labels)
+
+    def load_libraries(self) -> None:
+        """Imports scikit-learn's metrics and matplotlib."""
+        class_scores.load_libraries()
+
+
+def labels_of(target: Target, codes: Codes) -> npt.NDArray[Any]:
+    """The classes of codes `[n]`: bool, int64 or object (text)."""
+    kind = {bool: np.bool_, int: np.int64}.get(type(target.classes[0]), np.object_)
+    labels: npt.NDArray[Any] = np.array(target.classes, dtype=kind)
+    return labels[codes]
+
+
+def _only(targets: Sequence[Target]) -> Target:
+    if len(targets) != 1:
+        raise ConfigError(
+            f"option loss: cross_entropy has one target, not {len(targets)}; several yes/no targets "
+            "are trained with bce"
+        )
+    return targets[0]
+
+
+def _probabilities(output: Tensor) -> Probabilities:
+    """Softmax in float64."""
+    return output.double().softmax(1).numpy()

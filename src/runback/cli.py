@@ -142,7 +142,8 @@ def _predict(options: argparse.Namespace) -> int:
     from runback.commands.predict import predict_file
 
     keep, trust = parse("features", options.keep), _trusts(options)
-    rows = predict_file(options.run, options.data, options.output, keep, trust)
+    shares = _truth("probabilities", options.probabilities)
+    rows = predict_file(options.run, options.data, options.output, keep, shares, trust)
     flush_results()
     print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
     return EXIT_DONE
@@ -250,6 +251,7 @@ COMMANDS = (
                 "output", "write here, .csv or .parquet, instead of CSV on stdout", metavar="FILE"
             ),
             Argument("keep", "columns to copy to the output, comma-separated", metavar="COLUMNS"),
+            _switch("probabilities", "add a column TARGET=CLASS for each class"),
             TRUST,
         ),
         _predict,

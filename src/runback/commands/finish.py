@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
+from runback.commands.baselines import compare_with_baselines
 from runback.console.progress import say
 from runback.errors import DivergedError, RebuildError
 from runback.model.batched_forward import predict_rows
@@ -47,11 +48,10 @@ def finish(run: Run, setup: TrainingSetup, rebuilder: Rebuilder) -> None:
     load_weights(setup.state.model, chosen.weights)
     tested = _tested(setup)
     try:
-        if tested is None:
-            say("the split has no test rows: no test scores")
-        else:
-            _score(run, setup, chosen, *tested)
+        scores = _score(run, setup, chosen, tested)
         _publish(run, setup, chosen, rebuilder)  # before the plots: the courier registers meanwhile
+        if scores:
+            compare_with_baselines(run, setup, scores)
     except (DivergedError, RebuildError):
         _plot(run, setup, tested)
         raise
@@ -90,17 +90,23 @@ def _choose(setup: TrainingSetup) -> Chosen:
     )
 
 
-def _score(run: Run, setup: TrainingSetup, chosen: Chosen, output: Tensor, y: Tensor) -> None:
-    """Logs the test scores.
+def _score(
+    run: Run, setup: TrainingSetup, chosen: Chosen, tested: tuple[Tensor, Tensor] | None
+) -> dict[str, float]:
+    """Logs and returns the test scores; empty without test rows.
 
     Raises:
         DivergedError: the cost is not finite.
     """
-    scores = setup.task.scores(output, y, setup.loss, setup.built.spec.target_columns)
+    if tested is None:
+        say("the split has no test rows: no test scores")
+        return {}
+    scores = setup.task.scores(*tested, setup.loss, setup.built.spec.target_columns)
     run.journal.record([(f"test_{name}", value) for name, value in scores.items()], chosen.epoch)
     shown = "  ".join(f"test_{name} {value:.6g}" for name, value in scores.items())
     say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
     require_finite("test_cost", scores["cost"], chosen.epoch)
+    return scores
 
 
 def _plot(run: Run, setup: TrainingSetup, tested: tuple[Tensor, Tensor] | None) -> None:

@@ -17,6 +17,7 @@ class TrainOptions(TypedDict, total=False):
     model: str
     model_args: Mapping[str, Any]
     loss: str
+    class_weights: str
     optimizer: str
     lr: float
     weight_decay: float

@@ -22,6 +22,7 @@ from runback.model.batched_forward import CHUNK_ROWS
 from runback.model.serving import Predictor
 from runback.model.spec import ModelSpec
 from runback.storage.atomic import write_atomically
+from runback.tasks import by_name
 
 
 def predict(
@@ -30,6 +31,7 @@ def predict(
     device: str = "cpu",
     *,
     keep: Sequence[str] = (),
+    probabilities: bool = False,
     trust: bool = False,
 ) -> pd.DataFrame:
     """Predictions for a frame: one column for each target, with the frame's index.
@@ -39,22 +41,29 @@ def predict(
         frame: at least the feature columns, in any order.
         device: as the option `device`.
         keep: columns of the frame to put before the predictions, with their dtypes.
+        probabilities: adds a column `TARGET=CLASS` for each class.
         trust: as in `load_model`.
 
     Raises:
         DataError: a feature column or one to keep is missing, or a cell is not a finite number.
-        UsageError: `keep` has a target or a duplicate.
+        UsageError: `keep` has a predicted column or a duplicate, or `probabilities` for numbers.
         RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
     with loading(run, device, trust) as loaded:
-        _check_keep(keep, loaded.spec)
+        _check_keep(keep, loaded.spec, probabilities)
         kept = _kept(frame, keep)
-        predicted = Predictor(loaded.module, loaded.spec).predict_frame(frame)
+        predictor = Predictor(loaded.module, loaded.spec)
+        predicted = predictor.predict_frame(frame, probabilities=probabilities)
     return pd.concat([kept, predicted], axis=1) if keep else predicted
 
 
 def predict_file(
-    run: str, data: str, output: str, keep: Sequence[str] = (), trust: bool = False
+    run: str,
+    data: str,
+    output: str,
+    keep: Sequence[str] = (),
+    probabilities: bool = False,
+    trust: bool = False,
 ) -> int:
     """Writes the predictions for a table: the columns to keep, then one column for each target.
 
@@ -67,6 +76,7 @@ def predict_file(
         output: a .csv or .parquet file; empty for CSV on standard output.
         keep: columns of the table to copy to the output, such as an ID. They stay what they are:
             the text of CSV cells, and the types of Parquet columns; see `write_csv`.
+        probabilities: as in `predict`.
         trust: as in `load_model`.
 
     Returns:
@@ -82,9 +92,10 @@ def predict_file(
     """
     target = _checked_output(output, Path(data).expanduser())
     with loading(run, trust=trust) as loaded:
-        _check_keep(keep, loaded.spec)
+        _check_keep(keep, loaded.spec, probabilities)
         form = CsvFormat.from_option(loaded.config.csv)
-        tables = _predicted(Predictor(loaded.module, loaded.spec), Path(data), keep, form)
+        predictor = Predictor(loaded.module, loaded.spec)
+        tables = _predicted(predictor, Path(data), keep, form, probabilities)
         if target is None:
             return write_csv(tables, write_result)
         return _write_file(tables, target)
@@ -105,10 +116,11 @@ def _checked_output(output: str, data: Path) -> Path | None:
     return target
 
 
-def _check_keep(keep: Sequence[str], spec: ModelSpec) -> None:
+def _check_keep(keep: Sequence[str], spec: ModelSpec, probabilities: bool) -> None:
     if len(set(keep)) < len(keep):
         raise UsageError(f"--keep {','.join(keep)}: names a column twice")
-    both = sorted(set(keep) & set(spec.targets))
+    columns = by_name(spec.task).columns(spec.target_columns, probabilities)
+    both = sorted(set(keep) & set(columns))
     if both:
         raise UsageError(f"--keep {both[0]}: the predictions have a column of that name")
 
@@ -124,7 +136,11 @@ def _kept(frame: pd.DataFrame, keep: Sequence[str]) -> pd.DataFrame:
 
 
 def _predicted(
-    predictor: Predictor, data: Path, keep: Sequence[str], form: CsvFormat = PLAIN
+    predictor: Predictor,
+    data: Path,
+    keep: Sequence[str],
+    form: CsvFormat = PLAIN,
+    probabilities: bool = False,
 ) -> Iterator[pa.Table]:
     """The kept columns and the predictions block by block; at least one block, perhaps empty."""
     spec, done = predictor.spec, 0
@@ -133,7 +149,7 @@ def _predicted(
     with bar:
         for part in read_parts(data, features, keep, CHUNK_ROWS, spec.columns, form):
             frame = part.select(features).to_pandas(ignore_metadata=True)
-            predicted = predictor.predict_frame(frame, str(data), done)
+            predicted = predictor.predict_frame(frame, str(data), done, probabilities)
             yield _beside(part.select(list(keep)), predicted)
             done += len(part)
             bar.update(len(part))

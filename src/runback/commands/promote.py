@@ -226,6 +226,11 @@ def _require_comparable(one: Loaded, other: Loaded, metric: str) -> None:
             f"run {one.record.run_id} predicts {', '.join(one.spec.targets)}, "
             f"the holder's run {other.record.run_id} {', '.join(other.spec.targets)}"
         )
+    classes = [[label.classes for label in run.spec.labels] for run in (one, other)]
+    if classes[0] != classes[1]:
+        raise UsageError(
+            f"run {one.record.run_id} and the holder's run {other.record.run_id} have other classes"
+        )
     losses = one.config.loss, other.config.loss
     if metric == "cost" and losses[0] != losses[1]:
         *most, last = (name for name in by_name(one.spec.task).metrics if name != "cost")

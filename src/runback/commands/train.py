@@ -92,11 +92,12 @@ def train(
         if config is not None:
             raise ConfigError("option config: is given twice")
         data, config = None, data
-    config = configured(config or TrainConfig(), options)
+    given: dict[str, Any] = dict(options)
+    if data is not None:
+        given["data"] = STORED_FRAME if is_frame(data) else str(data)
+    config = configured(config, given) if config else TrainConfig.from_mapping(given)
     if is_frame(data):
         return _train_frame(data, config)
-    if data is not None:
-        config = configured(config, {"data": str(data)})
     with CourierClient() as courier:
         return run_training(config, courier)
 
@@ -111,7 +112,6 @@ def configured(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
 
 
 def _train_frame(frame: pd.DataFrame, config: TrainConfig) -> TrainResult:
-    config = configured(config, {"data": STORED_FRAME})
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         file = write_frame(frame, Path(folder) / Path(STORED_FRAME).name)
         with named_frame(file), CourierClient() as courier:
@@ -203,6 +203,7 @@ def _prepared(
     if frame is None:
         return setup
     table = dataclasses.replace(setup.table, path=Path(STORED_FRAME))
+    config = dataclasses.replace(setup.config, data=config.data)
     return dataclasses.replace(setup, config=config, table=table)
 
 

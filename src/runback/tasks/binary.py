@@ -13,7 +13,7 @@ from torch.nn import functional
 from runback.errors import ConfigError
 from runback.tasks import baselines, class_scores
 from runback.tasks.class_scores import Codes, Probabilities
-from runback.tasks.classification import labels_of
+from runback.tasks.classification import columns_of, labels_of
 from runback.tasks.task import Loss, Metric, Target
 
 if TYPE_CHECKING:
@@ -108,6 +108,10 @@ class Binary:
                 for index, label in enumerate(target.classes):
                     columns[f"{target.name}={label}"] = shares[:, index]
         return pd.DataFrame(columns)
+
+    def columns(self, targets: Sequence[Target], probabilities: bool) -> list[str]:
+        """The targets and, where asked for, the classes of each."""
+        return columns_of(targets, probabilities)
 
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]

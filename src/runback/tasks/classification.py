@@ -91,6 +91,10 @@ class Classification:
                 columns[f"{target.name}={label}"] = shares[:, index]
         return pd.DataFrame(columns)
 
+    def columns(self, targets: Sequence[Target], probabilities: bool) -> list[str]:
+        """The targets and, where asked for, the classes of each."""
+        return columns_of(targets, probabilities)
+
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:
@@ -101,6 +105,15 @@ class Classification:
     def load_libraries(self) -> None:
         """Imports scikit-learn's metrics and matplotlib."""
         class_scores.load_libraries()
+
+
+def columns_of(targets: Sequence[Target], probabilities: bool) -> list[str]:
+    """The names of the columns of labels and, where asked for, of probabilities."""
+    names: list[str] = []
+    for target in targets:
+        names.append(target.name)
+        names += [f"{target.name}={label}" for label in target.classes if probabilities]
+    return names
 
 
 def labels_of(target: Target, codes: Codes) -> npt.NDArray[Any]:

@@ -97,9 +97,13 @@ class Regression:
         """The output, unchanged, in its dtype."""
         import pandas as pd
 
+        return pd.DataFrame(output.numpy(), columns=self.columns(targets, probabilities))
+
+    def columns(self, targets: Sequence[Target], probabilities: bool) -> list[str]:
+        """The targets."""
         if probabilities:
             raise UsageError("option probabilities: the model predicts numbers, not classes")
-        return pd.DataFrame(output.numpy(), columns=[target.name for target in targets])
+        return [target.name for target in targets]
 
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]

@@ -136,6 +136,13 @@ class Task(Protocol):
             UsageError: `probabilities` for numbers.
         """
 
+    def columns(self, targets: Sequence[Target], probabilities: bool) -> list[str]:
+        """The columns of `decode`.
+
+        Raises:
+            UsageError: `probabilities` for numbers.
+        """
+
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:

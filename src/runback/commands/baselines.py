@@ -1,0 +1,63 @@
+"""Simple models on the same rows: a score without one misleads."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import Tensor
+
+from runback.console.progress import say
+from runback.model.expanding import OneHot
+from runback.run.run import Run
+from runback.training.setup import TrainingSetup, held_out
+
+FILE = "baselines.json"
+Scores = dict[str, float]
+
+
+def compare_with_baselines(run: Run, setup: TrainingSetup, scores: Scores) -> None:
+    """Posts the test scores of simple models, and warns if the model is no better than a constant.
+
+    Args:
+        run: gets the artifact `baselines.json`.
+        setup: of the training; its split has test rows.
+        scores: the model's on the test rows.
+    """
+    found = _baselines(setup)
+    run.post_json(FILE, found)
+    name = setup.task.primary_metric
+    shown = [f"{model} {values[name]:.6g}" for model, values in found.items() if name in values]
+    if shown:
+        say(f"test_{name} of simple models on the same rows: {'  '.join(shown)}")
+    constant, own = found.get("constant", {}).get(name), scores.get(name)
+    if constant is None or own is None or setup.task.metrics[name].is_better(own, constant):
+        return
+    say(
+        f"warning: test_{name} {own:.6g} is no better than that of a constant, {constant:.6g}: the "
+        "model has learned nothing about these rows"
+    )
+
+
+def _baselines(setup: TrainingSetup) -> dict[str, Scores]:
+    """The test scores of simple models by name; those that cannot be fitted are left out."""
+    test, targets = held_out(setup), setup.built.spec.target_columns
+    assert test is not None
+    train = setup.split.train
+    x, x_test = (
+        _expanded(setup, rows)
+        for rows in (setup.table.features.index_select(0, train), test.features)
+    )
+    found: dict[str, Scores] = {}
+    try:
+        for name, output in setup.task.baselines(
+            x, setup.table.targets.index_select(0, train), x_test, targets
+        ):
+            found[name] = setup.task.scores(output, test.targets, setup.loss, targets)
+    except (ValueError, np.linalg.LinAlgError) as error:  # features that are too large to square
+        say(f"simple models cannot be fitted on these rows ({error})")
+    return found
+
+
+def _expanded(setup: TrainingSetup, features: Tensor) -> Tensor:
+    """The features with categories as one-hot columns."""
+    layout = setup.built.spec.layout
+    return OneHot(layout)(features) if layout.categories else features

@@ -20,7 +20,7 @@ from runback.commands import train
 from runback.commands.resume import restore_into
 from runback.commands.train import keep
 from runback.config import TrainConfig
-from runback.errors import Interrupted
+from runback.errors import DivergedError, Interrupted
 from runback.run.run import Run
 from runback.seeding import generator_states, restore_generators
 from runback.stateful import snapshot
@@ -112,6 +112,9 @@ def train_until(
     except Interrupted as interrupted:
         with pytest.raises(Interrupted):
             run._end_early(interrupted)
+    except DivergedError as error:
+        run._end_early(error)
+        raise
     except Killed:
         run._checkpoints.close()
         run.journal._db.close()  # without a flush

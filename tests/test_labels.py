@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runback.columns.label import LabelColumn
-from runback.columns.number import MISSING
+from runback.columns.cells import MISSING
 from runback.errors import DataError, ModelError
 
 TEXTS = st.text(max_size=8).filter(lambda text: text not in MISSING)

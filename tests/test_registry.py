@@ -20,7 +20,7 @@ from finished_runs import FinishedRuns, make_runs
 from runback import TrainConfig, load_model, train
 from runback.commands.evaluate import evaluate
 from runback.commands.promote import promote
-from runback.errors import UsageError
+from runback.errors import DataError, UsageError
 from runback.tracking import registry
 from runback.tracking.find_run import find_run
 
@@ -148,6 +148,26 @@ def test_pyfunc_refuses_missing_columns_and_text(finished_runs: FinishedRuns) ->
         model.predict(frame.assign(**{names[0]: "red"}))  # pandas 2 lets mlflow convert "1.5"
 
 
+@pytest.mark.parametrize(
+    "column",
+    [
+        np.array([1.0, 5.0 + 2.0j]),
+        np.array([1.0, 5.0 + 0.0j], dtype=np.complex64),
+        np.array([1.0, 5.0 + 2.0j], dtype=object),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_pyfunc_refuses_complex_columns(finished_runs: FinishedRuns, column: object) -> None:
+    """The imaginary part is never dropped without a word."""
+    model = mlflow.pyfunc.load_model(f"runs:/{finished_runs.ids['strong']}/model")
+    for data in (pd.DataFrame({"x": column}), {"x": column}):
+        with pytest.raises(DataError) as caught:
+            model.predict(data)
+        text = str(caught.value)
+        assert text.startswith("table: column 'x', data row ") and "is not a number" in text
+        assert "\n" not in text
+
+
 def test_models_of_others_keep_mlflows_type_checks(
     finished_runs: FinishedRuns, tmp_path: object
 ) -> None:
@@ -207,6 +227,8 @@ def test_a_resume_registers_a_second_version(workspace: Workspace) -> None:
         second = load_model("models:/table/2")(x)[:, 0].tolist()
         old = load_model("models:/table/1")(x)[:, 0].tolist()
     assert by_run == second != old
+    assert len(list(folder.iterdir())) == 2  # none overwrites another that waits for delivery
+    assert registry.publish(workspace.client, run_id, folder, payload) == "table/1"
     frame = pd.DataFrame({"x": [1, 5]})
     for uri, expected in ((f"runs:/{run_id}/model", by_run), ("models:/table/1", old)):
         assert mlflow.pyfunc.load_model(uri).predict(frame).tolist() == expected

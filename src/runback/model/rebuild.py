@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from runback.errors import RebuildError, RunbackError, first_line
+from runback.errors import DivergedError, RebuildError, RunbackError, first_line
 from runback.model.batched_forward import predict_rows
 from runback.model.hidden_state import changed_names, fingerprints, listed
 from runback.model.spec import BuiltModel, load_built, load_tensors
@@ -61,6 +61,7 @@ class Rebuilder:
         Raises:
             RebuildError: the model cannot be built or computed from its files, or predicts
                 something else; the attributes that are not in the state_dict are named.
+            DivergedError: a prediction is not finite.
         """
         try:
             expected = _predicted(self._module.cpu(), features)
@@ -70,18 +71,14 @@ class Rebuilder:
             found = self._rebuilt(folder, features)
         except RunbackError as error:
             raise RebuildError(f"the model cannot be rebuilt from its files: {error}") from None
-        for row in differing_rows(expected.output, found.output)[:1]:
-            here, there = _shown(expected.output[row]), _shown(found.output[row])
-            raise RebuildError(
-                "the model rebuilt from its files does not predict what the trained module does "
-                f"(checked row {row + 1}: {there} instead of {here}), so nothing was registered; "
-                f"{advice(expected.attributes, found.attributes)}"
-            )
+        _require_equal(expected, found)
+        _require_finite(expected.output)
 
     def _rebuilt(self, folder: Path, features: Tensor) -> Predicted:
         if self._process is None:
             return rebuilt(folder, features)
         if self._process.poll() is not None:  # it was killed during the training
+            self._end()
             self._process = _start()
         with tempfile.TemporaryDirectory(prefix="runback-") as temporary:
             torch.save(features, Path(temporary) / "features.pt")
@@ -103,6 +100,9 @@ class Rebuilder:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._end()
+
+    def _end(self) -> None:
         if self._process is not None:
             with self._process:  # closes its pipes and waits for it
                 self._process.kill()
@@ -118,6 +118,25 @@ def rebuilt(folder: Path, features: Tensor) -> Predicted:
     np.random.seed()  # users' modules draw from the global generator
     torch.seed()
     return _predicted(load_built(folder, what="model").module, features)
+
+
+def _require_equal(expected: Predicted, found: Predicted) -> None:
+    for row in differing_rows(expected.output, found.output)[:1]:
+        here, there = _shown(expected.output[row]), _shown(found.output[row])
+        raise RebuildError(
+            "the model rebuilt from its files does not predict what the trained module does "
+            f"(checked row {row + 1}: {there} instead of {here}), so nothing was registered; "
+            f"{advice(expected.attributes, found.attributes)}"
+        )
+
+
+def _require_finite(output: Tensor) -> None:
+    finite = output.isfinite().all(dim=1)
+    for row in torch.nonzero(~finite).flatten().tolist()[:1]:
+        raise DivergedError(
+            f"the model predicts {_shown(output[row])} for checked row {row + 1}, so "
+            "nothing was registered; try a smaller lr, or scale the columns"
+        )
 
 
 def differing_rows(one: Tensor, other: Tensor) -> list[int]:

@@ -3,10 +3,11 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 PORT   ?= 5000
+FUZZ_INPUTS ?= 100000
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint audit chaos bench ui mlproject clean
+.PHONY: help install train test lint audit fuzz chaos bench ui mlproject clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -36,6 +37,8 @@ $(VENV)/.audit: $(READY)
 	$(PYTHON) -m venv $(VENV)/audit
 	$(VENV)/audit/bin/python -m pip install --quiet 'pip-audit>=2.9'
 	touch $@
+fuzz: $(READY)  ## try 100,000 generated tables, options, tags, models, URIs and names (FUZZ_INPUTS=100000)
+	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/fuzz
 
 chaos: $(READY)  ## run the long campaigns: hundreds of kills, outages and damaged files
 	$(BIN)/python -m pytest -m chaos

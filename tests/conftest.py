@@ -196,6 +196,15 @@ def remote(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
     )
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The counts of the inputs that `tests/fuzz` has tried."""
+    fuzzing = sys.modules.get("fuzzing")
+    if fuzzing is not None and fuzzing.COUNTS:
+        terminalreporter.section("fuzzed inputs")
+        for line in fuzzing.table():
+            terminalreporter.write_line(line)
+
+
 def wait_until(what: Callable[[], bool], seconds: float = 30.0) -> None:
     """Polls until `what()` is true."""
     deadline = time.monotonic() + seconds

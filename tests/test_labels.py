@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runback.columns.label import LabelColumn
 from runback.columns.cells import MISSING
+from runback.columns.label import LabelColumn
 from runback.errors import DataError, ModelError
 
 TEXTS = st.text(max_size=8).filter(lambda text: text not in MISSING)

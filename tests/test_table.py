@@ -344,6 +344,12 @@ def test_a_folder_named_like_a_partition_adds_no_column(tmp_path: Path) -> None:
         list(read_parts(file, ["x"], ["year"], 9))
 
 
+def test_times_in_nanoseconds_are_refused(tmp_path: Path) -> None:
+    column = pa.array([1, 1000], pa.time64("ns"))
+    message = refused(parquet(tmp_path, {"x": column, "y": [1.0, 2.0]}))
+    assert message == "column 'x' is time64[ns], not numbers"
+
+
 def test_a_parquet_file_without_columns_is_refused(tmp_path: Path) -> None:
     problem = "has no column, or only the row index that pandas writes"
     assert refused(parquet(tmp_path, {})) == problem

@@ -278,8 +278,8 @@ def test_no_reference_in_a_tag_is_imported(
     for file in (package / "evil.py", package / "__init__.py"):
         shutil.copyfile(evil, file)
     reference = f"{location.format(here=evil.parent)}:{name}"
-    config = TrainConfig(data=reference if in_config else "none.csv")
     with pytest.raises(RunbackError) as caught:
+        config = TrainConfig(data=reference if in_config else "none.csv")
         with_data(config, Tags(data_path="" if in_config else reference))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     assert not (evil.parent / "ran").exists()

@@ -73,7 +73,7 @@ def alias_problem(alias: str, key_prefix: str = "") -> str:
 
 def experiment_name_problem(name: str) -> str:
     """For the name of an experiment."""
-    return text_problem(name, MAX_EXPERIMENT_NAME) if name else "is empty"
+    return text_problem(name, MAX_EXPERIMENT_NAME) if name.strip() else "is empty"
 
 
 def column_problem(name: str) -> str:

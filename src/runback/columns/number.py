@@ -116,6 +116,19 @@ def number_of(value: Any) -> float | None:
         return None
 
 
+def in_pandas(where: Path | str, name: str, cells: pa.Array | pa.ChunkedArray) -> pd.Series:
+    """A column as pandas has it.
+
+    Raises:
+        DataError: pandas has no such values, such as times in nanoseconds.
+    """
+    try:
+        series: pd.Series = cells.to_pandas()
+    except pa.ArrowException:
+        raise DataError(f"{where}: column {name!r} is {cells.type}, not numbers") from None
+    return series
+
+
 def not_a_number(name: str, row: int, value: Any) -> str:
     """The error message for a cell: its column, row and value."""
     truth = str(value).strip().lower() in ("true", "false")
@@ -130,7 +143,7 @@ def _arrow_numbers(where: Path | str, name: str, column: Any, first: int) -> Num
     elif is_text(kind):
         return _text_numbers(where, name, column, first)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
-        return _series_numbers(where, name, column.to_pandas(), first)
+        return _series_numbers(where, name, in_pandas(where, name, column), first)
     column = column.cast(pa.float64(), safe=False)
     if column.null_count:
         column = column.fill_null(math.nan)

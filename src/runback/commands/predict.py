@@ -11,6 +11,7 @@ import pandas as pd
 import pyarrow as pa
 from tqdm import tqdm
 
+from runback.columns.number import in_pandas
 from runback.columns.tensors import require_columns
 from runback.commands.load import loading
 from runback.console.streams import write_result
@@ -148,7 +149,7 @@ def _predicted(
     bar = tqdm(unit=" rows", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr)
     with bar:
         for part in read_parts(data, features, keep, CHUNK_ROWS, spec.columns, form):
-            frame = part.select(features).to_pandas(ignore_metadata=True)
+            frame = pd.DataFrame({name: in_pandas(data, name, part[name]) for name in features})
             predicted = predictor.predict_frame(frame, str(data), done, probabilities)
             yield _beside(part.select(list(keep)), predicted)
             done += len(part)

@@ -13,7 +13,7 @@ from collections import Counter
 import pytest
 
 from conftest import DATA, Server, Workspace
-from fault_proxy import FAULTS, FaultProxy, Script, at_random
+from fault_proxy import FaultProxy, Script, at_random
 from runback import TrainConfig, train
 from runback.commands.sync import sync
 from runback.errors import TrackingError
@@ -26,6 +26,7 @@ CONFIG = TrainConfig(
 )
 # A request is given up after 3 s, so that faults are repaired in seconds instead of minutes.
 PATIENCE = {
+    "MLFLOW_EXPERIMENT_NAME": "faults",  # made by the server, so that artifacts go through it
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "3",
     "RUNBACK_CONNECT_SECONDS": "30",
@@ -44,7 +45,8 @@ def proxy(remote: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch):
 
 def runs_of(where: Workspace) -> dict[str, str]:
     """The status of each run that is not deleted."""
-    return {run.info.run_id: run.info.status for run in where.client.search_runs(["0"])}
+    experiments = [e.experiment_id for e in where.client.search_experiments()]
+    return {run.info.run_id: run.info.status for run in where.client.search_runs(experiments)}
 
 
 def check_whole(where: Workspace, run_id: str, epochs: int = EPOCHS) -> None:
@@ -56,7 +58,8 @@ def check_whole(where: Workspace, run_id: str, epochs: int = EPOCHS) -> None:
     assert sorted(steps) == list(range(1, epochs + 1))
     names = {file.path for file in client.list_artifacts(run_id)}
     assert {"split.json", "checkpoints", "plots", "environment"} <= names
-    (model,) = client.search_logged_models(["0"], filter_string=f"source_run_id = '{run_id}'")
+    experiments = [client.get_run(run_id).info.experiment_id]
+    (model,) = client.search_logged_models(experiments, filter_string=f"source_run_id = '{run_id}'")
     assert str(model.status) == "READY"
     (version,) = client.search_model_versions(f"run_id = '{run_id}'")
     assert version.source == f"models:/{model.model_id}"
@@ -107,29 +110,53 @@ def test_200_trainings_with_faults_leave_whole_runs(remote: Workspace, proxy: Fa
 
 
 REQUESTS = (
+    "experiments/create",
     "runs/search", "runs/create", "runs/log-batch", "runs/log-inputs", "runs/update",
     "mlflow/logged-models", "runs/outputs", "registered-models/create", "model-versions/create",
     "split.json", "model_state_dict.pt",
 )  # fmt: skip
-# What the server has created is found and not requested again, so that comes last.
-CREATION = ("runs/create", "mlflow/logged-models", "model-versions/create")
-AT_CREATION = ("reset", "429", "500", "503", "html", "reset after")
-SILENT = ("drop", "lost", "delay")  # these take time, and are in the campaigns
-FAILING = tuple(fault for fault in FAULTS if fault not in (*SILENT, "duplicate"))
+# What the server has created is found and not requested again: first the faults before that.
+BEFORE = ("reset", "429", "500", "503", "html")
+AFTER = ("late", "truncate", "reset after", "500 after", "503 after", "html after")
 
 
-def test_any_fault_of_any_request_is_repaired(remote: Workspace, proxy: FaultProxy) -> None:
-    """One kind of request after another fails in all ways in a row."""
+def fail_each_request(remote: Workspace, proxy: FaultProxy, faults_of: dict[str, list[str]]) -> int:
+    """Trains once for each kind of request, which gets its faults in a row; the faults made."""
     known: set[str] = set()
-    for end in REQUESTS:
+    for end, faults in faults_of.items():
         proxy.choose = script = Script(end)
-        script.faults = list(AT_CREATION if end in CREATION else FAILING)
+        script.faults = list(faults)
         assert trained(CONFIG)[0] == "complete", end
         assert script.requests > 1, end
         proxy.choose = lambda *_: ""
         (run_id,) = runs_of(remote).keys() - known
         check_whole(remote, run_id)
         known.add(run_id)
+    return sum(count for fault, count in proxy.counts.items() if fault)
+
+
+def test_faults_of_the_requests_that_create_are_repaired(
+    remote: Workspace, proxy: FaultProxy
+) -> None:
+    creating = ("runs/create", "mlflow/logged-models", "model-versions/create")
+    fail_each_request(remote, proxy, {end: [BEFORE[n], AFTER[n]] for n, end in enumerate(creating)})
+
+
+@pytest.mark.chaos
+def test_each_fault_of_each_request_is_repaired(remote: Workspace, proxy: FaultProxy) -> None:
+    count = fail_each_request(remote, proxy, {end: [*BEFORE, *AFTER] for end in REQUESTS})
+    sys.stdout.write(f"{len(REQUESTS)} kinds of requests, {count} faults: all runs whole\n")
+
+
+def test_an_upload_answered_by_a_gateway_is_sent_again(
+    remote: Workspace, proxy: FaultProxy
+) -> None:
+    """With status 200, although the server has never got the file."""
+    proxy.choose = script = Script("split.json")
+    script.faults = ["html"]
+    outcome, run_id = trained(CONFIG)
+    assert outcome == "complete" and script.requests > 1
+    check_whole(remote, run_id)
 
 
 def test_a_training_with_every_request_sent_twice_is_whole(

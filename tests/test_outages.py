@@ -29,22 +29,23 @@ def test_a_healthy_store_under_load_is_not_mentioned(workspace: Workspace) -> No
 
 
 def test_an_outage_is_reported_once_and_its_end_once(remote: Workspace, server: Server) -> None:
-    trainer = start_trainer(remote, 1500, 0.01, "FINISHED")
+    trainer = start_trainer(remote, 1500, 0.002, "wait")
     run_id, _ = run_and_courier(trainer)
     wait_until(lambda: len(remote.client.get_metric_history(run_id, "cost")) > 0)
     server.kill()
     assert trainer.stderr is not None
     begun = trainer.stderr.readline()
     server.start()
-    code, errors = ended(trainer)
-    assert code == 0
+    over = trainer.stderr.readline()
+    _, errors = trainer.communicate("\n", timeout=120)
+    assert trainer.returncode == 0
     place = f"runback: tracking server {server.uri}"
     assert begun == (
         f"{place} cannot be used (connection refused): what the training records is kept, and is "
         "delivered later\n"
     )
-    (over,) = trouble(errors)
     assert over.startswith(f"{place} is available again: delivered ")
+    assert trouble(errors) == []
     assert "metric points" in over
     assert check_delivered(remote, run_id) == 3000
 

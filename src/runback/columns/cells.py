@@ -6,6 +6,7 @@ import datetime
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -41,9 +42,14 @@ class Distinct:
         """`[n_rows]`, the entry of `numbers` for each cell's text, or `missing`."""
         return np.append(numbers, np.asarray([missing], numbers.dtype))[self.codes]
 
+    @cached_property
+    def _occurrences(self) -> npt.NDArray[np.int64]:
+        """How often each code occurs, from -1 on."""
+        return np.bincount(self.codes + 1, minlength=len(self.values) + 1)
+
     def counts(self) -> dict[str, int]:
         """How often each text occurs, without those that do not."""
-        counts = np.bincount(self.codes[self.codes >= 0], minlength=len(self.values))
+        counts = self._occurrences[1:]
         return {self.values[i]: int(counts[i]) for i in np.flatnonzero(counts)}
 
     def first(self, flags: Iterable[bool]) -> tuple[int, str] | None:
@@ -54,7 +60,7 @@ class Distinct:
     @property
     def n_missing(self) -> int:
         """The number of missing cells."""
-        return int((self.codes < 0).sum())
+        return int(self._occurrences[0])
 
 
 def to_arrow(cells: Any) -> pa.Array:

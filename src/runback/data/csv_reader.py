@@ -21,6 +21,7 @@ from runback.data.csv_format import PLAIN, CsvFormat
 from runback.errors import DataError, first_line
 
 _COMPRESSED = (".gz", ".zst")
+_CODED = pa.dictionary(pa.int32(), pa.string())
 
 
 def header(path: Path, form: CsvFormat) -> tuple[list[str], int]:
@@ -41,10 +42,18 @@ def header(path: Path, form: CsvFormat) -> tuple[list[str], int]:
 
 
 def csv_blocks(
-    path: Path, names: Sequence[str], numbers: Sequence[str], wanted: Sequence[str], form: CsvFormat
+    path: Path,
+    names: Sequence[str],
+    numbers: Sequence[str],
+    wanted: Sequence[str],
+    form: CsvFormat,
+    coded: Sequence[str] = (),
 ) -> Iterator[pa.RecordBatch]:
-    """The blocks of a CSV file as Arrow reads them, with its errors; arguments as in `blocks`."""
-    types = csv_types(numbers, wanted)
+    """The blocks of a CSV file as Arrow reads them, with its errors.
+
+    Arguments as in `blocks`; the columns in `coded` are dictionaries of texts.
+    """
+    types = csv_types(numbers, wanted) | dict.fromkeys(coded, _CODED)
     convert = pacsv.ConvertOptions(
         column_types=types,
         include_columns=list(wanted),

@@ -198,7 +198,8 @@ def _read_csv(wanted: Wanted, dtype: torch.dtype) -> _Reading:
 def _csv_blocks(wanted: Wanted, reading: _Reading) -> Iterator[pa.RecordBatch]:
     numbers = reading.number_names
     texts = [name for name in wanted.used if name not in numbers]
-    for block in csv_blocks(wanted.file, wanted.names, numbers, wanted.used, wanted.form):
+    coded = () if wanted.form.null_values else texts
+    for block in csv_blocks(wanted.file, wanted.names, numbers, wanted.used, wanted.form, coded):
         yield without_nulls(block, texts, wanted.form)
 
 

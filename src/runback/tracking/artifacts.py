@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
+from mlflow.entities import FileInfo
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 
@@ -42,18 +43,22 @@ def list_names(client: MlflowClient, run_id: str, folder: str) -> list[str]:
 
 def sizes(repository: ArtifactRepository, folders: Iterable[str]) -> dict[str, int | None]:
     """Sizes in bytes of the files in some artifact folders, by path; None if the store gives none."""
-    entries = [entry for folder in folders for entry in repository.list_artifacts(folder or None)]
+    entries = [entry for folder in folders for entry in _listed(repository, folder)]
     return {entry.path: entry.file_size for entry in entries if not entry.is_dir}
 
 
 def sizes_below(repository: ArtifactRepository, folder: str = "") -> dict[str, int | None]:
     """`sizes` of all files below an artifact folder."""
     found: dict[str, int | None] = {}
-    for entry in repository.list_artifacts(folder or None):
+    for entry in _listed(repository, folder):
         found |= (
             sizes_below(repository, entry.path) if entry.is_dir else {entry.path: entry.file_size}
         )
     return found
+
+
+def _listed(repository: ArtifactRepository, folder: str) -> list[FileInfo]:
+    return list(repeated(lambda: repository.list_artifacts(folder or None)))
 
 
 def read_json(client: MlflowClient, run_id: str, path: str) -> Any:

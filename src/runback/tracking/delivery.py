@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, RunTag
+from mlflow.entities import Metric, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -17,7 +17,14 @@ from runback.storage.atomic import sha256_of
 from runback.storage.journal import Item, Journal
 from runback.storage.paths import RunDir
 from runback.tracking import artifacts, tags
-from runback.tracking.connection import client_of, describe_error, is_http, is_permanent, public_uri
+from runback.tracking.connection import (
+    client_of,
+    describe_error,
+    is_http,
+    is_permanent,
+    public_uri,
+    repeated,
+)
 from runback.tracking.record import EndStatus
 from runback.tracking.status import end_run, now_ms
 
@@ -221,7 +228,7 @@ class Delivery:
             return True
         items, self._audits = self.journal.delivered_files(), self._audits + 1
         sizes = artifacts.sizes(
-            get_artifact_repository(self.client.get_run(self.run_id).info.artifact_uri),
+            get_artifact_repository(repeated(self._run).info.artifact_uri),
             {item.payload["artifact_path"] for item in items},
         )
         missing = [item for item in items if self._is_missing(item, sizes)]
@@ -232,6 +239,9 @@ class Delivery:
         elif self._audits > MAX_AUDITS:
             self._refuse_missing(missing)
         return not missing
+
+    def _run(self) -> Run:
+        return self.client.get_run(self.run_id)
 
     def _refuse_missing(self, missing: list[Item]) -> None:
         for item in missing:

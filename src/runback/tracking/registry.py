@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
@@ -33,18 +35,22 @@ from runback.model.digests import folder_of, verify_digests, write_digests
 from runback.model.requirements import pin, requirements
 from runback.tracking import tags
 from runback.tracking.artifacts import sizes_below
-from runback.tracking.connection import describe_error, is_http, request
+from runback.tracking.connection import describe_error, is_http, repeated, request
 from runback.tracking.record import RunRecord
 
 MODEL_NAME = "model"
 # Where MLflow puts `code_paths`.
 CODE_FOLDER = "code"
+UPLOADS = 3
 # Required to load and run a model; mlflow adds itself.
 REQUIREMENTS = ("torch", "numpy", "pandas", "pyarrow")
 
 
 def publish(client: MlflowClient, run_id: str, folder: Path, payload: dict[str, Any]) -> str:
     """Logs a model folder as the run's LoggedModel `model` and registers it; idempotent.
+
+    Each request is repeated after a transient fault: with dozens of requests, one is likely to fail.
+    What creates something first looks for what an earlier request has created.
 
     Args:
         client: of the tracking server.
@@ -62,20 +68,20 @@ def publish(client: MlflowClient, run_id: str, folder: Path, payload: dict[str, 
     """
     folder = folder_of(folder, payload["sha256"])
     verify_digests(folder, f"the model in {folder}", payload["sha256"])
-    run = client.get_run(run_id)
-    model = _logged_model(client, run, payload)
-    _link(client, run, model, payload["epoch"])
+    run = repeated(lambda: client.get_run(run_id))
+    model = repeated(lambda: _logged_model(client, run, payload))
+    repeated(lambda: _link(client, run, model, payload["epoch"]))
     if str(model.status) != "READY":
         _upload(client, run_id, model, folder)
-        client.finalize_logged_model(model.model_id, "READY")
+        repeated(lambda: client.finalize_logged_model(model.model_id, "READY"))
     metrics = [
         Metric(key, value, timestamp, step, model_id=model.model_id, run_id=run_id)
         for key, value, timestamp, step in payload["metrics"]
     ]
-    client.log_batch(run_id, metrics=metrics)
+    repeated(lambda: client.log_batch(run_id, metrics=metrics))
     if payload["register"] == "none":
         return str(model.model_id)
-    version = _register(client, run_id, model, payload)
+    version = repeated(lambda: _register(client, run_id, model, payload))
     return f"{version.name}/{version.version}"
 
 
@@ -200,17 +206,17 @@ def delete_surplus(client: MlflowClient, run_id: str) -> None:
 
     These are its PENDING models, and of versions with the same mark all but the first.
     """
-    run = client.get_run(run_id)
-    for model in _models_of(client, run.info.experiment_id, run_id):
+    run = repeated(lambda: client.get_run(run_id))
+    for model in repeated(lambda: _models_of(client, run.info.experiment_id, run_id)):
         if str(model.status) == "PENDING":
-            client.delete_logged_model(model.model_id)
+            repeated(partial(client.delete_logged_model, model.model_id))
     kept: dict[tuple[str, str], ModelVersion] = {}
-    found = client.search_model_versions(f"run_id = '{run_id}'")
+    found = repeated(lambda: client.search_model_versions(f"run_id = '{run_id}'"))
     for version in sorted(found, key=lambda version: int(version.version)):
         mark = version.tags.get(tags.MARK)
         first = kept.setdefault((version.name, str(mark)), version)
         if mark and first is not version and not version.aliases:
-            client.delete_model_version(version.name, version.version)
+            repeated(partial(client.delete_model_version, version.name, version.version))
 
 
 def _logged_model(client: MlflowClient, run: Run, payload: dict[str, Any]) -> LoggedModel:
@@ -267,22 +273,39 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
             input_example=_example(folder),
             pip_requirements=[*map(pin, REQUIREMENTS), *requirements(folder / "source")],
         )
-        client.log_model_artifacts(model.model_id, str(path))
-        if is_http(client.tracking_uri):
-            _check_upload(model, path)
+        if not is_http(client.tracking_uri):
+            client.log_model_artifacts(model.model_id, str(path))
+            return
+        _upload_files(get_artifact_repository(model.artifact_location), path)
 
 
-def _check_upload(model: LoggedModel, folder: Path) -> None:
-    """Checks that the server has all files: a gateway can answer an upload in its place.
+def _upload_files(repository: ArtifactRepository, folder: Path) -> None:
+    """Uploads all files below a folder, each by a request that is repeated by itself.
+
+    Uploads those again that the server does not have: a gateway can answer in its place.
 
     Raises:
-        TrackingError: a file is missing or has another size.
+        TrackingError: a file is missing on the server, or has another size, after `UPLOADS`.
     """
-    found = sizes_below(get_artifact_repository(model.artifact_location))
-    for file in filter(Path.is_file, folder.rglob("*")):
-        name = file.relative_to(folder).as_posix()
-        if found.get(name, -1) not in (file.stat().st_size, None):
-            raise TrackingError(f"the server does not have the model's file {name}")
+    missing = [file for file in folder.rglob("*") if file.is_file()]
+    for _ in range(UPLOADS):
+        for file in missing:
+            below = file.parent.relative_to(folder).as_posix()
+            repeated(partial(repository.log_artifact, str(file), below if below != "." else None))
+        missing = _missing_files(repository, folder)
+        if not missing:
+            return
+    raise TrackingError(f"the server does not have the model's file {missing[0].name}")
+
+
+def _missing_files(repository: ArtifactRepository, folder: Path) -> list[Path]:
+    found = sizes_below(repository)
+    names = {file: file.relative_to(folder).as_posix() for file in folder.rglob("*")}
+    return [
+        file
+        for file, name in names.items()
+        if file.is_file() and found.get(name, -1) not in (file.stat().st_size, None)
+    ]
 
 
 def _copy_code(folder: Path) -> Path:

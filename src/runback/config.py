@@ -243,9 +243,14 @@ FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fiel
 OPTION_NAMES: tuple[str, ...] = tuple(FIELDS)
 
 
+def is_example(data: str) -> bool:
+    """Whether a path is that of the example's table, in any folder."""
+    return data == EXAMPLE_DATA or data.replace("\\", "/").endswith(f"/{EXAMPLE_DATA}")
+
+
 def default_of(name: str, model: str, data: str = EXAMPLE_DATA) -> Any:
     """The default of an option for a model and, for the option `model` itself, for a table."""
-    if name == "model" and data != EXAMPLE_DATA:
+    if name == "model" and not is_example(data):
         return "mlp"
     about = FIELDS[name].metadata
     default = about["by_model"].get(model, about["default"])
@@ -259,7 +264,7 @@ def _default_in(config: TrainConfig, name: str) -> Any:
         return default_of(name, "", config.data)
     if name == "patience" and config.split_rule.ratio and not config.split_rule.shares[1]:
         return 0  # there is no val_cost
-    if name == "loss" and config.data != EXAMPLE_DATA:
+    if name == "loss" and not is_example(config.data):
         return AUTO
     return default_of(name, config.model, config.data)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +16,12 @@ from runback.data.choose import choose_columns, choose_kinds, without_ignored
 from runback.data.csv_format import CsvFormat
 from runback.data.encode import example_rows, fit_columns, fit_labels
 from runback.data.files import existing, is_dataset
-from runback.data.raw import Wanted, read_raw
+from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import column_names
 from runback.data.rules import draw_split
 from runback.data.split import Split, make_split
 from runback.data.table import Table, encoded_table, read_dataset
-from runback.errors import ConfigError
+from runback.errors import ConfigError, DataError
 
 EXAMPLE_ROWS = 3
 
@@ -68,8 +70,21 @@ def prepare_table(config: TrainConfig, dtype: torch.dtype, has_classes: bool | N
     fitted = fit_columns(raw, split.train, kinds)
     example = example_rows(raw, fitted.columns, split.train[:EXAMPLE_ROWS])
     labels = fit_labels(raw, split.train) if has_classes else ()
-    table = encoded_table(raw, fitted.columns, dtype, labels)
+    with _naming_classes(raw):
+        table = encoded_table(raw, fitted.columns, dtype, labels)
     return Prepared(table, split, example, fitted.constant, labels)
+
+
+@contextmanager
+def _naming_classes(raw: RawTable) -> Iterator[None]:
+    """Adds the option that accepts texts to the error for a target that is not a number."""
+    is_text = any(name in raw.cells for name in raw.columns.targets)
+    try:
+        yield
+    except DataError as error:
+        if is_text and "is not a number" in str(error):
+            raise DataError(f"{error}; --loss auto predicts classes") from None
+        raise
 
 
 def _prepared_dataset(

@@ -161,7 +161,7 @@ TASK_WORDS = re.compile(
 def test_only_the_task_itself_names_its_losses_and_scores() -> None:
     """In code, texts and docstrings; `config` has the choices of the option `loss`, for --help."""
     for name, file in MODULES.items():
-        if name.startswith("runback.tasks.") or name == "runback.config":
+        if name.startswith("runback.tasks") or name == "runback.config":
             continue
         for line in file.read_text(encoding="utf-8").splitlines():
             assert not TASK_WORDS.search(line), f"{name}: {line}"

@@ -159,6 +159,7 @@ def test_an_upload_answered_by_a_gateway_is_sent_again(
     check_whole(remote, run_id)
 
 
+@pytest.mark.chaos
 def test_a_training_with_every_request_sent_twice_is_whole(
     remote: Workspace, proxy: FaultProxy
 ) -> None:

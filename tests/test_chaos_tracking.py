@@ -58,7 +58,7 @@ def survive_outages(remote: Workspace, server: Server, times: int) -> dict[str, 
         epochs = 15_000 if times < 5 else 12_000 * (times + 2)
         process = remote.start(
             *quick("--epochs", str(epochs), "--checkpoint-every", str(epochs // 20)),
-            RUNBACK_DRAIN_SECONDS="120",
+            RUNBACK_DRAIN_SECONDS="600",
         )
         run_id = training_run(remote)
         begun.set()

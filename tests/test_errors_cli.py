@@ -77,7 +77,7 @@ def test_an_invalid_mlflow_run_is_one_failed_run(tmp_path: Path, empty_database:
     ("options", "sentence"),
     [
         (["--data", "missing.csv"], "missing.csv: no such file"),
-        (["--data", "own.csv", "--batch-size", "999"],
+        (["--data", "own.csv", "--batch-size", "999", "--drop-last", "true"],
          "option batch_size: 999 with drop_last leaves no batch of the 160 training rows; "
          "use a batch_size of at most 160, or drop_last false"),
         (["--data", "own.csv", "--model", "mlp", "--model-args", '{"depth": 3}'],
@@ -88,7 +88,8 @@ def test_an_invalid_mlflow_run_is_one_failed_run(tmp_path: Path, empty_database:
          "step_size is not a whole number of at least 1"),
         (["--data", "own.csv", "--device", "cuda:77"], "option device: 'cuda:77': this machine has "),
         (["--data", "own.csv", "--register", " "],
-         "option register: a model cannot be registered as ' '; use another name, or none"),
+         "option register: a model cannot be registered as ' ': it is empty; use another name, or "
+         "none"),
         (["--data", "own.csv", "--register", "../x"], "option register: a model cannot be"),
         (["--data", "own.csv", "--register", "x" * 257],
          "option register: a model cannot be registered as a name of 257 characters"),

@@ -210,7 +210,9 @@ def test_mlflow_evaluate_agrees_with_evaluate(finished_runs: FinishedRuns) -> No
 
 
 def test_a_resume_registers_a_second_version(workspace: Workspace) -> None:
-    run_id = make_runs(workspace, {"run": {"data": "table.csv", "epochs": 3}}).ids["run"]
+    run_id = make_runs(
+        workspace, {"run": {"data": "table.csv", "model": "polynomial", "epochs": 3}}
+    ).ids["run"]
     (first,) = workspace.client.search_model_versions(f"run_id = '{run_id}'")
     payload = {
         "register": "table", "model_type": "regressor", "epoch": 3, "description": "",

@@ -59,7 +59,7 @@ def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]
     model, optimizer, cost_of = (
         work.state.model,
         work.state.optimizer,
-        work.task.losses[config.loss],
+        work.loss,
     )
     x, y = (getattr(work.table, name)[work.split.train] for name in ("features", "targets"))
     rows_of, size, history = work.batches.order.rows, config.batch_size, []
@@ -89,7 +89,7 @@ def plain_validation(work: TrainingSetup, config: TrainConfig, model: nn.Module)
     model.eval()
     part = work.validation
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        return work.task.losses[config.loss](model(part.features), part.targets).item()
+        return work.loss(model(part.features), part.targets).item()
 
 
 def fast_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:
@@ -168,7 +168,7 @@ def test_an_optimizer_is_torchs_own_in_class_and_state(
 def test_the_update_calls_a_step_that_is_wrapped_on_the_instance() -> None:
     """As torch's schedules wrap it, to count the steps."""
     weight = nn.Parameter(torch.ones(3))
-    optimizer = make_optimizer(TrainConfig(data="x.csv", lr=0.1), [weight])
+    optimizer = make_optimizer(TrainConfig(data="x.csv", model="linear", lr=0.1), [weight])
     step, calls = optimizer.step, []
     optimizer.step = lambda: calls.append(1) or step()
     weight.grad = torch.ones(3)

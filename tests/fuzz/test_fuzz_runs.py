@@ -55,7 +55,7 @@ def test_any_tags_of_a_run_are_read_or_refused(changes: dict[str, str], usual: b
         info = RunInfo("0" * 32, "0", "", RunStatus.to_string(RunStatus.FINISHED), 0, 0, "active")
         found = record_of(Run(info, RunData(tags=[RunTag(*item) for item in stored.items()])))
         original_config_of(found)
-        return with_data(config_of(found), found.tags)
+        return with_data(config_of(found), found.tags, Path)
 
     config = tried("tags", read)
     if config is not None:

@@ -10,11 +10,11 @@ class TrainOptions(TypedDict, total=False):
     """The fields of `TrainConfig`, which has their defaults and their meaning."""
 
     data: str
+    model: str
     target: str | Sequence[str]
     features: str | Sequence[str]
     columns: Mapping[str, Any]
     csv: Mapping[str, Any]
-    model: str
     model_args: Mapping[str, Any]
     loss: str
     class_weights: str

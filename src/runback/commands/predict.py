@@ -117,7 +117,7 @@ def _checked_output(output: str, data: Path) -> Path | None:
     return target
 
 
-def _check_keep(keep: Sequence[str], spec: ModelSpec, probabilities: bool) -> None:
+def _check_keep(keep: Sequence[str], spec: ModelSpec, probabilities: bool = False) -> None:
     if len(set(keep)) < len(keep):
         raise UsageError(f"--keep {','.join(keep)}: names a column twice")
     columns = by_name(spec.task).columns(spec.target_columns, probabilities)

@@ -21,7 +21,7 @@ from runback.commands.finish import finish, require_finite
 from runback.commands.launch import launch_id, require_adoptable
 from runback.commands.options import TrainOptions
 from runback.commands.recorded import STORED_FRAME
-from runback.config import TrainConfig, parse_all
+from runback.config import AUTO, TrainConfig, parse_all
 from runback.console.progress import Progress, say
 from runback.data.frame import is_frame, named_frame, write_frame
 from runback.errors import ConfigError, ModelError, RunbackError
@@ -140,6 +140,8 @@ def run_training(
             with loading_libraries():
                 run.create(description_of(setup))
             say(f"run {run.id}: {summary(setup)}")
+            if config.loss == AUTO:
+                say(f"loss {setup.config.loss}, as the target has {_content(setup)}")
             return train_to_end(run, setup, signals, rebuilder)
 
 
@@ -187,6 +189,12 @@ def summary(setup: TrainingSetup) -> str:
         f"{len(split.train)}/{len(split.validation)}/{len(split.test)} rows (train/validation/test)"
     )
     return f"{setup.config.model}, {rows}, {state.device}, {torch.get_num_threads()} CPU thread(s)"
+
+
+def _content(setup: TrainingSetup) -> str:
+    """What the target has, in words."""
+    labels = setup.built.spec.labels
+    return f"{len(labels[0].classes)} classes" if labels else "numbers"
 
 
 def _prepared(

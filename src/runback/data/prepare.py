@@ -43,7 +43,9 @@ class Prepared:
     labels: tuple[LabelColumn, ...] = ()
 
 
-def prepare_table(config: TrainConfig, dtype: torch.dtype, has_classes: bool | None) -> Prepared:
+def prepare_table(
+    config: TrainConfig, dtype: torch.dtype, has_classes: bool | None = False
+) -> Prepared:
     """Reads and splits the table of a configuration, and encodes it.
 
     Everything about the columns is found from the training rows; a change of other rows changes

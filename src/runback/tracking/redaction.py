@@ -28,8 +28,8 @@ def printable(uri: str) -> str:
     whether an `@` belongs to a password, only the scheme is shown.
     """
     scheme, slashes, rest = _split(uri)
-    if not scheme or uri.startswith(_LOCAL):
-        is_url = ":" in uri.partition("@")[0] and "@" in uri and not uri.startswith(_LOCAL)
+    if not scheme or _is_local(uri):
+        is_url = ":" in uri.partition("@")[0] and "@" in uri and not _is_local(uri)
         text = HIDDEN if is_url else uri.partition("?")[0]
         return _in_one_line(text)
     place = _END.split(rest, maxsplit=1)[0]
@@ -44,7 +44,7 @@ def printable(uri: str) -> str:
 def secrets_of(uri: str) -> set[str]:
     """The parts of a URI that `printable` leaves out, except the user of a password."""
     scheme, _, rest = _split(uri)
-    if not scheme or uri.startswith(_LOCAL):
+    if not scheme or _is_local(uri):
         return set() if printable(uri) != HIDDEN else {uri}
     place = _END.split(rest, maxsplit=1)[0]
     query = rest[len(place) :]
@@ -67,6 +67,11 @@ def redact(text: str, secrets: Iterable[str]) -> str:
         pattern = re.compile("|".join(map(re.escape, parts)), re.IGNORECASE)
         text = pattern.sub(HIDDEN, text)
     return _URI.sub(lambda match: _printable_in_text(match[0]), text)
+
+
+def _is_local(uri: str) -> bool:
+    """Whether a URI is a file's path, which may contain `@`; one with a user before a host is not."""
+    return uri.startswith(_LOCAL) and not re.match("file://[^/]*@", uri)
 
 
 def _split(uri: str) -> tuple[str, str, str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from runback.config import TrainConfig
+from runback.config import AUTO, TrainConfig
 from runback.data.batches import Batches, TableDataset
 from runback.seeding import seed_generators
-from runback.tasks import Loss, by_loss
+from runback.tasks import Loss, by_loss, loss_for
 from runback.training.compiling import CompiledSteps, missing_compiler
 from runback.training.optimizers import learning_rate
 from runback.training.state import TrainState
@@ -61,12 +61,13 @@ def run_epochs(
         validation: rows for `val_cost`, on the training device; None or empty for none.
         config: the cost, precision, clipping, patience and the number of epochs.
         pause: called between batches; if it returns True, a `MidEpoch` is yielded.
-        loss: the cost; None for the option `loss` without class weights.
+        loss: the cost; None for the option `loss` without class weights, where auto is a numeric one.
 
     Yields:
         An `EpochResult` for each completed epoch, and a `MidEpoch` for each pause.
     """
-    cost = loss or by_loss(config.loss).losses[config.loss]
+    name = loss_for(()) if config.loss == AUTO else config.loss
+    cost = loss or by_loss(name).losses[name]
     steps = make_steps(state, batches, validation, cost, config)
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         if state.batch == 0:

@@ -162,8 +162,6 @@ def _resolved(config: TrainConfig, prepared: Prepared) -> TrainConfig:
     if config.loss != AUTO:
         return config
     loss = loss_for(prepared.labels)
-    what = "classes" if prepared.labels else "numbers"
-    say(f"loss {loss}: {listing(prepared.table.columns.targets)} has {what}")
     return TrainConfig.from_mapping({**config.as_params(), "loss": loss})
 
 

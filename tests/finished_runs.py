@@ -29,9 +29,20 @@ class FinishedRuns:
 
 
 RUNS = {
-    "weak": {"data": "table.csv", "epochs": 5},
-    "strong": {"data": "table.csv", "epochs": 60, "checkpoint_every": 30},
-    "victim": {"data": "table.csv", "epochs": 6, "checkpoint_every": 3, "register": "victim"},
+    "weak": {"data": "table.csv", "model": "polynomial", "epochs": 5},
+    "strong": {
+        "data": "table.csv",
+        "model": "polynomial",
+        "epochs": 60,
+        "checkpoint_every": 30,
+    },
+    "victim": {
+        "data": "table.csv",
+        "model": "polynomial",
+        "epochs": 6,
+        "checkpoint_every": 3,
+        "register": "victim",
+    },
     "own": {
         "data": "diabetes.csv",
         "model": "nets.py:Net",

@@ -196,7 +196,8 @@ def test_pyfunc_equals_predict_beyond_one_block(
 
 def test_a_missing_number_becomes_the_training_median(finished_runs: FinishedRuns) -> None:
     run = finished_runs.ids["strong"]
-    spec = json.loads((finished_runs.workspace.home(run) / "model" / "model.json").read_text())
+    (file,) = (finished_runs.workspace.home(run) / "model").rglob("model.json")
+    spec = json.loads(file.read_text())
     frames = (pd.DataFrame({"x": [value]}) for value in (None, spec["columns"][0]["median"]))
     one, two = (predict(run, frame)["y"].tolist() for frame in frames)
     assert one == two

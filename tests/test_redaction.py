@@ -149,7 +149,8 @@ def test_a_malformed_uri_is_one_sentence(form: str, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("command", ["train", "evaluate", "resume", "sync"])
 def test_a_malformed_uri_ends_each_command_with_code_2(workspace: Workspace, command: str) -> None:
     arguments = ["latest"] if command != "train" else ["--epochs", "1", "--data", "t.csv"]
-    (workspace.folder / "t.csv").write_text("x,y\n" + "1,2\n" * 200)
+    rows = "".join(f"{n},{n}\n" for n in range(200))
+    (workspace.folder / "t.csv").write_text("x,y\n" + rows)
     done = workspace.runback(command, *arguments, MLFLOW_TRACKING_URI="http://[::1")
     assert done.returncode == 2, done.stderr
     assert len(done.stderr.splitlines()) == 1

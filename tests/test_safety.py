@@ -176,7 +176,7 @@ def _change_mlmodel(folder: Path, change: dict[str, Any] | str, evil: bytes) -> 
 def test_a_hostile_checkpoint_is_skipped_on_resume(
     finished_runs: FinishedRuns, victim: str, tmp_path: Path
 ) -> None:
-    """Even with a matching manifest; the training starts from the last good state."""
+    """Even with a matching manifest. No valid one is left, so that the resume is refused."""
     evil = tmp_path / "evil"
     evil.mkdir()
     files, trace = hostile(evil)
@@ -188,7 +188,7 @@ def test_a_hostile_checkpoint_is_skipped_on_resume(
             (folder / facts["file"]).write_bytes(content)
             (folder / manifest.name).write_text(json.dumps(facts))
     done = finished_runs.workspace.runback("resume", victim, "--epochs", "8")
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 2, done.stderr
     assert done.stderr.count("warning: skipped") == 4
     assert "no valid checkpoint" in done.stderr
     assert not trace.exists()

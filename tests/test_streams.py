@@ -75,7 +75,7 @@ def test_a_training_goes_on_without_a_reader(workspace: Workspace, broken_pipe: 
         "        logging.error('l')\n"
         "        return super().forward(x)\n"
     )
-    model = ("--model", f"{module}:Net", "--epochs", "3", "--register", "none")
+    model = ("--model", f"{module}:Net", "--epochs", "3", "--register", "none", "--lr", "0")
     process = without_stderr(workspace, broken_pipe, "train", "--data", TABLE, *model)
     run_id, _ = process.communicate(timeout=SECONDS)
     assert process.returncode == 0

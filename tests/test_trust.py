@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from mlflow.exceptions import MlflowException
 
-from conftest import PROGRAMS, Workspace
+from conftest import DATA, PROGRAMS, Workspace
 from finished_runs import FinishedRuns
 from runback import (
     TrainConfig,
@@ -210,7 +210,8 @@ def test_an_invalid_trust_variable_is_refused(
 def test_the_command_line_refuses_unknown_source(
     finished_runs: FinishedRuns, unknown: Path, command: str
 ) -> None:
-    more = {"predict": ["--data", "t.csv"], "export": ["--format", "pt2", "--output", "m.pt2"]}
+    table = str(DATA / "non_linear.csv")
+    more = {"predict": ["--data", table], "export": ["--format", "pt2", "--output", "m.pt2"]}
     arguments = [command, finished_runs.ids["own"], *more.get(command, [])]
     env = {"XDG_STATE_HOME": str(unknown)}
     done = finished_runs.workspace.runback(*arguments, **env)
@@ -280,7 +281,7 @@ def test_no_reference_in_a_tag_is_imported(
     reference = f"{location.format(here=evil.parent)}:{name}"
     with pytest.raises(RunbackError) as caught:
         config = TrainConfig(data=reference if in_config else "none.csv")
-        with_data(config, Tags(data_path="" if in_config else reference))
+        with_data(config, Tags(data_path="" if in_config else reference), Path)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 600
     assert not (evil.parent / "ran").exists()
 

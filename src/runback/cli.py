@@ -171,6 +171,9 @@ def _truth(name: str, text: str) -> bool:
 
 
 def _export(options: argparse.Namespace) -> int:
+    from runback.commands.early import check_export
+
+    check_export(options.format, options.output)
     _check_stored(options.run)
     _print_json(runback.export(options.run, options.format, options.output, _trusts(options)))
     return EXIT_DONE

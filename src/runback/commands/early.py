@@ -10,12 +10,16 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from runback.config import MODEL_NAMES, TrainConfig
 from runback.data.files import existing, is_dataset
-from runback.errors import DataError, ModelError
+from runback.errors import DataError, ModelError, UsageError
 from runback.tracking.run_forms import require_form
 from runback.user_code import is_user_defined, locate, unknown_model
+
+# In `commands.export`.
+EXPORT_FORMATS = ("state_dict", "torch", "pt2", "onnx")
 
 
 def check_training(config: TrainConfig) -> None:
@@ -36,6 +40,31 @@ def check_training(config: TrainConfig) -> None:
         locate(config.model)
     elif config.model not in MODEL_NAMES:
         raise unknown_model(config.model, MODEL_NAMES)
+
+
+def check_export(name: str, output: str) -> None:
+    """Checks the format and the file of an export.
+
+    Raises:
+        UsageError: the format is none of `EXPORT_FORMATS`, or the file cannot be created.
+    """
+    if name not in EXPORT_FORMATS:
+        raise UsageError(f"--format {name}: not one of {', '.join(EXPORT_FORMATS)}")
+    new_file(output)
+
+
+def new_file(output: str) -> Path:
+    """The path of a file that does not exist yet, in a folder that does.
+
+    Raises:
+        UsageError: otherwise.
+    """
+    target = Path(output).expanduser()
+    if target.exists():
+        raise UsageError(f"--output {output}: exists already; use another file name")
+    if not target.parent.is_dir():
+        raise UsageError(f"--output {output}: no such folder {target.parent}")
+    return target
 
 
 def check_stored(run: str, data: str = "") -> None:

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from runback.columns.tensors import frame_to_tensor
+from runback.commands.early import new_file
 from runback.commands.load import Loaded, loading
 from runback.errors import CheckpointError, ModelError, UsageError, first_line
 from runback.model.spec import EXAMPLE_FILE, load_tensors, load_weights
@@ -72,7 +73,7 @@ def export(run: str, format: Format, output: str, trust: bool = False) -> Export
         RunNotFoundError, TrackingError, TrustError: as in `load_model`.
     """
     write, check = _exporter(format)
-    target = _new_file(output)
+    target = new_file(output)
     with loading(run, trust=trust) as loaded:
         x = _example(loaded)
         user_class = loaded.user_class
@@ -103,15 +104,6 @@ def _exporter(name: str) -> tuple[Write, Check]:
                 "pip install 'runback[onnx]'"
             )
     return EXPORTERS[name]
-
-
-def _new_file(output: str) -> Path:
-    target = Path(output).expanduser()
-    if target.exists():
-        raise UsageError(f"--output {output}: exists already; use another file name")
-    if not target.parent.is_dir():
-        raise UsageError(f"--output {output}: no such folder {target.parent}")
-    return target
 
 
 def _example(loaded: Loaded) -> Tensor:

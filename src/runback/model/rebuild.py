@@ -195,6 +195,7 @@ def _start() -> subprocess.Popen[str]:
         [sys.executable, "-P", "-c", code],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,  # what user code prints, it has printed in the training
         text=True,
         start_new_session=True,
     )

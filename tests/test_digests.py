@@ -164,8 +164,12 @@ def stored(finished_runs: FinishedRuns, tmp_path: Path) -> Iterator[tuple[str, P
 def root_of(finished_runs: FinishedRuns, name: str) -> Path:
     """The folder of a run's model in the store."""
     client, run_id = finished_runs.workspace.client, finished_runs.ids[name]
-    version = client.search_model_versions(f"run_id = '{run_id}'")[0]
-    model = client.get_logged_model(version.source.rpartition("/")[2])
+    (model_id,) = {  # other tests copy versions, whose source is another version
+        version.source.removeprefix("models:/")
+        for version in client.search_model_versions(f"run_id = '{run_id}'")
+        if version.source.startswith("models:/m-")
+    }
+    model = client.get_logged_model(model_id)
     return Path(model.artifact_location.removeprefix("file://"))
 
 
@@ -343,14 +347,16 @@ def test_damage_around_a_model_changes_no_prediction(
 def test_only_force_replaces_a_damaged_holder(finished_runs: FinishedRuns) -> None:
     client, ids = finished_runs.workspace.client, finished_runs.ids
     (version,) = client.search_model_versions(f"run_id = '{ids['weak']}' AND name = 'table'")
+    (better,) = client.search_model_versions(f"run_id = '{ids['strong']}' AND name = 'table'")
     client.set_registered_model_alias("table", "held", version.version)
+    strong = f"models:/table/{better.version}"  # other tests register the run under other names
     weights = root_of(finished_runs, "weak") / "data" / "model" / "model_state_dict.pt"
     good = weights.read_bytes()
     weights.write_bytes(good[:-1])
     try:
         with pytest.raises(CheckpointError, match=f"{ids['weak']}: model_state_dict.pt is damaged"):
-            promote(ids["strong"], "held")
+            promote(strong, "held")
         assert client.get_model_version_by_alias("table", "held").version == version.version
-        assert promote(ids["strong"], "held", force=True).moved
+        assert promote(strong, "held", force=True).moved
     finally:
         weights.write_bytes(good)

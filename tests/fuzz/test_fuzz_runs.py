@@ -91,8 +91,8 @@ def test_no_password_of_a_uri_is_shown(scheme: str, user: str, host: str, rest: 
 @given(name=st.one_of(st.text(max_size=6), st.sampled_from(["a" * 257, ".", "..", "../x", "none"])))
 def test_a_registered_name_is_one_that_mlflow_takes(name: str) -> None:
     Path("rows.csv").write_text("x,y\n" + "".join(f"{n},{n}\n" for n in range(10)))
-    config = TrainConfig(data="rows.csv", register=name, batch_size=2, model="linear", threads=1)
-    setup = tried("names", lambda: prepare(config))
+    options = {"data": "rows.csv", "batch_size": 2, "model": "linear", "threads": 1}
+    setup = tried("names", lambda: prepare(TrainConfig.from_mapping({**options, "register": name})))
     if setup is not None and setup.register_as != "none":
         try:
             _validate_model_name(setup.register_as)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from runback.columns.label import LabelColumn
 from runback.tasks import TASKS, Task, criterion
+from runback.tasks.baselines import fitted_rows
 
 TARGETS = {
     "regression": LabelColumn("y", (), ()),  # a column without classes
@@ -23,7 +24,8 @@ def scores(task: Task, x: Tensor, y: Tensor) -> dict[str, dict[str, float]]:
     targets = [TARGETS[task.name]]
     y = y.to(task.target_dtype(torch.float32))
     loss = criterion(next(iter(task.losses)), "none", targets)
-    found = dict(task.baselines(x, y, x, targets))
+    rows = fitted_rows(*x.shape)
+    found = dict(task.baselines(x[rows], y, rows, x, targets))
     return {name: task.scores(output, y, loss, targets) for name, output in found.items()}
 
 

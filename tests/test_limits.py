@@ -205,13 +205,12 @@ COLUMNS = st.lists(NAMES, min_size=2, max_size=4, unique=True)
 def test_accepted_columns_survive_a_model_signature(tmp_path: Path, columns: list[str]) -> None:
     assume(not any(limits.column_problem(name) for name in columns))
     spec = {"features": columns, "targets": ["y"], "dtype": "float32"}
-    (tmp_path / "model.json").write_text(json.dumps(spec))
     rows = {"columns": columns, "data": [[1.0] * len(columns)]}
     (tmp_path / "example.json").write_text(json.dumps(rows))
-    Model(signature=registry._signature(tmp_path)).save(str(tmp_path / "MLmodel"))
+    Model(signature=registry._signature(spec)).save(str(tmp_path / "MLmodel"))
     inputs = Model.load(str(tmp_path)).signature.inputs
     assert inputs.input_names() == columns
-    assert list(_enforce_schema(registry._example(tmp_path), inputs).columns) == columns
+    assert list(_enforce_schema(registry._example(tmp_path, spec), inputs).columns) == columns
 
 
 def table(folder: Path, names: list[str]) -> str:

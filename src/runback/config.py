@@ -73,7 +73,7 @@ CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
 class _Unset:
-    """The value of an option that is not given; `default_of` replaces it."""
+    """The value of an option that is not given; `_default_in` replaces it."""
 
 
 _UNSET = _Unset()
@@ -89,7 +89,7 @@ class TrainConfig:
     """The options of a training run. The defaults are the non-linear regression example.
 
     Without `model`, another table than that of the example is trained with an mlp; some options
-    have other defaults for an mlp (`default_of`).
+    have other defaults for an mlp.
 
     Raises:
         ConfigError: on construction, if a value has the wrong type, is out of range, or
@@ -248,25 +248,16 @@ def is_example(data: str) -> bool:
     return data == EXAMPLE_DATA or data.replace("\\", "/").endswith(f"/{EXAMPLE_DATA}")
 
 
-def default_of(name: str, model: str, data: str = EXAMPLE_DATA) -> Any:
-    """The default of an option for a model and, for the option `model` itself, for a table."""
-    if name == "model" and not is_example(data):
-        return "mlp"
-    about = FIELDS[name].metadata
-    default = about["by_model"].get(model, about["default"])
-    return dict(default) if isinstance(default, dict) else default
-
-
 def _default_in(config: TrainConfig, name: str) -> Any:
-    if name == "data":
-        return EXAMPLE_DATA
-    if name == "model":
-        return default_of(name, "", config.data)
+    """The default of an option for the options before it: data and model come first."""
+    if name in ("model", "loss") and not is_example(config.data):
+        return "mlp" if name == "model" else AUTO
     if name == "patience" and config.split_rule.ratio and not config.split_rule.shares[1]:
         return 0  # there is no val_cost
-    if name == "loss" and not is_example(config.data):
-        return AUTO
-    return default_of(name, config.model, config.data)
+    about = FIELDS[name].metadata
+    model = "" if name in ("data", "model") else config.model
+    default = about["by_model"].get(model, about["default"])
+    return dict(default) if isinstance(default, dict) else default
 
 
 def parse_all(values: Mapping[str, Any], *, where: str = "") -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from runback.columns.cells import MAX_SHOWN, MISSING
+from runback.columns.cells import MISSING, is_text, shown
 from runback.errors import DataError, ModelError
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class LabelColumn:
             row = pc.index(codes.is_null(), True).as_py()
             raise DataError(
                 f"{where}: target {self.name!r}, data row {first + row + 1}: "
-                f"{_shown(texts[row].as_py())} is none of the classes of the training rows"
+                f"{shown(texts[row].as_py())} is none of the classes of the training rows"
                 f" ({self._listing()})"
             )
         return np.asarray(codes.cast(pa.int64()))
@@ -117,8 +117,8 @@ class LabelColumn:
         return pa.array([key_of(label) for label in self.classes], pa.string())
 
     def _listing(self) -> str:
-        shown = ", ".join(_shown(label) for label in self.classes[:10])
-        return shown + (", ..." if len(self.classes) > 10 else "")
+        listed = ", ".join(shown(label) for label in self.classes[:10])
+        return listed + (", ..." if len(self.classes) > 10 else "")
 
 
 def key_of(label: Label) -> str:
@@ -137,9 +137,10 @@ def _texts(cells: pa.Array | pd.Series, where: Path | str, name: str, first: int
         array = array.dictionary_decode()
     if pa.types.is_floating(array.type):
         array = _whole(array, where, name, first)
-    if not _is_label_type(array.type):
+    kind = array.type
+    if not (is_text(kind) or pa.types.is_boolean(kind) or pa.types.is_integer(kind)):
         raise DataError(
-            f"{where}: target {name!r} is of type {array.type}; classes are text, true and false, "
+            f"{where}: target {name!r} is of type {kind}; classes are text, true and false, "
             "or whole numbers"
         )
     texts = array.cast(pa.string())
@@ -172,12 +173,6 @@ def _whole(array: pa.Array, where: Path | str, name: str, first: int) -> pa.Arra
     return array.cast(pa.int64())
 
 
-def _is_label_type(kind: pa.DataType) -> bool:
-    is_text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    is_text = is_text or pa.types.is_string_view(kind)
-    return bool(is_text or pa.types.is_boolean(kind) or pa.types.is_integer(kind))
-
-
 def _typed(texts: Mapping[str, int]) -> dict[Label, str]:
     """Each class with its text: whole numbers or truth values if all texts are."""
     keys = pa.array(texts, pa.string())
@@ -197,8 +192,3 @@ def _is_stored_column(stored: Mapping[str, Any]) -> bool:
     are_counts = all(type(count) is int and count > 0 for count in counts)
     is_complete = len(classes) == len(counts) and 2 <= len(classes) <= MAX_CLASSES
     return is_complete and is_one_type and are_counts and classes == sorted(set(classes))
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 MEDIAN_ROWS = 100_000
 
 
+class NotANumberError(DataError):
+    """A cell of a number column is something else."""
+
+
 @dataclass(frozen=True)
 class NumberColumn:
     """A column of numbers, decimals or texts of numbers; see `runback.columns.column.Column`.
@@ -158,7 +162,7 @@ def _text_numbers(where: Path | str, name: str, column: Any, first: int) -> Numb
     numbers = [number_of(value) for value in texts.values]
     wrong = texts.first(number is None for number in numbers)
     if wrong is not None:
-        raise DataError(f"{where}: {not_a_number(name, first + wrong[0] + 1, wrong[1])}")
+        raise NotANumberError(f"{where}: {not_a_number(name, first + wrong[0] + 1, wrong[1])}")
     parsed = np.array([math.nan if n is None else n for n in numbers], np.float64)
     found: Numbers = texts.take(parsed, math.nan)
     return found
@@ -174,6 +178,6 @@ def _series_numbers(where: Path | str, name: str, column: pd.Series, first: int)
     for row, value in enumerate(column):
         number = number_of(value)
         if number is None:
-            raise DataError(f"{where}: {not_a_number(name, first + row + 1, value)}")
+            raise NotANumberError(f"{where}: {not_a_number(name, first + row + 1, value)}")
         numbers[row] = number
     return numbers

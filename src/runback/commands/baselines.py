@@ -6,23 +6,28 @@ import numpy as np
 from torch import Tensor
 
 from runback.console.progress import say
+from runback.data.batches import TableDataset
 from runback.model.expanding import OneHot
 from runback.run.run import Run
-from runback.training.setup import TrainingSetup, held_out
+from runback.tasks.baselines import fitted_rows
+from runback.training.setup import TrainingSetup
 
 FILE = "baselines.json"
 Scores = dict[str, float]
 
 
-def compare_with_baselines(run: Run, setup: TrainingSetup, scores: Scores) -> None:
+def compare_with_baselines(
+    run: Run, setup: TrainingSetup, test: TableDataset, scores: Scores
+) -> None:
     """Posts the test scores of simple models, and warns if the model is no better than a constant.
 
     Args:
         run: gets the artifact `baselines.json`.
-        setup: of the training; its split has test rows.
+        setup: of the training.
+        test: the test rows, on the CPU.
         scores: the model's on the test rows.
     """
-    found = _baselines(setup)
+    found = _baselines(setup, test)
     run.post_json(FILE, found)
     name = setup.task.primary_metric
     shown = [f"{model} {values[name]:.6g}" for model, values in found.items() if name in values]
@@ -37,20 +42,16 @@ def compare_with_baselines(run: Run, setup: TrainingSetup, scores: Scores) -> No
     )
 
 
-def _baselines(setup: TrainingSetup) -> dict[str, Scores]:
+def _baselines(setup: TrainingSetup, test: TableDataset) -> dict[str, Scores]:
     """The test scores of simple models by name; those that cannot be fitted are left out."""
-    test, targets = held_out(setup), setup.built.spec.target_columns
-    assert test is not None
-    train = setup.split.train
-    x, x_test = (
-        _expanded(setup, rows)
-        for rows in (setup.table.features.index_select(0, train), test.features)
-    )
+    spec, train = setup.built.spec, setup.split.train
+    targets = spec.target_columns
+    rows = fitted_rows(len(train), spec.layout.one_hot_width)
+    x = _expanded(setup, setup.table.features.index_select(0, train[rows]))
+    y, x_test = setup.table.targets.index_select(0, train), _expanded(setup, test.features)
     found: dict[str, Scores] = {}
     try:
-        for name, output in setup.task.baselines(
-            x, setup.table.targets.index_select(0, train), x_test, targets
-        ):
+        for name, output in setup.task.baselines(x, y, rows, x_test, targets):
             found[name] = setup.task.scores(output, test.targets, setup.loss, targets)
     except (ValueError, np.linalg.LinAlgError) as error:  # features that are too large to square
         say(f"simple models cannot be fitted on these rows ({error})")

@@ -42,23 +42,14 @@ def check_training(config: TrainConfig) -> None:
         raise unknown_model(config.model, MODEL_NAMES)
 
 
-def check_export(name: str, output: str) -> None:
-    """Checks the format and the file of an export.
+def check_export(name: str, output: str) -> Path:
+    """Checks the format of an export; returns the path of its file.
 
     Raises:
-        UsageError: the format is none of `EXPORT_FORMATS`, or the file cannot be created.
+        UsageError: the format is none of `EXPORT_FORMATS`, the file exists, or its folder does not.
     """
     if name not in EXPORT_FORMATS:
         raise UsageError(f"--format {name}: not one of {', '.join(EXPORT_FORMATS)}")
-    new_file(output)
-
-
-def new_file(output: str) -> Path:
-    """The path of a file that does not exist yet, in a folder that does.
-
-    Raises:
-        UsageError: otherwise.
-    """
     target = Path(output).expanduser()
     if target.exists():
         raise UsageError(f"--output {output}: exists already; use another file name")

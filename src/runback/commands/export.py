@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from runback.columns.tensors import frame_to_tensor
-from runback.commands.early import new_file
+from runback.commands.early import check_export
 from runback.commands.load import Loaded, loading
 from runback.errors import CheckpointError, ModelError, UsageError, first_line
 from runback.model.spec import EXAMPLE_FILE, load_tensors, load_weights
@@ -72,8 +72,8 @@ def export(run: str, format: Format, output: str, trust: bool = False) -> Export
         CheckpointError: the file cannot be written, or its outputs differ from the module's.
         RunNotFoundError, TrackingError, TrustError: as in `load_model`.
     """
+    target = check_export(format, output)
     write, check = _exporter(format)
-    target = new_file(output)
     with loading(run, trust=trust) as loaded:
         x = _example(loaded)
         user_class = loaded.user_class
@@ -94,8 +94,6 @@ Check = Callable[[Path, nn.Module, Sequence[Tensor]], None]
 
 
 def _exporter(name: str) -> tuple[Write, Check]:
-    if name not in EXPORTERS:
-        raise UsageError(f"--format {name}: not one of {', '.join(EXPORTERS)}")
     if name == "onnx":
         missing = [p for p in ONNX_PACKAGES if importlib.util.find_spec(p) is None]
         if missing:
@@ -130,7 +128,7 @@ def _checked(check: Check, file: Path, module: nn.Module, x: Tensor) -> None:
         with torch.no_grad(), _quiet():
             check(file, module, (x[:1], x, x.repeat(7, 1)))
     except Exception as error:  # a wrong file can raise anything
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = first_line(error)
         raise CheckpointError(f"{file}: the written file fails its check: {line}") from error
 
 

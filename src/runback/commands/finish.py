@@ -46,12 +46,13 @@ def finish(run: Run, setup: TrainingSetup, rebuilder: Rebuilder) -> None:
     """
     chosen = _choose(setup)
     load_weights(setup.state.model, chosen.weights)
-    tested = _tested(setup)
+    test, model = held_out(setup), setup.state.model
+    tested = None if test is None else (predict_rows(model, test.features), test.targets)
     try:
         scores = _score(run, setup, chosen, tested)
         _publish(run, setup, chosen, rebuilder)  # before the plots: the courier registers meanwhile
-        if scores:
-            compare_with_baselines(run, setup, scores)
+        if test is not None:
+            compare_with_baselines(run, setup, test, scores)
     except (DivergedError, RebuildError):
         _plot(run, setup, tested)
         raise
@@ -68,12 +69,6 @@ def require_finite(name: str, cost: float, epoch: int) -> None:
         raise DivergedError(
             f"the {name} of epoch {epoch} is {cost}; try a smaller lr, or scale the columns"
         )
-
-
-def _tested(setup: TrainingSetup) -> tuple[Tensor, Tensor] | None:
-    """The module's output for the test rows, and their targets; None without test rows."""
-    test = held_out(setup)
-    return None if test is None else (predict_rows(setup.state.model, test.features), test.targets)
 
 
 def _choose(setup: TrainingSetup) -> Chosen:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from runback.columns.label import LabelColumn
+from runback.columns.number import NotANumberError
 from runback.columns.tensors import require_columns
 from runback.config import TrainConfig
 from runback.data.choose import choose_columns, choose_kinds, without_ignored
@@ -83,8 +84,8 @@ def _naming_classes(raw: RawTable) -> Iterator[None]:
     is_text = any(name in raw.cells for name in raw.columns.targets)
     try:
         yield
-    except DataError as error:
-        if is_text and "is not a number" in str(error):
+    except NotANumberError as error:
+        if is_text:
             raise DataError(f"{error}; --loss auto predicts classes") from None
         raise
 

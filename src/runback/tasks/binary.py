@@ -84,11 +84,10 @@ class Binary:
         return scores | {name: float(np.mean([found[name] for found in each])) for name in names}
 
     def baselines(
-        self, x: Tensor, y: Tensor, x_test: Tensor, targets: Sequence[Target]
+        self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Tensor]]:
         """The share of the second class, and a logistic regression for each target."""
-        rows = baselines.fitted_rows(*x.shape)
-        known, asked, codes = x[rows].double().numpy(), x_test.double().numpy(), _codes(y)
+        known, asked, codes = x.double().numpy(), x_test.double().numpy(), _codes(y)
         yield "constant", _logits(baselines.shares_of(c, len(asked), 2) for c in codes)
         yield (
             "linear",
@@ -99,15 +98,7 @@ class Binary:
         self, output: Tensor, targets: Sequence[Target], probabilities: bool = False
     ) -> pd.DataFrame:
         """The second class where its probability is above one half."""
-        import pandas as pd
-
-        columns = {}
-        for target, shares in zip(targets, _probabilities(output), strict=True):
-            columns[target.name] = labels_of(target, shares.argmax(axis=1))
-            if probabilities:
-                for index, label in enumerate(target.classes):
-                    columns[f"{target.name}={label}"] = shares[:, index]
-        return pd.DataFrame(columns)
+        return labels_of(zip(targets, _probabilities(output), strict=True), probabilities)
 
     def columns(self, targets: Sequence[Target], probabilities: bool) -> list[str]:
         """The targets and, where asked for, the classes of each."""

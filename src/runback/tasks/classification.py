@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -67,11 +67,11 @@ class Classification:
         return scores
 
     def baselines(
-        self, x: Tensor, y: Tensor, x_test: Tensor, targets: Sequence[Target]
+        self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Tensor]]:
         """The shares of the classes, and a logistic regression."""
-        n_classes, rows = len(_only(targets).classes), baselines.fitted_rows(*x.shape)
-        known, asked = x[rows].double().numpy(), x_test.double().numpy()
+        n_classes = len(_only(targets).classes)
+        known, asked = x.double().numpy(), x_test.double().numpy()
         shares = baselines.shares_of(y[:, 0].numpy(), len(asked), n_classes)
         yield "constant", torch.from_numpy(np.log(shares))
         fitted = baselines.linear_probabilities(known, y[rows, 0].numpy(), asked, n_classes)
@@ -81,15 +81,7 @@ class Classification:
         self, output: Tensor, targets: Sequence[Target], probabilities: bool = False
     ) -> pd.DataFrame:
         """The class with the largest output; the first of equal ones."""
-        import pandas as pd
-
-        target = _only(targets)
-        shares = _probabilities(output)
-        columns = {target.name: labels_of(target, shares.argmax(axis=1))}
-        if probabilities:
-            for index, label in enumerate(target.classes):
-                columns[f"{target.name}={label}"] = shares[:, index]
-        return pd.DataFrame(columns)
+        return labels_of([(_only(targets), _probabilities(output))], probabilities)
 
     def columns(self, targets: Sequence[Target], probabilities: bool) -> list[str]:
         """The targets and, where asked for, the classes of each."""
@@ -116,7 +108,22 @@ def columns_of(targets: Sequence[Target], probabilities: bool) -> list[str]:
     return names
 
 
-def labels_of(target: Target, codes: Codes) -> npt.NDArray[Any]:
+def labels_of(
+    predicted: Iterable[tuple[Target, Probabilities]], probabilities: bool
+) -> pd.DataFrame:
+    """The likeliest class of each target and, where asked for, the probabilities of all."""
+    import pandas as pd
+
+    columns = {}
+    for target, shares in predicted:
+        columns[target.name] = _classes(target, shares.argmax(axis=1))
+        if probabilities:
+            for index, label in enumerate(target.classes):
+                columns[f"{target.name}={label}"] = shares[:, index]
+    return pd.DataFrame(columns)
+
+
+def _classes(target: Target, codes: Codes) -> npt.NDArray[Any]:
     """The classes of codes `[n]`: bool, int64 or object (text)."""
     kind = {bool: np.bool_, int: np.int64}.get(type(target.classes[0]), np.object_)
     labels: npt.NDArray[Any] = np.array(target.classes, dtype=kind)

@@ -83,11 +83,10 @@ class Regression:
         return scores
 
     def baselines(
-        self, x: Tensor, y: Tensor, x_test: Tensor, targets: Sequence[Target]
+        self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Tensor]]:
         """The mean, and least squares."""
-        rows = baselines.fitted_rows(*x.shape)
-        known, numbers, asked = (t.double().numpy() for t in (x[rows], y[rows], x_test))
+        known, numbers, asked = (t.double().numpy() for t in (x, y[rows], x_test))
         yield "constant", torch.from_numpy(baselines.mean_of(y.double().numpy(), len(x_test)))
         yield "linear", torch.from_numpy(baselines.linear_numbers(known, numbers, asked))
 

@@ -108,7 +108,7 @@ class Task(Protocol):
         """
 
     def baselines(
-        self, x: Tensor, y: Tensor, x_test: Tensor, targets: Sequence[Target]
+        self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Tensor]]:
         """Yields the names and outputs `[n_test, n_outputs]` of simple models.
 
@@ -116,8 +116,9 @@ class Task(Protocol):
         linear or logistic regression, on at most `baselines.MAX_ROWS` evenly spaced rows).
 
         Args:
-            x: the training rows `[n_train, n_features]`.
-            y: their targets `[n_train, n_targets]`.
+            x: the training rows on which "linear" is fitted, `[n_fitted, n_features]`.
+            y: the targets of all training rows, `[n_train, n_targets]`.
+            rows: of `x` among all training rows, from `baselines.fitted_rows`.
             x_test: the test rows `[n_test, n_features]`.
             targets: the columns of `y`.
         """

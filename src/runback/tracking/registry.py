@@ -258,6 +258,7 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
     """Writes the pyfunc model to a temporary folder and uploads it."""
     with tempfile.TemporaryDirectory(prefix="runback-") as temporary:
         path = Path(temporary) / "model"
+        spec = json.loads((folder / "model.json").read_text(encoding="utf-8"))
         mlflow.pyfunc.save_model(
             path=str(path),
             loader_module=ENTRY_MODULE,
@@ -269,8 +270,8 @@ def _upload(client: MlflowClient, run_id: str, model: LoggedModel, folder: Path)
                 run_id=run_id,
                 model_id=model.model_id,
             ),
-            signature=_signature(folder),
-            input_example=_example(folder),
+            signature=_signature(spec),
+            input_example=_example(folder, spec),
             pip_requirements=[*map(pin, REQUIREMENTS), *requirements(folder / "source")],
         )
         if not is_http(client.tracking_uri):
@@ -322,8 +323,7 @@ def _copy_code(folder: Path) -> Path:
     return target
 
 
-def _signature(folder: Path) -> ModelSignature:
-    spec = json.loads((folder / "model.json").read_text(encoding="utf-8"))
+def _signature(spec: dict[str, Any]) -> ModelSignature:
     inputs = Schema([_input(column) for column in _columns(spec)])
     kinds = _output_types(spec)
     names = spec["targets"] if len(kinds) > 1 else [None]
@@ -343,9 +343,8 @@ def _output_types(spec: dict[str, Any]) -> list[DataType]:
     return [kind] * len(spec["targets"])
 
 
-def _example(folder: Path) -> pd.DataFrame:
+def _example(folder: Path, spec: dict[str, Any]) -> pd.DataFrame:
     rows = json.loads((folder / "example.json").read_text(encoding="utf-8"))
-    spec = json.loads((folder / "model.json").read_text(encoding="utf-8"))
     frame = pd.DataFrame(rows["data"], columns=rows["columns"])
     numbers = [column["name"] for column in _columns(spec) if column["kind"] == "number"]
     return frame.astype(dict.fromkeys(numbers, "float64"))

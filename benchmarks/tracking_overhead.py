@@ -82,7 +82,7 @@ def _points(folder: Path) -> float:
 def train(epochs: str) -> int:
     """Trains with timed calls of `Run.log`; runs in the measured process."""
     from runback import cli
-    from runback.run.run import Run
+    from runback.open_run.run import Run
 
     times: dict[str, Any] = {"journal": 0.0}
     log = Run.log

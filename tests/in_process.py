@@ -21,7 +21,7 @@ from runback.commands.resume import restore_into
 from runback.commands.train import keep
 from runback.config import TrainConfig
 from runback.errors import DivergedError, Interrupted
-from runback.run.run import Run
+from runback.open_run.run import Run
 from runback.seeding import generator_states, restore_generators
 from runback.stateful import snapshot
 from runback.storage.checkpoints import (

@@ -12,8 +12,8 @@ from torch import nn, optim
 
 from in_process import NoCourier, difference
 from runback.errors import Interrupted, UsageError
-from runback.run.checkpoints import Checkpointing
-from runback.run.run import Run
+from runback.open_run.checkpoints import Checkpointing
+from runback.open_run.run import Run
 from runback.stateful import Position
 from runback.storage.checkpoints import local_positions
 from runback.storage.journal import Journal

@@ -236,7 +236,7 @@ def terminal() -> Iterator[None]:
 @pytest.mark.usefixtures("terminal")
 def test_a_deferred_signal_is_raised_at_the_end() -> None:
     from runback.errors import Interrupted
-    from runback.run.signals import StopSignals
+    from runback.open_run.signals import StopSignals
 
     told: list[int] = []
     with StopSignals(lambda: told.append(1)) as watch:
@@ -252,7 +252,7 @@ def test_a_deferred_signal_is_raised_at_the_end() -> None:
 @pytest.mark.usefixtures("terminal")
 def test_a_signal_outside_the_loop_is_raised() -> None:
     from runback.errors import Interrupted
-    from runback.run.signals import StopSignals
+    from runback.open_run.signals import StopSignals
 
     with StopSignals(lambda: None), pytest.raises(Interrupted) as raised:
         os.kill(os.getpid(), signal.SIGHUP)
@@ -261,7 +261,7 @@ def test_a_signal_outside_the_loop_is_raised() -> None:
 
 
 def test_a_signal_during_the_final_status_is_only_noted() -> None:
-    from runback.run.signals import StopSignals
+    from runback.open_run.signals import StopSignals
 
     with StopSignals(lambda: None) as watch:
         watch.defer()
@@ -285,7 +285,7 @@ def test_only_two_interrupts_end_at_once(tmp_path: Path, names: list[str], code:
 
 
 def test_sighup_under_nohup_is_ignored() -> None:
-    from runback.run.signals import StopSignals
+    from runback.open_run.signals import StopSignals
 
     old = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:

@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 
-from runback.run.signals import StopSignals
+from runback.open_run.signals import StopSignals
 
 with StopSignals(lambda: None) as watch:
     watch.defer()

@@ -8,7 +8,7 @@ from torch import Tensor
 from runback.console.progress import say
 from runback.data.batches import TableDataset
 from runback.model.expanding import OneHot
-from runback.run.run import Run
+from runback.open_run.run import Run
 from runback.tasks.baselines import fitted_rows
 from runback.training.setup import TrainingSetup
 

@@ -17,7 +17,7 @@ from runback.model.batched_forward import predict_rows
 from runback.model.digests import folder_of
 from runback.model.rebuild import Rebuilder
 from runback.model.spec import load_weights, save_model
-from runback.run.run import Run
+from runback.open_run.run import Run
 from runback.stateful import cloned
 from runback.tasks.figures import plot_costs, save_figure
 from runback.tracking import tags

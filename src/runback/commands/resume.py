@@ -38,8 +38,8 @@ from runback.config import (
 from runback.console.progress import say
 from runback.errors import ConfigError, TrackingError, UsageError
 from runback.model.rebuild import Rebuilder
-from runback.run.run import Run
-from runback.run.signals import StopSignals
+from runback.open_run.run import Run
+from runback.open_run.signals import StopSignals
 from runback.storage.trust import require_trust
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import FetchArtifact, FindRun, ListArtifacts, NestLaunch

@@ -27,9 +27,9 @@ from runback.data.frame import is_frame, named_frame, write_frame
 from runback.errors import ConfigError, ModelError, RunbackError
 from runback.limits import artifact_path_problem
 from runback.model.rebuild import Rebuilder
-from runback.run.checkpoints import Checkpointing
-from runback.run.run import Run
-from runback.run.signals import StopSignals
+from runback.open_run.checkpoints import Checkpointing
+from runback.open_run.run import Run
+from runback.open_run.signals import StopSignals
 from runback.storage.atomic import naming_a_full_disk
 from runback.storage.trust import remember, source_of
 from runback.tracking import tags

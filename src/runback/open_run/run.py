@@ -14,9 +14,9 @@ from typing import Any
 
 from runback.console.progress import say
 from runback.errors import Interrupted, JournalError, RunbackError, UsageError
-from runback.run.anomalies import Anomalies
-from runback.run.checkpoints import Checkpointing, RunCheckpoints
-from runback.run.restore import (
+from runback.open_run.anomalies import Anomalies
+from runback.open_run.checkpoints import Checkpointing, RunCheckpoints
+from runback.open_run.restore import (
     GENERATORS,
     STATE_DICT,
     CaughtUp,
@@ -25,7 +25,7 @@ from runback.run.restore import (
     missing_checkpoints,
     restore,
 )
-from runback.run.signals import StopSignals
+from runback.open_run.signals import StopSignals
 from runback.seeding import generator_states
 from runback.stateful import Position, Stateful, snapshot
 from runback.storage import lease

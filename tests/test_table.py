@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from conftest import DATA
 from runback.columns.tensors import frame_to_tensor
+from runback.data.files import data_name
 from runback.data.readers import column_names, fingerprint
 from runback.data.table import Table, read_parts, read_table
 from runback.errors import DataError
@@ -466,3 +467,10 @@ def test_reading_in_parts_refuses_what_is_no_table(tmp_path: Path) -> None:
             list(read_parts(write(tmp_path, content), ["x"], (), 9))
     with pytest.raises(DataError, match="no such file"):
         list(read_parts(tmp_path / "missing.csv", ["x"], (), 9))
+
+
+@pytest.mark.parametrize(
+    "file", ["houses.csv", "houses.csv.gz", "houses.CSV.ZST", "houses.parquet"]
+)
+def test_a_data_name_has_no_endings(file: str) -> None:
+    assert data_name(Path("data") / file) == "houses"

@@ -173,7 +173,7 @@ class TrainConfig:
         0, "CPU threads; 0: one for small models, torch's own choice otherwise"
     )
     register: str = _option(
-        "", "registered model name; empty: the data file's stem; none: do not register"
+        "", "registered model name; empty: the data file's name; none: do not register"
     )
 
     def __post_init__(self) -> None:

@@ -324,7 +324,7 @@ def _dataset_parts(setup: TrainingSetup) -> list[DatasetPart]:
     return [
         DatasetPart(
             part=part,
-            name=table.path.stem,
+            name=table.name,
             digest=_digest(f"{table.fingerprint}{split.digest}{part}"),
             path=str(table.path),
             sha256=table.fingerprint,

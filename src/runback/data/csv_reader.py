@@ -18,9 +18,9 @@ import pyarrow.csv as pacsv
 from runback.columns.cells import MISSING
 from runback.columns.number import not_a_number, number_of
 from runback.data.csv_format import PLAIN, CsvFormat
+from runback.data.files import COMPRESSED
 from runback.errors import DataError, first_line
 
-_COMPRESSED = (".gz", ".zst")
 _CODED = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -104,7 +104,7 @@ def csv_types(numbers: Sequence[str], wanted: Sequence[str]) -> dict[str, pa.Dat
 
 def opened(path: Path) -> Any:
     """A file's bytes, decompressed."""
-    if path.suffix.lower() in _COMPRESSED:
+    if path.suffix.lower() in COMPRESSED:
         return pa.input_stream(str(path), compression="detect")
     return path.open("rb")
 

@@ -8,12 +8,18 @@ from pathlib import Path
 
 from runback.errors import DataError
 
+COMPRESSED = (".gz", ".zst")
 _DATASET = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:\w+")
 
 
 def is_dataset(data: str | Path) -> bool:
     """Whether a data option names a class, `file.py:Class` or `package.module:Class`."""
     return _DATASET.fullmatch(str(data)) is not None
+
+
+def data_name(file: Path) -> str:
+    """A data file's name without its endings: "houses" for houses.csv and houses.csv.gz."""
+    return Path(file.stem).stem if file.suffix.lower() in COMPRESSED else file.stem
 
 
 def existing(path: str | Path) -> Path:

@@ -17,7 +17,7 @@ from runback.columns.tensors import listing, require_columns
 from runback.data.choose import Columns, choose_columns
 from runback.data.csv_format import PLAIN, CsvFormat
 from runback.data.encode import encode_features, encode_labels, encode_targets
-from runback.data.files import existing, is_dataset
+from runback.data.files import data_name, existing, is_dataset
 from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import blocks, column_names, fingerprint, schema_of
 from runback.data.user_dataset import UserDataset, content_fingerprint
@@ -46,6 +46,11 @@ class Table:
     path: Path
     encoders: tuple[Column, ...] = ()
     dataset: UserDataset | None = None
+
+    @property
+    def name(self) -> str:
+        """The file's name without its endings."""
+        return data_name(self.path)
 
     def __len__(self) -> int:
         return self.features.shape[0]

@@ -76,7 +76,7 @@ class TrainingSetup:
     @property
     def register_as(self) -> str:
         """The registered model's name, or "none"; characters special in models:/ URIs become "_"."""
-        name = self.config.register or self.table.path.stem
+        name = self.config.register or self.table.name
         return name.translate(str.maketrans("/:@?", "____"))
 
     def is_done(self) -> bool:
@@ -199,7 +199,7 @@ def _require_storable(setup: TrainingSetup) -> None:
             raise DataError(
                 f"{table.path}: the name of used column {number} ({column!a}) {problem}; rename it"
             )
-    if problem := text_problem(table.path.stem, MAX_DATASET_NAME) or text_problem(
+    if problem := text_problem(table.name, MAX_DATASET_NAME) or text_problem(
         str(table.path), MAX_TAG
     ):
         raise DataError(f"{str(table.path)!a}: the path {problem}; rename the file or folder")

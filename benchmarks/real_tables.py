@@ -75,8 +75,8 @@ class RealTable:
 
     def config(self, data: Path, **more: Any) -> TrainConfig:
         """The configuration of a training on a file that holds the table."""
-        features = ",".join(["*", *(f"-{name}" for name in self.leaks)])
-        given = {"target": self.target, "features": features, **self.options, **more}
+        features = ("*", *(f"-{name}" for name in self.leaks))
+        given = {"target": (self.target,), "features": features, **self.options, **more}
         return TrainConfig(data=str(data), **given)
 
 
@@ -141,7 +141,7 @@ def scores(name: str, folder: Path, seed: int) -> tuple[float, float, float]:
     setup = prepare(real.config(data, seed=seed))
     classes, kept = setup.task.has_classes, frame.drop(columns=list(real.leaks))
     texts = kept.columns.difference([real.target]).intersection(
-        kept.select_dtypes("object").columns
+        kept.select_dtypes(exclude="number").columns
     )
     kept = kept.astype(dict.fromkeys(texts, "category"))
     peers = [score_of(kind(classes), kept, real.target, setup) for kind in (linear, boosting)]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 class TrainOptions(TypedDict, total=False):
     """The fields of `TrainConfig`, which has their defaults and their meaning."""
 
     data: str
-    model: str
+    model: str | type[nn.Module]
     target: str | Sequence[str]
     features: str | Sequence[str]
     columns: Mapping[str, Any]

@@ -19,6 +19,7 @@ import torch
 from runback import tasks
 from runback.commands.finish import finish, require_finite
 from runback.commands.launch import launch_id, require_adoptable
+from runback.commands.model_class import model_of
 from runback.commands.options import TrainOptions
 from runback.commands.recorded import STORED_FRAME
 from runback.config import AUTO, TrainConfig, parse_all
@@ -74,12 +75,14 @@ def train(
 
         train("houses.csv", target="price", model="mlp")
         train(frame, target="price", model="mlp")
+        train(frame, target="price", model=Net)
         train(TrainConfig(data="houses.csv", epochs=50), lr=0.01)
 
     Args:
         data: a table's path, a pandas DataFrame, or a configuration. A frame is kept with the run.
         config: the options that are not given as keywords; by default, the defaults.
-        options: fields of `TrainConfig`.
+        options: fields of `TrainConfig`; `model` is a name or a class of nn.Module. Of a class in a
+            script or a notebook, the class and the definitions it uses are kept with the run.
 
     Raises:
         UsageError: the configuration, the table or the module cannot be used; no run is created.
@@ -95,11 +98,15 @@ def train(
     given: dict[str, Any] = dict(options)
     if data is not None:
         given["data"] = STORED_FRAME if is_frame(data) else str(data)
-    config = configured(config, given) if config else TrainConfig.from_mapping(given)
-    if is_frame(data):
-        return _train_frame(data, config)
-    with CourierClient() as courier:
-        return run_training(config, courier)
+    with tempfile.TemporaryDirectory(prefix="runback-") as folder:
+        source = None
+        if not isinstance(given.get("model", ""), str):
+            given["model"], source = model_of(given["model"], Path(folder))
+        config = configured(config, given) if config else TrainConfig.from_mapping(given)
+        if is_frame(data):
+            return _train_frame(data, config, source)
+        with CourierClient() as courier:
+            return run_training(config, courier, source)
 
 
 def configured(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
@@ -111,11 +118,11 @@ def configured(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
     return dataclasses.replace(config, **parse_all(options))
 
 
-def _train_frame(frame: pd.DataFrame, config: TrainConfig) -> TrainResult:
+def _train_frame(frame: pd.DataFrame, config: TrainConfig, source: Path | None) -> TrainResult:
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         file = write_frame(frame, Path(folder) / Path(STORED_FRAME).name)
         with named_frame(file), CourierClient() as courier:
-            return run_training(config, courier, frame=file)
+            return run_training(config, courier, source, file)
 
 
 def run_training(

@@ -37,6 +37,7 @@ from runback.tracking import tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import DatasetPart, FindRun, RunDescription
 from runback.training.device import short_of_memory
+from runback.training.leaks import leaking_columns
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.setup import TrainingSetup, prepare
 from runback.user_code import copy_sources, refusing_exits
@@ -149,6 +150,7 @@ def run_training(
             say(f"run {run.id}: {summary(setup)}")
             if config.loss == AUTO:
                 say(f"loss {setup.config.loss}, as the target has {_content(setup)}")
+            _warn(setup)
             return train_to_end(run, setup, signals, rebuilder)
 
 
@@ -196,6 +198,16 @@ def summary(setup: TrainingSetup) -> str:
         f"{len(split.train)}/{len(split.validation)}/{len(split.test)} rows (train/validation/test)"
     )
     return f"{setup.config.model}, {rows}, {state.device}, {torch.get_num_threads()} CPU thread(s)"
+
+
+def _warn(setup: TrainingSetup) -> None:
+    """Says which columns give the target away."""
+    table, layout = setup.table, setup.built.spec.layout.columns
+    for name in leaking_columns(layout, table.features, table.targets, setup.split.train):
+        say(
+            f"warning: column {name!r} alone determines the target; if it is not known when the "
+            f"model is used, leave it out with --features=-{name}"
+        )
 
 
 def _content(setup: TrainingSetup) -> str:

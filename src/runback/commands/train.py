@@ -201,13 +201,16 @@ def summary(setup: TrainingSetup) -> str:
 
 
 def _warn(setup: TrainingSetup) -> None:
-    """Says which columns give the target away."""
+    """Says which columns give the target away, and whether another loss may be meant."""
     table, layout = setup.table, setup.built.spec.layout.columns
     for name in leaking_columns(layout, table.features, table.targets, setup.split.train):
         say(
             f"warning: column {name!r} alone determines the target; if it is not known when the "
             f"model is used, leave it out with --features=-{name}"
         )
+    hint = tasks.hint_for(setup.config.loss, table.targets.index_select(0, setup.split.train))
+    if hint:
+        say(f"warning: option loss: {hint}")
 
 
 def _content(setup: TrainingSetup) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from runback.errors import ModelError
 from runback.tasks.binary import Binary
 from runback.tasks.classification import Classification
+from runback.tasks.hints import hint_for
 from runback.tasks.regression import Regression
 from runback.tasks.task import Loss, Metric, NumberTarget, Target, Task
 
@@ -20,6 +21,7 @@ __all__ = [
     "by_loss",
     "by_name",
     "criterion",
+    "hint_for",
     "load_libraries",
     "loss_for",
 ]

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_o
 
 from runback.decoding import decode
 from runback.errors import ConfigError
-from runback.limits import MAX_PARAM, MAX_TAG, text_problem
+from runback.limits import MAX_PARAM, MAX_RUN_NAME, MAX_TAG, text_problem
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -73,7 +73,7 @@ CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
 
 class _Unset:
-    """The value of an option that is not given; `_default_in` replaces it."""
+    """The value of an option that is not given; `default_in` replaces it."""
 
 
 _UNSET = _Unset()
@@ -175,12 +175,13 @@ class TrainConfig:
     register: str = _option(
         "", "registered model name; empty: the data file's name; none: do not register"
     )
+    name: str = _option("", "name of the run; empty: model, data, and options of other values")
 
     def __post_init__(self) -> None:
         for name in OPTION_NAMES:  # data and model come first: the other defaults depend on them
             value = getattr(self, name)
             if value is _UNSET:
-                value = _default_in(self, name)
+                value = default_in(self, name)
             object.__setattr__(self, name, _validated(name, value, strict=True))
         _check_lengths(self)
         _check_combinations(self)
@@ -237,6 +238,7 @@ MUTABLE_ON_RESUME = frozenset(
         "checkpoint_every",
         "checkpoint_minutes",
         "keep_checkpoints",
+        "name",
     }
 )
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainConfig)}
@@ -248,8 +250,8 @@ def is_example(data: str) -> bool:
     return data == EXAMPLE_DATA or data.replace("\\", "/").endswith(f"/{EXAMPLE_DATA}")
 
 
-def _default_in(config: TrainConfig, name: str) -> Any:
-    """The default of an option for the options before it: data and model come first."""
+def default_in(config: TrainConfig, name: str) -> Any:
+    """The default of an option, as it depends on the data, the model and the split."""
     if name in ("model", "loss") and not is_example(config.data):
         return "mlp" if name == "model" else AUTO
     if name == "patience" and config.split_rule.ratio and not config.split_rule.shares[1]:
@@ -463,7 +465,7 @@ def _default_params() -> dict[str, str]:
 
 def _check_lengths(config: TrainConfig) -> None:
     for name, text in config.as_params().items():
-        problem = text_problem(text, MAX_PARAM)
+        problem = text_problem(text, MAX_RUN_NAME if name == "name" else MAX_PARAM)
         if problem:
             raise ConfigError(f"option {name}: {problem}")
 

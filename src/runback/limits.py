@@ -16,6 +16,7 @@ from typing import Final
 MAX_KEY: Final = 250
 MAX_PARAM: Final = 6000
 MAX_TAG: Final = 8000
+MAX_RUN_NAME: Final = 250  # runs.name
 MAX_EXPERIMENT_NAME: Final = 500
 MAX_DATASET_NAME: Final = 500
 MAX_DATASET_SCHEMA: Final = 65_535  # of servers before 3.0; 1,048,575 since

@@ -48,6 +48,7 @@ def finish(run: Run, setup: TrainingSetup, rebuilder: Rebuilder) -> None:
     load_weights(setup.state.model, chosen.weights)
     test, model = held_out(setup), setup.state.model
     tested = None if test is None else (predict_rows(model, test.features), test.targets)
+    _record_best(run, setup)
     try:
         scores = _score(run, setup, chosen, tested)
         _publish(run, setup, chosen, rebuilder)  # before the plots: the courier registers meanwhile
@@ -83,6 +84,14 @@ def _choose(setup: TrainingSetup) -> Chosen:
         state.best.model_state_dict,
         f"lowest val_cost {state.best.val_cost:.6g} of {state.epoch} epochs",
     )
+
+
+def _record_best(run: Run, setup: TrainingSetup) -> None:
+    """Logs the best epoch, as MLflow's tables show the latest value of a metric."""
+    best = setup.state.best
+    if best is not None:
+        values = [("best_val_cost", best.val_cost), ("best_epoch", float(best.epoch))]
+        run.journal.record(values, best.epoch)
 
 
 def _score(

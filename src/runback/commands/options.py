@@ -45,3 +45,4 @@ class TrainOptions(TypedDict, total=False):
     compile: str
     threads: int
     register: str
+    name: str

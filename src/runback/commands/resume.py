@@ -74,6 +74,7 @@ def resume(
     checkpoint_every: int | None = None,
     checkpoint_minutes: float | None = None,
     keep_checkpoints: int | None = None,
+    name: str | None = None,
     from_scratch: bool = False,
     trust: bool = False,
 ) -> TrainResult:
@@ -89,6 +90,7 @@ def resume(
         checkpoint_every: epochs between checkpoints.
         checkpoint_minutes: minutes between checkpoints.
         keep_checkpoints: checkpoints to keep.
+        name: the new name of the run.
         from_scratch: train again from epoch 0; without it, a run that has trained and has no valid
             checkpoint is refused.
         trust: as in `load_model`.
@@ -108,6 +110,7 @@ def resume(
         "checkpoint_every": checkpoint_every,
         "checkpoint_minutes": checkpoint_minutes,
         "keep_checkpoints": keep_checkpoints,
+        "name": name,
     }
     with CourierClient() as courier:
         changes = {name: value for name, value in given.items() if value is not None}

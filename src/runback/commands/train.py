@@ -22,6 +22,7 @@ from runback.commands.launch import launch_id, require_adoptable
 from runback.commands.model_class import model_of
 from runback.commands.options import TrainOptions
 from runback.commands.recorded import STORED_FRAME
+from runback.commands.run_name import run_name
 from runback.config import AUTO, TrainConfig, parse_all
 from runback.console.progress import Progress, say
 from runback.data.frame import is_frame, named_frame, write_frame
@@ -332,6 +333,7 @@ def description_of(setup: TrainingSetup) -> RunDescription:
     return RunDescription(
         params=config.as_params(),
         tags={
+            tags.RUN_NAME: run_name(config),
             tags.CONFIG: config.as_json(),
             tags.DATA_FINGERPRINT: table.fingerprint,
             tags.DATA_PATH: str(table.path),

@@ -211,6 +211,8 @@ class Run:
         """
         new_tags = {tags.CHANGED + name: text for name, text in changes.items()}
         new_tags |= {tags.LEASE: lease.lease(os.getpid()), tags.JOURNAL: self.journal.identity()}
+        if changes.get("name"):
+            new_tags[tags.RUN_NAME] = changes["name"]
         assert self.record is not None
         missing = None if self.record.tags.is_described else description
         self._courier.ask(ReopenRun(self.id, new_tags, missing))

@@ -9,6 +9,7 @@ import sys
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
+from mlflow.utils import name_utils
 
 from runback import __version__
 from runback.limits import MAX_DATASET_SCHEMA
@@ -41,22 +42,26 @@ def describe_launch(client: MlflowClient, run_id: str, description: RunDescripti
 def complete_description(client: MlflowClient, run_id: str, description: RunDescription) -> None:
     """Logs what is missing of a run's description.
 
-    Existing params, such as those logged by `mlflow run`, are not changed.
+    Existing params, such as those logged by `mlflow run`, are not changed. The run's name is, if MLflow
+    generated it or the option `name` is given.
 
     Raises:
         TrackingError: the server is unreachable or rejects the request.
     """
     what = f"run {run_id} cannot be described"
-    logged = request(what, lambda: client.get_run(run_id)).data.params
+    run = request(what, lambda: client.get_run(run_id))
+    logged, new_tags = run.data.params, dict(description.tags)
     params = {name: text for name, text in description.params.items() if name not in logged}
-    describe_run(client, run_id, dataclasses.replace(description, params=params))
+    if not description.params.get("name") and not _is_generated(run.info.run_name or ""):
+        new_tags.pop(tags.RUN_NAME, None)
+    describe_run(client, run_id, dataclasses.replace(description, params=params, tags=new_tags))
 
 
 def nest_launch(client: MlflowClient, launch_id: str, run_id: str, command: str) -> None:
     """Nests the run created by `mlflow run -e COMMAND` under the run that the command continues."""
     new_tags = {
         "mlflow.parentRunId": run_id,
-        "mlflow.runName": f"{command} of {run_id[:8]} (launch only)",
+        tags.RUN_NAME: f"{command} of {run_id[:8]} (launch only)",
         tags.LAUNCH: command,
     }
     entries = [RunTag(key, value) for key, value in new_tags.items()]
@@ -71,6 +76,15 @@ def _log(client: MlflowClient, run_id: str, description: RunDescription) -> None
         params=[Param(key, text) for key, text in description.params.items()],
         tags=[RunTag(key, value) for key, value in {**description.tags, **_process_tags()}.items()],
     )
+
+
+def _is_generated(name: str) -> bool:
+    """Whether MLflow made the name up, such as "redolent-mouse-620"; an empty one counts, too."""
+    predicate, _, rest = name.partition("-")
+    noun, _, number = rest.partition("-")
+    words = (getattr(name_utils, f"_GENERATOR_{kind}", ()) for kind in ("PREDICATES", "NOUNS"))
+    known = all(word in list(kind) for word, kind in zip((predicate, noun), words, strict=True))
+    return not name or (known and number.isdecimal())
 
 
 def _process_tags() -> dict[str, str]:

@@ -11,6 +11,9 @@ VERSION: Final = "runback.version"
 PYTHON: Final = "runback.python"
 DATA_PATH: Final = "runback.data_path"
 DATA_FINGERPRINT: Final = "runback.data_fingerprint"
+# On a run, of MLflow's
+RUN_NAME: Final = "mlflow.runName"
+NOTE: Final = "mlflow.note.content"
 # On a run: its processes and events
 MARK: Final = "runback.creation"
 LEASE: Final = "runback.lease"

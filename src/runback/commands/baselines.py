@@ -18,8 +18,8 @@ Scores = dict[str, float]
 
 def compare_with_baselines(
     run: Run, setup: TrainingSetup, test: TableDataset, scores: Scores
-) -> None:
-    """Posts the test scores of simple models, and warns if the model is no better than a constant.
+) -> dict[str, Scores]:
+    """Posts and returns the scores of simple models; warns if a constant is as good as the model.
 
     Args:
         run: gets the artifact `baselines.json`.
@@ -35,11 +35,12 @@ def compare_with_baselines(
         say(f"test_{name} of simple models on the same rows: {'  '.join(shown)}")
     constant, own = found.get("constant", {}).get(name), scores.get(name)
     if constant is None or own is None or setup.task.metrics[name].is_better(own, constant):
-        return
+        return found
     say(
         f"warning: test_{name} {own:.6g} is no better than that of a constant, {constant:.6g}: the "
         "model has learned nothing about these rows"
     )
+    return found
 
 
 def _baselines(setup: TrainingSetup, test: TableDataset) -> dict[str, Scores]:

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from runback.commands.baselines import compare_with_baselines
+from runback.commands.note import note
 from runback.console.progress import say
 from runback.errors import DivergedError, RebuildError
 from runback.model.batched_forward import predict_rows
@@ -52,8 +53,9 @@ def finish(run: Run, setup: TrainingSetup, rebuilder: Rebuilder) -> None:
     try:
         scores = _score(run, setup, chosen, tested)
         _publish(run, setup, chosen, rebuilder)  # before the plots: the courier registers meanwhile
-        if test is not None:
-            compare_with_baselines(run, setup, test, scores)
+        baselines = {} if test is None else compare_with_baselines(run, setup, test, scores)
+        weights = f"epoch {chosen.epoch}, {chosen.reason}"
+        run.journal.post("note", text=note(run, setup, weights, scores, baselines))
     except (DivergedError, RebuildError):
         _plot(run, setup, tested)
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -180,6 +181,15 @@ class Delivery:
         entries = [RunTag(key, str(value)) for key, value in item.payload["tags"].items()]
         self.client.log_batch(self.run_id, tags=entries)
 
+    def _send_note(self, item: Item) -> None:
+        """Sets the run's description, unless it has one that runback has not written."""
+        stored, text = self.client.get_run(self.run_id).data.tags, str(item.payload["text"])
+        found = stored.get(tags.NOTE, "")
+        if not found or _sha256(found) == stored.get(tags.NOTE_SHA256):
+            new = {tags.NOTE: text, tags.NOTE_SHA256: _sha256(text)}
+            entries = [RunTag(key, value) for key, value in new.items()]
+            self.client.log_batch(self.run_id, tags=entries)
+
     def _send_artifact(self, item: Item) -> None:
         """Uploads a file; one that was deleted or replaced by a later entry is skipped."""
         file = self.folder.path / item.payload["file"]
@@ -271,6 +281,7 @@ class Delivery:
 
 _HANDLERS: dict[str, Callable[[Delivery, Item], None]] = {
     "tags": Delivery._send_tags,
+    "note": Delivery._send_note,
     "artifact": Delivery._send_artifact,
     "delete": Delivery._delete_artifact,
     "model": Delivery._publish_model,
@@ -284,6 +295,10 @@ def describe(waiting: dict[str, int]) -> str:
     if waiting.get("refused"):
         counts.append(f"{waiting['refused']} refused files or tags")
     return " and ".join(counts) or "the final status"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _name(item: Item) -> str:

@@ -1,0 +1,84 @@
+"""The description of a finished run, as Markdown: what MLflow's UI shows above the run."""
+
+from __future__ import annotations
+
+from runback.commands.baselines import Scores
+from runback.config import MUTABLE_ON_RESUME
+from runback.open_run.run import Run
+from runback.training.setup import TrainingSetup
+
+LARGEST_NOTE = 4000
+# Options of which it is told that a resume has changed them.
+TOLD = sorted(MUTABLE_ON_RESUME - {"data", "name"})
+
+
+def note(
+    run: Run, setup: TrainingSetup, chosen: str, scores: Scores, baselines: dict[str, Scores]
+) -> str:
+    """What the run is, its scores beside those of simple models, and the commands for it.
+
+    Args:
+        run: the live run.
+        setup: of the training.
+        chosen: the epoch of the model's weights, with the reason.
+        scores: of the test rows, empty without any.
+        baselines: those of simple models by name.
+    """
+    parts = [_what(setup, chosen), _table(scores, baselines), _unusual(run, setup), _commands(run)]
+    return "\n\n".join(part for part in parts if part)[:LARGEST_NOTE]
+
+
+def _what(setup: TrainingSetup, chosen: str) -> str:
+    split, columns = setup.split, setup.table.columns
+    rows = (
+        f"{len(split.train)} training, {len(split.validation)} validation, {len(split.test)} test"
+    )
+    size = sum(p.numel() for p in setup.state.model.parameters())
+    targets = ", ".join(_code(name) for name in columns.targets[:3])
+    return (
+        f"- Data: {_code(str(setup.table.path))}, rows: {rows}; {len(columns.features)} feature "
+        f"column(s), target {targets}\n"
+        f"- Model: {_code(setup.config.model)}, {size} parameters, on {setup.state.device}\n"
+        f"- Weights: {chosen}"
+    )
+
+
+def _table(scores: Scores, baselines: dict[str, Scores]) -> str:
+    """The scores on the test rows: a row for each score, a column for each model."""
+    if not scores:
+        return "There are no test rows, and so no scores."
+    models = {"this model": scores, **baselines}
+    lines = [["test score", *models], ["---"] * (len(models) + 1)]
+    for name in scores:
+        cells = [f"{found[name]:.6g}" if name in found else "" for found in models.values()]
+        lines.append([f"test_{name}", *cells])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _unusual(run: Run, setup: TrainingSetup) -> str:
+    found = []
+    if run.record is not None:
+        before, now = run.record.original_config, setup.config.as_params()
+        changes = ", ".join(n for n in TOLD if before.get(n, now[n]) != now[n])
+        found.append("was resumed" + (f", with other values of {changes}" if changes else ""))
+    if setup.state.epoch < setup.config.epochs:
+        found.append(f"was stopped by patience after epoch {setup.state.epoch}")
+    if number := len(run.journal.mismatches):
+        found.append(f"gave {number} other value(s) when epochs were trained again")
+    return "\n".join(f"- The run {text}." for text in found)
+
+
+def _commands(run: Run) -> str:
+    lines = (
+        f"runback evaluate {run.id}",
+        f"runback predict {run.id} --data FILE",
+        f"runback resume {run.id} --epochs N",
+        f"runback reproduce {run.id}",
+        f"python -c \"import runback; model = runback.load_model('{run.id}')\"",
+    )
+    return "\n".join(("```", *lines, "```"))
+
+
+def _code(text: str) -> str:
+    """A text in which no character has a meaning in Markdown."""
+    return f"`{' '.join(text.replace('`', chr(39)).split())}`"

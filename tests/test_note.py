@@ -1,0 +1,32 @@
+"""The description of a run: what it says, and that a user's own is kept."""
+
+from __future__ import annotations
+
+from conftest import Workspace
+from runback.tracking import tags
+
+
+def test_the_note_of_a_run_says_what_it_is(workspace: Workspace) -> None:
+    run_id = workspace.train()
+    run = workspace.client.get_run(run_id)
+    note, metrics = run.data.tags[tags.NOTE], run.data.metrics
+    assert "rows: 160 training, 20 validation, 20 test; 1 feature column(s)" in note
+    assert "- Model: `polynomial`, 3 parameters, on cpu" in note
+    assert f"- Weights: epoch {metrics['best_epoch']:.0f}, lowest val_cost" in note
+    assert "| test score | this model | constant | linear |" in note
+    assert f"| test_rmse | {metrics['test_rmse']:.6g} | " in note
+    for command in ("evaluate", "resume", "reproduce", "predict"):
+        assert f"runback {command} {run_id}" in note
+    assert "was resumed" not in note
+    resumed = workspace.runback("resume", run_id, "--epochs", "24")
+    assert resumed.returncode == 0, resumed.stderr
+    again = workspace.client.get_run(run_id).data.tags[tags.NOTE]
+    assert "- The run was resumed, with other values of epochs." in again
+
+
+def test_a_note_that_a_user_edited_is_kept(workspace: Workspace) -> None:
+    run_id = workspace.train("--split", "9:1:0")
+    assert "There are no test rows" in workspace.client.get_run(run_id).data.tags[tags.NOTE]
+    workspace.client.set_tag(run_id, tags.NOTE, "do not use: wrong table")
+    assert workspace.runback("resume", run_id, "--epochs", "24").returncode == 0
+    assert workspace.client.get_run(run_id).data.tags[tags.NOTE] == "do not use: wrong table"

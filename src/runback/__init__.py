@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from runback.commands.promote import promote, rollback
     from runback.commands.reproduce import reproduce
     from runback.commands.resume import resume
+    from runback.commands.runs import runs
     from runback.commands.sync import sync
     from runback.commands.train import train
     from runback.config import TrainConfig
@@ -54,6 +55,7 @@ __all__ = [
     "rollback",
     "export",
     "reproduce",
+    "runs",
     "sync",
     "load_model",
     "RunbackError",
@@ -84,6 +86,7 @@ _MODULES = {
     "rollback": "runback.commands.promote",
     "export": "runback.commands.export",
     "reproduce": "runback.commands.reproduce",
+    "runs": "runback.commands.runs",
     "sync": "runback.commands.sync",
     "load_model": "runback.commands.load",
 }

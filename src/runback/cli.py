@@ -186,6 +186,20 @@ def _reproduce(options: argparse.Namespace) -> int:
     return EXIT_DONE if result.equal else EXIT_FAILED
 
 
+def _runs(options: argparse.Namespace) -> int:
+    as_json = _truth("json", options.json)
+    if not (options.last.isascii() and options.last.isdecimal()) or len(options.last) > 6:
+        raise UsageError(f"--last {options.last}: not a number of runs")
+    from runback.commands.runs import as_table
+
+    found = runback.runs(options.experiment, options.sort, int(options.last), options.filter)
+    if as_json:
+        _print_json([run.as_json() for run in found])
+    else:
+        _print(as_table(found))
+    return EXIT_DONE
+
+
 def _sync(options: argparse.Namespace) -> int:
     result = runback.sync(options.run)
     _print_json(result)
@@ -291,6 +305,18 @@ COMMANDS = (
         "train RUN again and compare point by point; prints JSON",
         (RUN, TRUST),
         _reproduce,
+    ),
+    Command(
+        "runs",
+        "list the newest runs; prints a table",
+        (
+            Argument("experiment", "name or ID of one experiment (default: all)", metavar="NAME"),
+            Argument("sort", "a metric, ascending; -METRIC: descending (default: newest first)"),
+            Argument("last", "the largest number of runs (default: 20)", default="20"),
+            Argument("filter", "of MLflow's search, such as \"params.model = 'mlp'\""),
+            _switch("json", "print JSON"),
+        ),
+        _runs,
     ),
     Command(
         "sync",

@@ -11,8 +11,9 @@ import pytest
 import runback
 from conftest import Workspace
 from runback.commands.runs import as_table
-from runback.errors import UsageError
+from runback.errors import RunNotFoundError, UsageError
 from runback.tracking import tags
+from runback.tracking.find_run import find_run
 
 
 def add_run(workspace: Workspace, name: str, model: str, started: int, **metrics: float) -> str:
@@ -97,3 +98,15 @@ def test_the_command_prints_json_without_torch(three: dict[str, str], workspace:
     assert done.returncode == 0, done.stderr
     (run,) = json.loads(done.stdout)
     assert (run["name"], run["aliases"]) == ("good", ["champion"])
+
+
+def test_a_run_is_found_by_a_name_that_is_unique(workspace: Workspace) -> None:
+    name = "mlp diabetes lr=0.003"
+    run_id = add_run(workspace, name, "mlp", 1000)
+    assert find_run(workspace.client, name).run_id == run_id
+    other = add_run(workspace, name, "mlp", 2000)
+    with pytest.raises(RunNotFoundError, match=f"2 runs are called '{name}': {other}, {run_id}"):
+        find_run(workspace.client, name)
+    for wrong in ("mlp diabetes", "abc", "a name: with", "../a name"):
+        with pytest.raises(RunNotFoundError, match="no run "):
+            find_run(workspace.client, wrong)

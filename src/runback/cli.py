@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from runback.commands.train import TrainResult
 
 RUN_HELP = (
-    "run ID, unique prefix of one, latest, runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
+    "run ID, unique prefix of one, name of one run, latest, runs:/ID, models:/NAME/VERSION or "
+    "models:/NAME@ALIAS"
 )
 
 

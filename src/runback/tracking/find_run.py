@@ -21,7 +21,7 @@ PAGE = 1000
 
 
 def find_run(client: MlflowClient, name: str) -> RunRecord:
-    """Resolves an ID, a unique prefix of one, latest, runs:/ID, models:/NAME/VERSION or @ALIAS.
+    """Resolves an ID, a prefix of one or a name that is unique, latest, runs:/ID or a models:/ URI.
 
     Raises:
         RunNotFoundError: no run matches, or more than one.
@@ -94,14 +94,17 @@ def _by_id(client: MlflowClient, text: str) -> Run:
 
 
 def _by_prefix(client: MlflowClient, text: str) -> Run:
-    matches = [run for run in _runback_runs(client) if run.info.run_id.startswith(text)]
+    """The one run whose ID begins with a text, else the one that is called so."""
+    runs, what = _runback_runs(client), "begin with"
+    matches = [run for run in runs if run.info.run_id.startswith(text)]
+    if not matches:
+        matches = [run for run in runs if run.info.run_name == text]
+        what = "are called"
     if not matches:
         raise RunNotFoundError(f"no run {text!r} on {printable(mlflow.get_tracking_uri())}")
     if len(matches) > 1:
         ids = ", ".join(run.info.run_id for run in matches[:4])
-        raise RunNotFoundError(
-            f"{len(matches)} runs begin with {text!r}: {ids}; give more of the ID"
-        )
+        raise RunNotFoundError(f"{len(matches)} runs {what} {text!r}: {ids}; give more of the ID")
     return matches[0]
 
 

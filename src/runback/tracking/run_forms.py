@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 
 from runback.errors import RunNotFoundError
+from runback.limits import MAX_RUN_NAME
 
 PREFIX_LENGTH = 4
 FORMS = (
-    f"RUN is a run ID, a unique prefix of one ({PREFIX_LENGTH} characters or more), latest, "
-    "runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
+    f"RUN is a run ID, a unique prefix of one ({PREFIX_LENGTH} characters or more), the "
+    "name of one run, latest, runs:/ID, models:/NAME/VERSION or models:/NAME@ALIAS"
 )
 MODEL_URI = re.compile(r"models:/([^/]+)(?:/([0-9]+)|@([^/@]+))")
-_ID = re.compile(rf"[A-Za-z0-9_-]{{{PREFIX_LENGTH},}}")
+# An ID, a prefix or a run's name, which may have spaces, but no quotes, and no / : @ of URIs.
+_ID = re.compile(rf"[^/\\:@'\"`\x00-\x1f\x7f]{{{PREFIX_LENGTH},{MAX_RUN_NAME}}}")
 
 
 def run_id_in(name: str) -> str:

@@ -251,7 +251,9 @@ SCHEDULES: list[tuple[dict[str, Any], Any]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "make"), SCHEDULES, ids=lambda value: str(value)[:60])
+@pytest.mark.parametrize(
+    ("options", "make"), SCHEDULES, ids=["step", "step_args", "cosine", "cosine_args"]
+)
 def test_a_schedule_gives_the_rates_of_torch(options: dict[str, Any], make: Any) -> None:
     _, results = trained(config_of(epochs=12, **options))
     optimizer = optim.SGD(model_of(config_of()).parameters(), lr=0.01)

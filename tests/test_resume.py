@@ -471,13 +471,16 @@ def tag(**fields: Any) -> str:
         tag(host="other-host", until=0),
         tag(home="/other-home", pid=2**22 + 1),
     ],
+    ids=["none", "own", "expired", "other_host_expired", "other_home_dead"],
 )
 def test_an_expired_lease_is_ignored(text: str) -> None:
     lease.require_free(text, "run x")
 
 
 @pytest.mark.parametrize(
-    "text", ["nonsense", "[]", "{}", '{"host": 1}', tag(pid="x"), tag(until="x"), tag(until=2**60)]
+    "text",
+    ["nonsense", "[]", "{}", '{"host": 1}', tag(pid="x"), tag(until="x"), tag(until=2**60)],
+    ids=["text", "list", "empty", "number", "pid", "until", "huge_until"],
 )
 def test_an_invalid_lease_is_no_lease(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):

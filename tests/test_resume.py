@@ -452,8 +452,9 @@ def test_only_mutable_options_change_on_resume() -> None:
         with pytest.raises(ConfigError, match=f"option {name}: the run has"):
             resuming.changed(config, {name: value})
         assert dataclasses.replace(config, **{name: value}).identity() != config.identity()
-    for name in MUTABLE_ON_RESUME - {"device", "data", "register"}:
-        assert dataclasses.replace(config, **{name: 3}).identity() == config.identity()
+    for name in MUTABLE_ON_RESUME - {"device"}:
+        value = "a" if isinstance(getattr(config, name), str) else 3
+        assert dataclasses.replace(config, **{name: value}).identity() == config.identity()
     with pytest.raises(ConfigError, match="did you mean 'epochs'"):
         resuming.changed(config, {"epoch": 3})
 

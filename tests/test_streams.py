@@ -188,6 +188,15 @@ def test_an_exit_of_a_loaded_module_is_a_model_error(
         raise SystemExit(0)
 
 
+@pytest.fixture
+def default_sigint() -> Iterator[None]:
+    """A test worker has another handler."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("default_sigint")
 def test_interruptions_pass_through_handlers_of_user_code() -> None:
     for error in (Interrupted("", 15), KeyboardInterrupt()):
         with pytest.raises(type(error)), refusing_exits("it"):

@@ -87,9 +87,7 @@ def test_any_name_of_a_run_is_refused_in_one_sentence(
 
 @inputs(0.04)
 @given(run=TEXT)
-def test_a_malformed_run_is_refused_before_any_request(
-    capfd: pytest.CaptureFixture[str], run: str
-) -> None:
+def test_a_name_that_no_run_has_is_refused(capfd: pytest.CaptureFixture[str], run: str) -> None:
     if run.isascii() and run.replace("_", "").replace("-", "").isalnum() and len(run) >= 4:
         return  # can be a run ID
     if run in ("-h", "--h", "--help"):

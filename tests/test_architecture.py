@@ -74,6 +74,7 @@ HEIGHTS = (
     {"training"},
     {"tracking"},
     {"open_run"},
+    {"own_loop"},
     {"commands"},
     {"cli"},
     {"__main__"},

@@ -192,7 +192,7 @@ def test_logged_steps_are_the_way_that_a_run_has_come(tmp_path: Path) -> None:
     with open_run(tmp_path / "run", Parts()) as run:
         run._go_live()
         for step in range(1, 8):
-            run.log(step=step, reward=1.0 / step)
+            run.log({"reward": 1.0 / step}, step=step)
         run.finish()
     with contextlib.closing(Journal(tmp_path / "run" / "journal.db")) as journal:
         assert journal.reached() == 7

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from runback.commands.promote import promote, rollback
     from runback.commands.reproduce import reproduce
     from runback.commands.resume import resume
+    from runback.commands.run import run
     from runback.commands.runs import runs
     from runback.commands.sync import sync
     from runback.commands.train import train
@@ -48,6 +49,7 @@ __version__ = "0.1.0"
 __all__ = [
     "TrainConfig",
     "train",
+    "run",
     "resume",
     "evaluate",
     "predict",
@@ -80,6 +82,7 @@ _MODULES = {
     "TrainConfig": "runback.config",
     "train": "runback.commands.train",
     "resume": "runback.commands.resume",
+    "run": "runback.commands.run",
     "evaluate": "runback.commands.evaluate",
     "predict": "runback.commands.predict",
     "promote": "runback.commands.promote",

@@ -267,7 +267,7 @@ def _log(run: Run, result: EpochResult) -> None:
         metrics["val_cost"] = result.val_cost
     if result.lr != run.state.get("lr"):
         run.state["lr"] = metrics["lr"] = result.lr
-    run.log(step=result.epoch, **metrics)
+    run.log(metrics, step=result.epoch)
     run.state["cost"] = result.cost
     _describe(run, result.epoch)
     for name in ("cost", "val_cost"):

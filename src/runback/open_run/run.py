@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -182,8 +182,12 @@ class Run:
 
     # From held to live
 
-    def create(self, description: RunDescription) -> None:
+    def create(self, description: RunDescription, experiment: str = "") -> None:
         """Creates the run on the tracking server, or takes the existing one over.
+
+        Args:
+            description: of the run.
+            experiment: its name; by default the one of the environment.
 
         Raises:
             UsageError: the experiment in the environment does not exist or is deleted.
@@ -193,7 +197,7 @@ class Run:
         self._close_journal()  # the folder is renamed
         self._is_requested = True
         if self.folder.is_pending:
-            run_id = self._courier.ask(CreateRun(self.folder.mark, description))
+            run_id = self._courier.ask(CreateRun(self.folder.mark, description, experiment))
             self.folder = run_dir(run_id)
         else:
             self._courier.ask(TakeOverRun(self.id, description))
@@ -229,7 +233,7 @@ class Run:
 
     # Live
 
-    def log(self, *, step: int, **metrics: float) -> None:
+    def log(self, metrics: Mapping[str, float], *, step: int) -> None:
         """Records the metrics of a completed step in memory, and flushes the journal if due."""
         self.journal.reach(step)  # first: no flush may contain points of a step not reached
         self.journal.record(metrics.items(), step)

@@ -52,16 +52,29 @@ class StopSignals:
         Raises:
             Interrupted: at the end of the block, if a signal was received.
         """
-        self._seconds = minutes * 60 if minutes else float("inf")
-        self._deferred = True
+        self.defer(minutes)
         yield
+        self.raise_again()
+
+    def defer(self, minutes: float | None = None) -> None:
+        """Records signals from here on, for `should_checkpoint`, or as the final status is written.
+
+        Args:
+            minutes: as of `deferred`; None changes nothing.
+        """
+        if minutes is not None:
+            self._seconds = minutes * 60 if minutes else float("inf")
+        self._deferred = True
+
+    def raise_again(self) -> None:
+        """Ends `defer`.
+
+        Raises:
+            Interrupted: a signal was received.
+        """
         self._deferred = False
         if self.received:
             raise Interrupted("", self.received)
-
-    def defer(self) -> None:
-        """Defer signals from here on: the final status is being written."""
-        self._deferred = True
 
     def should_checkpoint(self) -> bool:
         """Whether to save now: a signal was received, or the last checkpoint is too old."""

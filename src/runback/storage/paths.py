@@ -6,6 +6,7 @@ Until the tracking server has assigned an ID, they are in a *pending* directory,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import shutil
@@ -167,6 +168,11 @@ def is_lost_folder(uri: str) -> bool:
     parts = urlsplit(uri)
     path = Path(unquote(parts.path))
     return parts.scheme in ("", "file") and path.is_absolute() and not path.exists()
+
+
+def key_lock(key: str) -> Path:
+    """The file that is locked by the process that runs a key (`open_run.keys`)."""
+    return home() / f"key-{hashlib.sha256(key.encode()).hexdigest()[:32]}.lock"
 
 
 def known_run_dirs() -> list[RunDir]:

@@ -48,13 +48,16 @@ POLL_SECONDS = 0.2
 FORGET_SECONDS = 600.0
 
 
-def create_run(client: MlflowClient, pending: RunDir, first_tags: Mapping[str, str]) -> RunDir:
-    """Creates a run in the experiment of the environment and renames its pending directory.
+def create_run(
+    client: MlflowClient, pending: RunDir, first_tags: Mapping[str, str], experiment: str = ""
+) -> RunDir:
+    """Creates a run in an experiment and renames its pending directory.
 
     Args:
         client: of the tracking server.
         pending: the run's directory, locked by the caller.
         first_tags: tags that the run has from its first moment on.
+        experiment: its name; by default the experiment of the environment.
 
     Returns:
         The run's directory. On an HTTP server its journal keeps the mark for `delete_duplicates`.
@@ -65,7 +68,7 @@ def create_run(client: MlflowClient, pending: RunDir, first_tags: Mapping[str, s
             pending directory is kept for `runback sync`.
     """
     try:
-        experiment_id = experiment_of(client)
+        experiment_id = experiment_of(client, experiment)
     except RunbackError:
         shutil.rmtree(pending.path, ignore_errors=True)
         raise

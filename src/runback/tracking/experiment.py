@@ -14,40 +14,44 @@ from runback.limits import experiment_name_problem
 from runback.tracking.connection import describe_error, is_permanent, repeated
 
 
-def experiment_of(client: MlflowClient) -> str:
-    """The ID of the experiment that the environment names, as in MLflow.
+def experiment_of(client: MlflowClient, name: str = "") -> str:
+    """The ID of an experiment by its name or, as in MLflow, from the environment.
 
-    MLFLOW_EXPERIMENT_ID, else MLFLOW_EXPERIMENT_NAME (created if missing), else the default.
+    The given name (created if missing), else MLFLOW_EXPERIMENT_ID, else MLFLOW_EXPERIMENT_NAME
+    (created if missing), else the default.
 
     Raises:
         UsageError: the experiment does not exist or is deleted.
         TrackingError: the server is unreachable or refuses.
     """
-    by_id, name = (os.environ.get(f"MLFLOW_EXPERIMENT_{what}") for what in ("ID", "NAME"))
-    if by_id:
-        return _usable("ID", by_id, lambda: client.get_experiment(by_id))
+    by_id, by_name = (os.environ.get(f"MLFLOW_EXPERIMENT_{what}") for what in ("ID", "NAME"))
     if name:
-        return _usable("NAME", name, lambda: _by_name(client, name))
+        return _usable("experiment", name, lambda: _by_name(client, "experiment", name))
+    if by_id:
+        return _usable("MLFLOW_EXPERIMENT_ID", by_id, lambda: client.get_experiment(by_id))
+    if by_name:
+        what = "MLFLOW_EXPERIMENT_NAME"
+        return _usable(what, by_name, lambda: _by_name(client, what, by_name))
     return "0"
 
 
 def _usable(what: str, value: str, find: Callable[[], Experiment]) -> str:
-    """The ID of the experiment from an environment variable."""
+    """The ID of an experiment; `what` names where its name or ID comes from."""
     try:
         experiment = repeated(find)
     except MlflowException as error:
         kind = UsageError if is_permanent(error) else TrackingError
-        raise kind(f"MLFLOW_EXPERIMENT_{what} {value!r}: {describe_error(error)}") from error
+        raise kind(f"{what} {value!r}: {describe_error(error)}") from error
     if experiment.lifecycle_stage != "active":
-        raise UsageError(f"MLFLOW_EXPERIMENT_{what} {value!r}: the experiment has been deleted")
+        raise UsageError(f"{what} {value!r}: the experiment has been deleted")
     return str(experiment.experiment_id)
 
 
-def _by_name(client: MlflowClient, name: str) -> Experiment:
+def _by_name(client: MlflowClient, what: str, name: str) -> Experiment:
     """An experiment, created if missing; `mlflow.set_experiment` would change global state."""
     problem = experiment_name_problem(name)
     if problem:
-        raise UsageError(f"MLFLOW_EXPERIMENT_NAME {name[:80]!a}: the name {problem}")
+        raise UsageError(f"{what} {name[:80]!a}: the name {problem}")
     experiment = client.get_experiment_by_name(name)
     if experiment is not None:
         return experiment

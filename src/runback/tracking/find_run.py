@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 from runback.errors import RunNotFoundError, TrackingError
 from runback.tracking import tags
 from runback.tracking.connection import describe_error, is_permanent, repeated, request
+from runback.tracking.experiment import experiment_of
 from runback.tracking.record import RunRecord, Tags
 from runback.tracking.redaction import printable
 from runback.tracking.run_forms import MODEL_URI, require_form, run_id_in
@@ -33,6 +34,19 @@ def find_run(client: MlflowClient, name: str) -> RunRecord:
     if name == "latest":
         return record_of(_latest(client))
     return record_of(_by_id(client, run_id_in(name)))
+
+
+def find_key(client: MlflowClient, key: str, experiment: str = "") -> str:
+    """The ID of the newest unfinished run with a key in an experiment (`experiment_of`), or "".
+
+    Raises:
+        TrackingError: the server is unreachable.
+    """
+    experiment_id = experiment_of(client, experiment)
+    query = f"tags.`{tags.KEY}` = '{key}' and attributes.status != 'FINISHED'"
+    newest = ["attributes.start_time DESC"]
+    search = partial(client.search_runs, [experiment_id], query, max_results=1, order_by=newest)
+    return next((str(run.info.run_id) for run in request("the search for runs", search)), "")
 
 
 def record_of(run: Run, model_id: str = "", version: str = "") -> RunRecord:

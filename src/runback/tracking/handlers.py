@@ -26,12 +26,13 @@ from runback.tracking.describe_run import (
     describe_run,
     nest_launch,
 )
-from runback.tracking.find_run import find_run, record_of
+from runback.tracking.find_run import find_key, find_run, record_of
 from runback.tracking.messages import (
     AdoptPoints,
     CreateRun,
     FailRun,
     FetchArtifact,
+    FindKey,
     FindRun,
     ListArtifacts,
     NestLaunch,
@@ -85,7 +86,8 @@ class Handlers:
             shutil.rmtree(pending.path, ignore_errors=True)
             raise
         lock = FileLock(pending.courier_lock).acquire(f"the delivery of {pending.path.name}")
-        folder = create_run(client, pending, question.description.tags)
+        first_tags, experiment = question.description.tags, question.experiment
+        folder = create_run(client, pending, first_tags, experiment)
         record_start(folder)
         try:
             describe_run(client, folder.run_id, question.description)
@@ -123,6 +125,10 @@ class Handlers:
     def find_run(self, question: FindRun) -> RunRecord:
         """See `find_run.find_run`."""
         return find_run(self.client, question.name)
+
+    def find_key(self, question: FindKey) -> str:
+        """See `find_run.find_key`."""
+        return find_key(self.client, question.key, question.experiment)
 
     def reopen_run(self, question: ReopenRun) -> None:
         """See `status.reopen_run`; the journal's final status is cleared first.
@@ -170,6 +176,7 @@ class Handlers:
 HANDLERS: dict[type[Question[Any]], Callable[[Handlers, Any], object]] = {
     CreateRun: Handlers.create_run,
     TakeOverRun: Handlers.take_over_run,
+    FindKey: Handlers.find_key,
     FindRun: Handlers.find_run,
     ReopenRun: Handlers.reopen_run,
     NestLaunch: Handlers.nest_launch,

@@ -73,10 +73,12 @@ class CreateRun(Question[str]):
     Attributes:
         mark: of the directory (`storage.paths.RunDir.mark`), which is renamed to the ID.
         description: of the run.
+        experiment: its name, created if missing; by default the one of the environment.
     """
 
     mark: str
     description: RunDescription
+    experiment: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,19 @@ class FindRun(Question[RunRecord]):
     """Resolves RUN, see `find_run.find_run`."""
 
     name: str
+
+
+@dataclass(frozen=True)
+class FindKey(Question[str]):
+    """Finds the newest unfinished run with a key; the answer is its ID, empty if there is none.
+
+    Attributes:
+        key: of the run.
+        experiment: a name; by default the experiment of the environment.
+    """
+
+    key: str
+    experiment: str = ""
 
 
 @dataclass(frozen=True)
@@ -188,7 +203,7 @@ Message = Question[Any] | Notice
 TYPES: dict[str, type[Message]] = {
     kind.__name__: kind
     for kind in (
-        CreateRun, TakeOverRun, FindRun, ReopenRun, NestLaunch, FailRun, FetchArtifact,
+        CreateRun, TakeOverRun, FindRun, FindKey, ReopenRun, NestLaunch, FailRun, FetchArtifact,
         ListArtifacts, AdoptPoints, FinishRun, AttachRun, SignalReceived,
     )
 }  # fmt: skip

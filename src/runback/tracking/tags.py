@@ -15,6 +15,7 @@ DATA_FINGERPRINT: Final = "runback.data_fingerprint"
 RUN_NAME: Final = "mlflow.runName"
 NOTE: Final = "mlflow.note.content"
 # On a run: its processes and events
+KEY: Final = "runback.key"
 NOTE_SHA256: Final = "runback.note_sha256"  # of the description that runback wrote last
 MARK: Final = "runback.creation"
 LEASE: Final = "runback.lease"

@@ -1,0 +1,99 @@
+"""`runback.run`: an open run for a training loop of the user's own."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from runback.commands.launch import launch_id
+from runback.errors import UsageError
+from runback.open_run.checkpoints import Checkpointing
+from runback.open_run.keys import key_of
+from runback.own_loop.leaving import end_with_sentence
+from runback.own_loop.loop import Settings
+from runback.own_loop.opening import Request
+from runback.own_loop.own_run import OwnRun
+from runback.own_loop.values import params_of, require_name
+from runback.tracking import tags
+from runback.tracking.messages import RunDescription
+
+
+def run(
+    name: str,
+    *,
+    params: Mapping[str, Any] | None = None,
+    experiment: str = "",
+    key: str | None = None,
+    resume: str = "",
+    checkpoint_every: int = 1,
+    checkpoint_minutes: float = 5,
+    keep_checkpoints: int = 3,
+    seed: int | None = 0,
+) -> OwnRun:
+    """An open run for a loop of your own, as a context manager.
+
+        with runback.run("gan", params={"lr": 2e-4}, key="gan-1") as run:
+            run.keep(generator=g, discriminator=d, g_optimizer=go, d_optimizer=do)
+            for epoch in run.epochs(100):
+                for x, y in run.batches(loader):
+                    ...
+                run.log(g_cost=..., d_cost=...)
+            run.log_final(test_fid=...)
+
+    A run that was killed is continued by the same script, found by its key, `resume` or
+    MLFLOW_RUN_ID: from the newest checkpoint, bit-identical to an uninterrupted one. SIGINT and
+    SIGTERM end it as KILLED: at the end of the batch if `OwnRun.batches` is used, else at once. An
+    exception ends it as FAILED. An error of ours that nothing catches ends a script with one
+    sentence and the exit code of the command line.
+
+    Args:
+        name: of a new run.
+        params: recorded with a new run; a resumed one must have the same.
+        experiment: of the run, created if missing; by default the one of the environment.
+        key: the newest unfinished run with this key in the experiment is resumed, and a new run gets
+            it; by default RUNBACK_KEY.
+        resume: ID of the run to resume; by default MLFLOW_RUN_ID.
+        checkpoint_every: epochs (or steps) between checkpoints.
+        checkpoint_minutes: a safe point after so many minutes writes a checkpoint, too; 0 for never.
+        keep_checkpoints: checkpoints between epochs to keep, at least 2; 0 for all.
+        seed: of the generators and of the order of batches. None leaves the generators alone: each
+            checkpoint has their states.
+
+    Raises:
+        UsageError: a value is invalid, or the params differ from those of the run.
+        RunHeldError: another process holds the run, or its key.
+        TrackingError: the tracking server is unreachable.
+        Interrupted: SIGINT or SIGTERM.
+    """
+    end_with_sentence()
+    texts, key = {**params_of(params or {}), "seed": str(seed)}, key_of(key)
+    _require_cadence(checkpoint_every, checkpoint_minutes, keep_checkpoints)
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
+    marks = {tags.RUN_NAME: require_name(name), **({tags.KEY: key} if key else {})}
+    return OwnRun(
+        Request(
+            description=RunDescription(params=texts, tags=marks),
+            run_id=resume or launch_id(),
+            key=key,
+            experiment=experiment,
+            checkpointing=Checkpointing(digest, keep_checkpoints),
+            loop=Settings(checkpoint_every, checkpoint_minutes, seed),
+        )
+    )
+
+
+def _require_cadence(every: int, minutes: float, keep: int) -> None:
+    """Checks when checkpoints are written, and how many are kept.
+
+    Raises:
+        UsageError: a value is out of its range; it is named.
+    """
+    for name, value, is_valid, range_ in (
+        ("checkpoint_every", every, every >= 1, "at least 1"),
+        ("checkpoint_minutes", minutes, minutes >= 0, "at least 0"),
+        ("keep_checkpoints", keep, keep == 0 or keep >= 2, "0 or at least 2"),
+    ):
+        if not is_valid:
+            raise UsageError(f"run: {name} is {value}; it must be {range_}")

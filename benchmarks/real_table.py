@@ -17,11 +17,11 @@ from typing import Any
 import torch
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LinearRegression
+from torch import Tensor
 
 from benchmarks.common import ROOT, median, options, publish, table
 from runback.config import TrainConfig
 from runback.model.batched_forward import predict_rows
-from runback.tasks.regression import Regression
 from runback.training.loop import run_epochs
 from runback.training.setup import TrainingSetup, held_out, prepare
 
@@ -54,7 +54,14 @@ def r2_of_mlp(work: TrainingSetup) -> float:
     test = held_out(work)
     assert test is not None
     output = predict_rows(work.state.model, test.features)
-    return Regression().scores(output, test.targets, "mse")["r2"]
+    return r2_score(work, output)
+
+
+def r2_score(work: TrainingSetup, output: Tensor) -> float:
+    """R² of predictions `[n_test, 1]` for the test rows."""
+    test, targets = held_out(work), work.built.spec.target_columns
+    assert test is not None
+    return work.task.scores(output, test.targets, work.loss, targets)["r2"]
 
 
 def r2_of(estimator: Any, work: TrainingSetup) -> float:
@@ -63,7 +70,7 @@ def r2_of(estimator: Any, work: TrainingSetup) -> float:
     assert test is not None
     estimator.fit(work.table.features[rows].numpy(), work.table.targets[rows, 0].numpy())
     predicted = torch.tensor(estimator.predict(test.features.numpy()), dtype=torch.float32)
-    return Regression().scores(predicted[:, None], test.targets, "mse")["r2"]
+    return r2_score(work, predicted[:, None])
 
 
 def main() -> None:

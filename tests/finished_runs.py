@@ -48,6 +48,7 @@ RUNS = {
         "model": "nets.py:Net",
         "model_args": {"hidden": 6},
         "normalize": "standard",
+        "normalize_target": "standard",
         "optimizer": "adam",
         "lr": 0.01,
         "epochs": 4,

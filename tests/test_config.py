@@ -54,6 +54,7 @@ def test_an_mlp_has_defaults_of_its_own() -> None:
     config = TrainConfig(model="mlp")
     chosen = (config.optimizer, config.lr, config.normalize, config.scheduler, config.patience)
     assert chosen == ("adamw", 1e-3, "standard", "cosine", 100)
+    assert (config.normalize_target, DEFAULT.normalize_target) == ("auto", "none")
     assert TrainConfig(model="mlp", lr=0.5, optimizer="sgd").optimizer == "sgd"
     assert TrainConfig(model="mlp", split="9:0:1").patience == 0
     restored = TrainConfig.from_mapping(config.as_params())
@@ -276,6 +277,7 @@ def test_the_identity_ignores_options_without_effect() -> None:
         "optimizer": "adam", "lr": 0.5, "weight_decay": 0.1, "momentum": 0.9,
         "scheduler": "step", "batch_size": 3, "drop_last": False,
         "shuffle": False, "num_workers": 1, "split": "6:2:2", "seed": 1, "normalize": "standard",
+        "normalize_target": "standard",
         "patience": 4, "clip_norm": 1.0, "precision": "float64", "compile": "default", "threads": 2,
     }  # fmt: skip
     indifferent = {

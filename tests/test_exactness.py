@@ -26,6 +26,7 @@ VARIANTS = {
     "scaled, clipped, half precision": {
         "normalize": "standard", "clip_norm": 0.5, "precision": "bf16"
     },
+    "scaled targets": {"normalize_target": "standard", "optimizer": "adamw"},
     "no validation rows, own order": {"split": "1:0:0", "shuffle": "false"},
 }  # fmt: skip
 
@@ -68,9 +69,10 @@ def test_stopped_at_any_batch_resumes_bit_identical(
         assert_same_end(part, tmp_path / "whole")
 
 
-def test_killed_at_any_batch_resumes_bit_identical(data: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["none", "standard"])
+def test_killed_at_any_batch_resumes_bit_identical(data: Path, tmp_path: Path, target: str) -> None:
     """Without a final checkpoint, epochs are trained again."""
-    config = configured(data, momentum=0.9, scheduler="cosine")
+    config = configured(data, momentum=0.9, scheduler="cosine", normalize_target=target)
     train_until(tmp_path / "whole", config)
     for epoch, batch in POSITIONS:
         part = tmp_path / f"{epoch}-{batch}"

@@ -22,7 +22,7 @@ from runback.errors import CheckpointError, DataError, ModelError
 from runback.model.builtin import BUILTIN, Linear, Mlp, Polynomial, PolynomialFeatures
 from runback.model.digests import write_digests
 from runback.model.probe import check_module
-from runback.model.scaling import Scale, Scaled
+from runback.model.scaling import Scale, Scaled, TargetScaled
 from runback.model.spec import (
     SPEC_FILE,
     STATE_FILE,
@@ -40,7 +40,9 @@ from runback.training.setup import prepare, spec_of
 def build(model: str, n_features: int = 2, n_targets: int = 1, **options: Any) -> BuiltModel:
     features = tuple(f"x{index}" for index in range(n_features))
     targets = tuple(f"y{index}" for index in range(n_targets))
-    config = TrainConfig(model=model, **{"normalize": "none", **options})
+    config = TrainConfig(
+        model=model, **{"normalize": "none", "normalize_target": "none", **options}
+    )
     return build_model(spec_of(config, Columns(features, targets)))
 
 
@@ -116,8 +118,9 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
     def first(seed: int) -> torch.Tensor:
         torch.rand(3)  # what was drawn before must not matter
         config = TrainConfig(
-            data=str(DATA / "diabetes.csv"), model="mlp", seed=seed, normalize="none"
-        )
+            data=str(DATA / "diabetes.csv"), model="mlp", seed=seed, normalize="none",
+            normalize_target="none",
+        )  # fmt: skip
         return prepare(config).state.model.state_dict()["output.weight"]
 
     assert torch.equal(first(1), first(1))
@@ -241,6 +244,7 @@ def built_models(draw: st.DrawFn) -> BuiltModel:
         model=model,
         model_args=draw(ARGS[model]),
         normalize=draw(st.sampled_from(["none", "standard", "minmax"])),
+        normalize_target=draw(st.sampled_from(["none", "standard"])),
         precision=draw(st.sampled_from(["float32", "bf16", "float64"])),
     )
     columns = Columns(tuple(names[:count]), tuple(names[count:]))
@@ -253,8 +257,12 @@ def test_every_module_comes_back_from_its_folder(
 ) -> None:
     folder = tmp_path_factory.mktemp("model")
     x = torch.randn(4, len(built.spec.features), dtype=built.spec.torch_dtype)
-    if isinstance(built.module, Scaled):
-        built.module.scale.fit(x, built.spec.normalize)
+    module = built.module
+    if isinstance(module, TargetScaled):
+        module.target.fit(torch.randn(4, len(built.spec.targets)), built.spec.normalize_target)
+        module = module.module
+    if isinstance(module, Scaled):
+        module.scale.fit(x, built.spec.normalize)
     save_model(folder, built, built.module.state_dict())
     again = load_built(folder).module
     assert load_spec(folder) == built.spec
@@ -297,7 +305,8 @@ def test_unfitting_weights_are_refused_by_name() -> None:
     [
         {"format": 2}, {"task": None}, {"task": "other"},
         {"model": 3}, {"model_args": []}, {"features": "abc"}, {"features": [1]},
-        {"targets": []}, {"normalize": "log"}, {"dtype": "int8"}, {"own_module": None},
+        {"targets": []}, {"normalize": "log"}, {"normalize_target": "minmax"}, {"dtype": "int8"},
+        {"own_module": None},
         {"model": "other"}, {"model_args": {"depth": 3}},
     ],
 )  # fmt: skip
@@ -315,7 +324,8 @@ def test_a_missing_entry_of_a_model_is_named(tmp_path: Path) -> None:
     built = build("linear")
     save_model(tmp_path, built, built.module.state_dict())
     stored = built.spec.as_json()
-    for name in stored.keys() - {"columns", "labels"}:  # models of the first version have none
+    later = {"columns", "labels", "normalize_target"}  # models of the first version have none
+    for name in stored.keys() - later:
         (tmp_path / SPEC_FILE).write_text(
             json.dumps({k: v for k, v in stored.items() if k != name})
         )

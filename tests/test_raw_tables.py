@@ -325,7 +325,8 @@ def test_built_in_modules_take_categories(tmp_path: Path, model: str) -> None:
     setup = prepare(config)
     output = setup.state.model(setup.table.features)
     assert output.shape == (N, 1) and output.isfinite().all()
-    scale = setup.state.model.scale
+    scaled = setup.state.model.module if model == "mlp" else setup.state.model
+    scale = scaled.scale  # type: ignore[union-attr]
     assert (scale.offset[0].item(), scale.scale[0].item()) == (0.0, 1.0)  # codes stay codes
     assert scale.scale[1].item() != 1.0
 

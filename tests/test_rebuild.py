@@ -97,7 +97,7 @@ def test_built_in_models_need_no_process(tmp_path: Path, model: str, precision: 
 def test_other_weights_than_the_modules_are_refused(tmp_path: Path) -> None:
     setup = setup_of("mlp")
     weights = {name: value.clone() for name, value in setup.state.model.state_dict().items()}
-    weights["module.output.bias"] += 1e-3
+    weights["module.module.output.bias"] += 1e-3
     save_model(tmp_path / "model", setup.built, weights)
     with pytest.raises(RebuildError, match="checked row 1: "), Rebuilder(setup.built) as rebuilder:
         rebuilder.require_equal(tmp_path / "model", setup.table.features[:9])

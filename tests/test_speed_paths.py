@@ -24,7 +24,10 @@ from runback.training.optimizers import make_optimizer
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState, is_finite
 
-DIABETES = {"data": str(DATA / "diabetes.csv"), "normalize": "standard", "batch_size": 32}
+DIABETES = {
+    "data": str(DATA / "diabetes.csv"), "normalize": "standard", "normalize_target": "none",
+    "batch_size": 32,
+}  # fmt: skip
 CONFIGS = {
     "seed": {"data": str(DATA / "non_linear.csv")},
     "adam, dropout, clipping, plateau": {
@@ -37,6 +40,7 @@ CONFIGS = {
         "scheduler": "step", "scheduler_args": {"step_size": 2},
     },
     "bf16": {**DIABETES, "model": "mlp", "model_args": {"hidden": [8]}, "precision": "bf16"},
+    "scaled target": {**DIABETES, "model": "linear", "normalize_target": "standard"},
     "float64": {**DIABETES, "model": "mlp", "precision": "float64", "optimizer": "adamw"},
 }  # fmt: skip
 
@@ -62,6 +66,8 @@ def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]
         work.loss,
     )
     x, y = (getattr(work.table, name)[work.split.train] for name in ("features", "targets"))
+    if config.normalize_target == "standard":
+        model, y = model.module, (y - model.target.offset) / model.target.scale
     rows_of, size, history = work.batches.order.rows, config.batch_size, []
     for epoch in range(1, config.epochs + 1):
         model.train()
@@ -81,15 +87,17 @@ def plain_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]
         history.append((total.item() / len(work.batches), val))
         if work.state.schedule is not None:
             work.state.schedule.step(val)
-    return history, model
+    return history, work.state.model
 
 
 @torch.no_grad()
 def plain_validation(work: TrainingSetup, config: TrainConfig, model: nn.Module) -> float:
     model.eval()
-    part = work.validation
+    part, y = work.validation, work.validation.targets
+    if config.normalize_target == "standard":
+        y = (y - work.state.model.target.offset) / work.state.model.target.scale
     with torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16"):
-        return work.loss(model(part.features), part.targets).item()
+        return work.loss(model(part.features), y).item()
 
 
 def fast_training(config: TrainConfig) -> tuple[list[tuple[float, float | None]], nn.Module]:

@@ -68,6 +68,7 @@ ClassWeights = Literal["none", "balanced"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 SchedulerName = Literal["none", "step", "cosine", "plateau"]
 Normalization = Literal["none", "standard", "minmax"]
+TargetNormalization = Literal["auto", "none", "standard"]
 Precision = Literal["float32", "bf16", "float64"]
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
@@ -155,6 +156,12 @@ class TrainConfig:
     normalize: Normalization = _option(
         "none", "scale features inside the module, fitted on training rows only", mlp="standard"
     )
+    normalize_target: TargetNormalization = _option(
+        "none",
+        "train on scaled targets, undone in the module's output; auto: standard for numbers, none for "
+        "classes",
+        mlp=AUTO,
+    )
     checkpoint_every: PositiveInt = _option(1000, "epochs between checkpoints")
     checkpoint_minutes: NonNegativeFloat = _option(
         5.0, "minutes between checkpoints, also inside an epoch; 0: off"
@@ -226,7 +233,18 @@ class TrainConfig:
         with _errors_in(where):
             return cls(**parse_all(values))
 
+    @classmethod
+    def from_recorded(cls, values: Mapping[str, Any]) -> Self:
+        """The configuration of a run; options that its version did not have are as they were then.
 
+        Raises:
+            ConfigError: as in `from_mapping`.
+        """
+        return cls.from_mapping({**_WITHOUT_THE_OPTION, **values})
+
+
+# The values of later options that have no effect. The default of a model may be another one.
+_WITHOUT_THE_OPTION = {"normalize_target": "none"}
 # Options that do not affect the computed values; a resume may change them.
 MUTABLE_ON_RESUME = frozenset(
     {

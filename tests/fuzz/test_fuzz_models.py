@@ -83,7 +83,8 @@ def test_a_damaged_model_file_is_refused_or_harmless(
 @inputs(0.03)
 @given(
     entry=st.sampled_from(
-        ["format", "task", "model", "model_args", "features", "targets", "normalize", "dtype",
+        ["format", "task", "model", "model_args", "features", "targets", "normalize",
+         "normalize_target", "dtype",
          "own_module", "other"]
     ),
     value=JSON | st.sampled_from(

@@ -8,6 +8,7 @@ from runback.open_run.run import Run
 from runback.training.setup import TrainingSetup
 
 LARGEST_NOTE = 4000
+SCALED = "\n- `cost` and `val_cost` are of the standardised target, test scores in its own units"
 # Options of which it is told that a resume has changed them.
 TOLD = sorted(MUTABLE_ON_RESUME - {"data", "name"})
 
@@ -39,7 +40,7 @@ def _what(setup: TrainingSetup, chosen: str) -> str:
         f"- Data: {_code(str(setup.table.path))}, rows: {rows}; {len(columns.features)} feature "
         f"column(s), target {targets}\n"
         f"- Model: {_code(setup.config.model)}, {size} parameters, on {setup.state.device}\n"
-        f"- Weights: {chosen}"
+        f"- Weights: {chosen}" + (SCALED if setup.config.normalize_target != "none" else "")
     )
 
 

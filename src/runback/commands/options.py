@@ -35,6 +35,7 @@ class TrainOptions(TypedDict, total=False):
     split: str
     seed: int
     normalize: str
+    normalize_target: str
     checkpoint_every: int
     checkpoint_minutes: float
     keep_checkpoints: int

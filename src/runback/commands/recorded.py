@@ -43,7 +43,7 @@ def original_config_of(record: RunRecord) -> TrainConfig:
         RunNotFoundError, TrackingError: as in `config_of`.
     """
     with _naming(record, names.CONFIG):
-        return TrainConfig.from_mapping(record.original_config)
+        return TrainConfig.from_recorded(record.original_config)
 
 
 def with_data(config: TrainConfig, tags: Tags, stored: Callable[[str], Path]) -> TrainConfig:

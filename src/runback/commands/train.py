@@ -198,7 +198,11 @@ def summary(setup: TrainingSetup) -> str:
     rows = (
         f"{len(split.train)}/{len(split.validation)}/{len(split.test)} rows (train/validation/test)"
     )
-    return f"{setup.config.model}, {rows}, {state.device}, {torch.get_num_threads()} CPU thread(s)"
+    scaled = setup.config.normalize_target != "none"
+    return (
+        f"{setup.config.model}, {rows}, {state.device}, {torch.get_num_threads()} CPU thread(s)"
+        + ("; cost and val_cost are of the standardised target" if scaled else "")
+    )
 
 
 def _warn(setup: TrainingSetup) -> None:

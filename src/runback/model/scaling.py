@@ -1,4 +1,4 @@
-"""Feature scaling inside the module: fitted on training rows, stored in buffers."""
+"""Scaling of features and targets inside the module: fitted on training rows, stored in buffers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from runback.errors import DataError
 
 
 class Scale(nn.Module):
-    """`(x - offset) / scale`, column by column: `[n, n_features] -> [n, n_features]`.
+    """`(x - offset) / scale`, column by column: `[n, n_columns] -> [n, n_columns]`.
 
     The scale of a column that is constant in the training rows is 1, so that it maps to 0, not NaN.
     """
@@ -20,22 +20,29 @@ class Scale(nn.Module):
     offset: Tensor
     scale: Tensor
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_columns: int) -> None:
         super().__init__()
-        self.register_buffer("offset", torch.zeros(n_features))
-        self.register_buffer("scale", torch.ones(n_features))
+        self.register_buffer("offset", torch.zeros(n_columns))
+        self.register_buffer("scale", torch.ones(n_columns))
 
     def forward(self, x: Tensor) -> Tensor:
         """Scales each column."""
         return (x - self.offset) / self.scale
 
-    def fit(self, x: Tensor, how: str, unscaled: Collection[int] = ()) -> None:
+    def undone(self, x: Tensor) -> Tensor:
+        """The inverse of `forward`."""
+        return x * self.scale + self.offset
+
+    def fit(
+        self, x: Tensor, how: str, unscaled: Collection[int] = (), option: str = "normalize"
+    ) -> None:
         """Sets the buffers from training rows, computed in float64.
 
         Args:
-            x: `[n_train, n_features]`, the training rows.
+            x: `[n_train, n_columns]`, the training rows.
             how: "standard" (mean and population standard deviation) or "minmax" (to [0, 1]).
             unscaled: the columns that stay as they are, such as codes of categories.
+            option: the name in errors, "normalize" for features or "normalize_target".
 
         Raises:
             DataError: the range of a column overflows the buffers' dtype.
@@ -46,8 +53,9 @@ class Scale(nn.Module):
                 continue
             offset_and_scale = _offset_and_scale(column.double(), how, most)
             if offset_and_scale is None:
+                kind = "feature" if option == "normalize" else "target"
                 raise DataError(
-                    f"option normalize: the range of feature column {index + 1} is too large for "
+                    f"option {option}: the range of {kind} column {index + 1} is too large for "
                     f"{str(self.scale.dtype).removeprefix('torch.')}; divide it by a constant"
                 )
             self.offset[index], self.scale[index] = offset_and_scale
@@ -77,3 +85,20 @@ class Scaled(nn.Module):
         """Scales, then applies the module."""
         out: Tensor = self.module(self.scale(x))
         return out
+
+
+class TargetScaled(nn.Module):
+    """A module that is trained on scaled targets; the output is in the targets' own units.
+
+    The training computes the cost from `module` and the targets scaled by `target`: undoing the
+    scaling first would lose bits of small differences of large targets.
+    """
+
+    def __init__(self, n_targets: int, module: nn.Module) -> None:
+        super().__init__()
+        self.target = Scale(n_targets)
+        self.module = module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the module, then undoes the scaling: `[n, ...] -> [n, n_targets]`."""
+        return self.target.undone(self.module(x))

@@ -27,7 +27,7 @@ from runback.errors import CheckpointError, ModelError, first_line
 from runback.model.builtin import BUILTIN
 from runback.model.digests import verify_digests, write_digests
 from runback.model.expanding import Expanded
-from runback.model.scaling import Scaled
+from runback.model.scaling import Scaled, TargetScaled
 from runback.tasks import NumberTarget, Target, by_name
 from runback.user_code import (
     UserClass,
@@ -63,6 +63,7 @@ class ModelSpec:
         own_module: for a user-defined class, its importable name below `source/`; empty for a
             built-in model and before `build_model`.
         columns: the encoding of each feature; empty if all are complete number columns.
+        normalize_target: none or standard.
     """
 
     task: str
@@ -75,6 +76,7 @@ class ModelSpec:
     own_module: str = ""
     columns: tuple[Column, ...] = ()
     labels: tuple[LabelColumn, ...] = ()
+    normalize_target: str = "none"
 
     @property
     def layout(self) -> Layout:
@@ -116,6 +118,7 @@ class ModelSpec:
         """
         if not isinstance(stored, dict) or stored.get("format") != FORMAT:
             raise ModelError(f"{SPEC_FILE}: not a model of format {FORMAT}")
+        stored = {"normalize_target": "none", **stored}  # models of earlier versions have none
         for name, is_valid in _ENTRIES.items():
             if name not in stored:
                 raise ModelError(f"{SPEC_FILE}: the entry {name!r} is missing")
@@ -171,6 +174,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "features": _is_names,
     "targets": _is_names,
     "normalize": lambda value: value in ("none", "standard", "minmax"),
+    "normalize_target": lambda value: value in ("none", "standard"),
     "dtype": lambda value: value in ("float32", "float64"),
     "own_module": _is_text,
 }
@@ -346,7 +350,7 @@ def _builtin_class(model: str) -> type[nn.Module]:
 
 
 def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
-    """The module, with one-hot columns and scaling in front of it where the spec has them."""
+    """The module, with one-hot columns and scaling around it where the spec has them."""
     layout, takes_columns = spec.layout, _takes_columns(cls)
     n_features = layout.width if takes_columns else layout.one_hot_width
     given: tuple[Any, ...] = (n_features, spec.n_outputs)
@@ -364,6 +368,8 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
         module = Expanded(layout, module)
     if spec.normalize != "none":
         module = Scaled(layout.width, module)
+    if spec.normalize_target != "none":
+        module = TargetScaled(spec.n_outputs, module)
     return module.to(spec.torch_dtype)
 
 

@@ -35,7 +35,7 @@ from runback.limits import (
     text_problem,
 )
 from runback.model.probe import check_module, check_one_row, same_generators
-from runback.model.scaling import Scaled
+from runback.model.scaling import Scaled, TargetScaled
 from runback.model.spec import BuiltModel, ModelSpec, build_model
 from runback.seeding import seed_generators
 from runback.tasks import Loss, Task, by_loss, criterion, loss_for
@@ -151,6 +151,7 @@ def spec_of(
         features=columns.features,
         targets=columns.targets,
         normalize=config.normalize,
+        normalize_target=config.normalize_target,
         dtype=str(dtype_of(config.precision)).removeprefix("torch."),
         columns=tuple(encoders),
         labels=tuple(labels),
@@ -158,11 +159,23 @@ def spec_of(
 
 
 def _resolved(config: TrainConfig, prepared: Prepared) -> TrainConfig:
-    """The configuration with a loss for the targets, where the option leaves it open."""
-    if config.loss != AUTO:
+    """The configuration with the loss and the scaling of the targets, where options leave them open.
+
+    Raises:
+        ConfigError: the option `normalize_target` scales targets that are classes.
+    """
+    loss = loss_for(prepared.labels) if config.loss == AUTO else config.loss
+    has_classes, scaling = by_loss(loss).has_classes, config.normalize_target
+    if scaling == AUTO:
+        scaling = "none" if has_classes else "standard"
+    if scaling != "none" and has_classes:
+        raise ConfigError(
+            f"option normalize_target: loss {loss} predicts classes, which have no scale; use none"
+        )
+    if (loss, scaling) == (config.loss, config.normalize_target):
         return config
-    loss = loss_for(prepared.labels)
-    return TrainConfig.from_mapping({**config.as_params(), "loss": loss})
+    options = {**config.as_params(), "loss": loss, "normalize_target": scaling}
+    return TrainConfig.from_mapping(options)
 
 
 def _with_targets(table: Table, task: Task, dtype: torch.dtype) -> Table:
@@ -222,15 +235,25 @@ def _build(
     seed_generators(config.seed, 0, device)
     split = prepared.split
     built = build_model(spec_of(config, table.columns, table.encoders, prepared.labels), source)
-    if isinstance(built.module, Scaled):
-        codes = {column.position for column in built.spec.layout.categories}
-        train = table.features.index_select(0, split.train)
-        built.module.scale.fit(train, config.normalize, codes)
+    _fit_scales(built, table, split)
     rows = table.features[split.train[:CHECKED_ROWS]]
     twin = _twin(built, source)
     for warning in check_module(built.module, rows, built.spec.n_outputs, twin=twin):
         say(f"warning: option model: {warning}")
     return built
+
+
+def _fit_scales(built: BuiltModel, table: Table, split: Split) -> None:
+    """Fits the scales of features and targets on the training rows."""
+    module, spec = built.module, built.spec
+    if isinstance(module, TargetScaled):
+        targets = table.targets.index_select(0, split.train)
+        module.target.fit(targets, spec.normalize_target, option="normalize_target")
+        module = module.module
+    if isinstance(module, Scaled):
+        codes = {column.position for column in spec.layout.categories}
+        features = table.features.index_select(0, split.train)
+        module.scale.fit(features, spec.normalize, codes)
 
 
 def _twin(built: BuiltModel, source: Path | None) -> nn.Module | None:

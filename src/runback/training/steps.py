@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
+from runback.model.scaling import TargetScaled
 from runback.tasks import Loss
 from runback.training.device import read_scalars
 from runback.training.fastpaths import make_update, mode_switch
@@ -88,16 +89,21 @@ def make_step(state: TrainState, loss: Loss, config: TrainConfig) -> CostOf:
 
 def make_cost(state: TrainState, loss: Loss, config: TrainConfig) -> CostOf:
     """The cost of a batch, in the run's precision."""
-    model, device = state.model, state.device.type
-
-    def forward(x: Tensor, y: Tensor) -> Tensor:
-        return loss(model(x), y)
+    device, forward = state.device.type, _forward(state.model, loss)
 
     def mixed(x: Tensor, y: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
             return forward(x, y)
 
     return mixed if config.precision == "bf16" else forward
+
+
+def _forward(model: nn.Module, loss: Loss) -> CostOf:
+    """The loss of a module's output; of scaled targets, before the module undoes the scaling."""
+    if isinstance(model, TargetScaled):
+        inner, target = model.module, model.target
+        return lambda x, y: loss(inner(x), target(y))
+    return lambda x, y: loss(model(x), y)
 
 
 def pieces_of(part: TableDataset | None) -> list[Piece]:

@@ -47,7 +47,7 @@ RUNS = {
         "data": "diabetes.csv",
         "model": "nets.py:Net",
         "model_args": {"hidden": 6},
-        "normalize": "standard",
+        "normalize": "quantile",
         "normalize_target": "standard",
         "optimizer": "adam",
         "lr": 0.01,

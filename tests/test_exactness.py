@@ -26,7 +26,9 @@ VARIANTS = {
     "scaled, clipped, half precision": {
         "normalize": "standard", "clip_norm": 0.5, "precision": "bf16"
     },
-    "scaled targets": {"normalize_target": "standard", "optimizer": "adamw"},
+    "ranks, scaled targets": {
+        "normalize": "quantile", "normalize_target": "standard", "optimizer": "adamw"
+    },
     "no validation rows, own order": {"split": "1:0:0", "shuffle": "false"},
 }  # fmt: skip
 

@@ -67,7 +67,7 @@ LossName = Literal["auto", "mse", "l1", "huber", "cross_entropy", "bce"]
 ClassWeights = Literal["none", "balanced"]
 OptimizerName = Literal["sgd", "adam", "adamw"]
 SchedulerName = Literal["none", "step", "cosine", "plateau"]
-Normalization = Literal["none", "standard", "minmax"]
+Normalization = Literal["none", "standard", "minmax", "quantile"]
 TargetNormalization = Literal["auto", "none", "standard"]
 Precision = Literal["float32", "bf16", "float64"]
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
@@ -154,7 +154,9 @@ class TrainConfig:
         0, "seed of the split, the initial weights, the order and all randomness"
     )
     normalize: Normalization = _option(
-        "none", "scale features inside the module, fitted on training rows only", mlp="standard"
+        "none",
+        "scale features inside the module, fitted on training rows only; quantile: ranks from -1 to 1",
+        mlp="standard",
     )
     normalize_target: TargetNormalization = _option(
         "none",

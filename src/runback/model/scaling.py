@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from runback.errors import DataError
+from runback.model.quantiles import Quantiles
 
 
 class Scale(nn.Module):
@@ -74,11 +75,14 @@ def _offset_and_scale(column: Tensor, how: str, most: float) -> tuple[float, flo
 
 
 class Scaled(nn.Module):
-    """A module with a `Scale` in front of it; its input is the encoded tensor of a table."""
+    """A module with a `Scale`, or `Quantiles`, in front of it.
 
-    def __init__(self, n_features: int, module: nn.Module) -> None:
+    Its input is the encoded tensor of a table.
+    """
+
+    def __init__(self, n_features: int, module: nn.Module, how: str = "standard") -> None:
         super().__init__()
-        self.scale = Scale(n_features)
+        self.scale = Quantiles(n_features) if how == "quantile" else Scale(n_features)
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:

@@ -57,7 +57,7 @@ class ModelSpec:
         model_args: keyword arguments of the class.
         features: the input columns, in order.
         targets: the predicted columns, in order.
-        normalize: none, standard or minmax.
+        normalize: none, standard, minmax or quantile.
         dtype: "float32" or "float64", of weights and input.
         labels: for a task of classes, the columns of `targets`; empty for numbers.
         own_module: for a user-defined class, its importable name below `source/`; empty for a
@@ -173,7 +173,7 @@ _ENTRIES: dict[str, Callable[[Any], bool]] = {
     "model_args": lambda value: isinstance(value, dict),
     "features": _is_names,
     "targets": _is_names,
-    "normalize": lambda value: value in ("none", "standard", "minmax"),
+    "normalize": lambda value: value in ("none", "standard", "minmax", "quantile"),
     "normalize_target": lambda value: value in ("none", "standard"),
     "dtype": lambda value: value in ("float32", "float64"),
     "own_module": _is_text,
@@ -367,7 +367,7 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
     if layout.categories and not takes_columns:
         module = Expanded(layout, module)
     if spec.normalize != "none":
-        module = Scaled(layout.width, module)
+        module = Scaled(layout.width, module, spec.normalize)
     if spec.normalize_target != "none":
         module = TargetScaled(spec.n_outputs, module)
     return module.to(spec.torch_dtype)

@@ -69,6 +69,7 @@ OptimizerName = Literal["sgd", "adam", "adamw"]
 SchedulerName = Literal["none", "step", "cosine", "plateau"]
 Normalization = Literal["none", "standard", "minmax", "quantile"]
 TargetNormalization = Literal["auto", "none", "standard"]
+MissingTarget = Literal["refuse", "drop"]
 Precision = Literal["float32", "bf16", "float64"]
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
@@ -120,6 +121,9 @@ class TrainConfig:
         {},
         'form of a CSV file as JSON, e.g. \'{"delimiter": ";"}\': delimiter, quote, decimal, '
         "encoding, null_values",
+    )
+    missing_target: MissingTarget = _option(
+        "refuse", "rows of a table without a target; drop: leave them out"
     )
     model_args: Arguments = _option({}, "arguments of the model as JSON, e.g. '{\"degree\": 2}'")
     loss: LossName = _option(

@@ -16,7 +16,7 @@ from runback.console.progress import say
 from runback.data.csv_format import CsvFormat
 from runback.data.frame import is_frame, named_frame, write_frame
 from runback.data.split import Split, split_from_json
-from runback.data.table import Table, read_table
+from runback.data.table import Table, read_table, tell_left_out
 from runback.errors import DataError, JournalError, UsageError
 from runback.model.batched_forward import predict_rows
 from runback.storage.journal import recorded_keys
@@ -139,8 +139,12 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
 def _table(loaded: Loaded, data: str) -> Table:
     """A table with the columns of the model."""
     spec, form = loaded.spec, CsvFormat.from_option(loaded.config.csv)
-    columns, labels = spec.columns, spec.labels
-    return read_table(data, spec.targets, spec.features, spec.torch_dtype, columns, form, labels)
+    table = read_table(
+        data, spec.targets, spec.features, spec.torch_dtype, spec.columns, form, spec.labels,
+        loaded.config.missing_target,
+    )  # fmt: skip
+    tell_left_out(table)
+    return table
 
 
 def _record(loaded: Loaded, scores: dict[str, float]) -> None:

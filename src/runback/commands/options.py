@@ -18,6 +18,7 @@ class TrainOptions(TypedDict, total=False):
     features: str | Sequence[str]
     columns: Mapping[str, Any]
     csv: Mapping[str, Any]
+    missing_target: str
     model_args: Mapping[str, Any]
     loss: str
     class_weights: str

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 DIGEST_LENGTH = 16
 SPLIT_FILE = "split.json"
+LEFT_OUT = "rows_without_target"  # a param of runs with missing_target drop
 
 
 @dataclass(frozen=True)
@@ -334,8 +335,9 @@ def remember_code(setup: TrainingSetup) -> None:
 def description_of(setup: TrainingSetup) -> RunDescription:
     """What the run is described with at its start: params, tags, and dataset inputs."""
     config, table = setup.config, setup.table
+    counted = {} if config.missing_target == "refuse" else {LEFT_OUT: str(table.left_out)}
     return RunDescription(
-        params=config.as_params(),
+        params={**config.as_params(), **counted},
         tags={
             tags.RUN_NAME: run_name(config),
             tags.CONFIG: config.as_json(),

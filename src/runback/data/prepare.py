@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import torch
+from torch import Tensor
 
 from runback.columns.label import LabelColumn
 from runback.columns.number import NotANumberError
@@ -17,6 +20,7 @@ from runback.data.choose import choose_columns, choose_kinds, without_ignored
 from runback.data.csv_format import CsvFormat
 from runback.data.encode import example_rows, fit_columns, fit_labels
 from runback.data.files import existing, is_dataset
+from runback.data.missing_targets import REFUSE, rows_with_targets
 from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import column_names
 from runback.data.rules import draw_split
@@ -68,14 +72,36 @@ def prepare_table(
     raw = read_raw(wanted, dtype)
     if has_classes is None:
         has_classes = all(name in raw.cells for name in raw.columns.targets)
-    rule, target = config.split_rule, raw.columns.targets[0]
-    split = draw_split(raw.path, rule, config.split, config.seed, len(raw), raw.column, target)
-    fitted = fit_columns(raw, split.train, kinds)
-    example = example_rows(raw, fitted.columns, split.train[:EXAMPLE_ROWS])
-    labels = fit_labels(raw, split.train) if has_classes else ()
+    kept = rows_with_targets(raw, config.missing_target)
+    split = _split(config, raw, kept)
+    train = split.train if kept is None else kept[split.train]
+    fitted = fit_columns(raw, train, kinds)
+    example = example_rows(raw, fitted.columns, train[:EXAMPLE_ROWS])
+    labels = fit_labels(raw, train) if has_classes else ()
     with _naming_classes(raw):
-        table = encoded_table(raw, fitted.columns, dtype, labels)
+        table = encoded_table(raw, fitted.columns, dtype, labels, kept)
     return Prepared(table, split, example, fitted.constant, labels)
+
+
+def _split(config: TrainConfig, raw: RawTable, kept: Tensor | None) -> Split:
+    """The split of the rows in `kept`, by their place in it; of all rows if it is None.
+
+    Raises:
+        DataError: as in `draw_split`.
+    """
+    rule, text, seed, target = config.split_rule, config.split, config.seed, raw.columns.targets[0]
+    if kept is None:
+        return draw_split(raw.path, rule, text, seed, len(raw), raw.column, target)
+    rows = kept.numpy()
+
+    def cells(name: str) -> Any:
+        found = raw.column(name)
+        return found[rows] if isinstance(found, np.ndarray) else found.take(pa.array(rows))
+
+    try:
+        return draw_split(raw.path, rule, text, seed, len(kept), cells, target)
+    except DataError as error:
+        raise DataError(f"{error} (rows without a target are not counted)") from None
 
 
 @contextmanager
@@ -102,6 +128,8 @@ def _prepared_dataset(
     for option in ("columns", "csv"):
         if getattr(config, option):
             raise ConfigError(f"option {option}: has no effect on a dataset")
+    if config.missing_target != REFUSE:
+        raise ConfigError("option missing_target: has no effect on a dataset")
     table = read_dataset(config.data, config.target, config.features, dtype)
     split = make_split(len(table), config.split, config.seed)
     return Prepared(table, split, table.features[split.train[:EXAMPLE_ROWS]].tolist())

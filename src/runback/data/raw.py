@@ -30,9 +30,9 @@ class RawTable:
         path: of the file, absolute.
         fingerprint: SHA-256 of the file, in hexadecimal.
         columns: the names of features and targets.
-        numbers: features and targets that are read as numbers; NaN is a missing feature.
+        numbers: features and targets that are read as numbers; NaN is a missing cell.
         cells: all other columns, as Arrow arrays; texts are dictionaries.
-        incomplete: the number columns with missing cells.
+        incomplete: the number columns, also of targets, with missing cells.
     """
 
     path: Path
@@ -131,13 +131,10 @@ class _Reading:
         self.n_rows += block.num_rows
         if self.n_rows > self.most:
             raise DataError(f"{self.wanted.file}: damaged: more rows than its metadata states")
-        for names, tensor, missing in zip(
-            self.names, self.tensors, (self.incomplete, None), strict=True
-        ):
+        file, missing = self.wanted.file, self.incomplete
+        for names, tensor in zip(self.names, self.tensors, strict=True):
             rows = tensor[first : self.n_rows]
-            fill(
-                self.wanted.file, number_columns(names), block.column, rows, first, missing=missing
-            )
+            fill(file, number_columns(names), block.column, rows, first, missing=missing)
         for name, chunks in self.chunks.items():
             chunks.append(_compact(block.column(name)))
 

@@ -14,10 +14,12 @@ from runback.columns.column import Column
 from runback.columns.label import LabelColumn
 from runback.columns.number import number_columns
 from runback.columns.tensors import listing, require_columns
+from runback.console.progress import say
 from runback.data.choose import Columns, choose_columns
 from runback.data.csv_format import PLAIN, CsvFormat
 from runback.data.encode import encode_features, encode_labels, encode_targets
 from runback.data.files import data_name, existing, is_dataset
+from runback.data.missing_targets import REFUSE, rows_with_targets
 from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import blocks, column_names, fingerprint, schema_of
 from runback.data.user_dataset import UserDataset, content_fingerprint
@@ -37,6 +39,7 @@ class Table:
         path: of the file, absolute.
         encoders: the description of the features; empty for a user-defined dataset.
         dataset: the user-defined dataset; None for a file.
+        left_out: rows of the file that are not in the table, as they have no target.
     """
 
     features: Tensor
@@ -46,6 +49,7 @@ class Table:
     path: Path
     encoders: tuple[Column, ...] = ()
     dataset: UserDataset | None = None
+    left_out: int = 0
 
     @property
     def name(self) -> str:
@@ -64,6 +68,7 @@ def read_table(
     columns: Sequence[Column] = (),
     form: CsvFormat = PLAIN,
     labels: Sequence[LabelColumn] = (),
+    missing_target: str = REFUSE,
 ) -> Table:
     """Reads a CSV or Parquet file, or all samples of a user's dataset, into two tensors.
 
@@ -75,10 +80,11 @@ def read_table(
         columns: the description of `features`; empty if all are complete number columns.
         form: of a CSV file.
         labels: the classes of the targets; empty for numbers.
+        missing_target: what becomes of rows without a target, "refuse" or "drop".
 
     Raises:
         DataError: no such file, no rows, duplicate or unknown columns, a feature that is also a
-            target, or a cell that is not of its column's kind.
+            target, a row without a target, or a cell that is not of its column's kind.
     """
     if is_dataset(path):
         return read_dataset(str(path), target, features, dtype)
@@ -89,7 +95,15 @@ def read_table(
     as_cells = frozenset(column.name for column in described if column.raw != "number")
     as_cells |= frozenset(label.name for label in labels)
     raw = read_raw(Wanted(file, names, chosen, as_cells=as_cells, form=form), dtype)
-    return encoded_table(raw, described, dtype, labels)
+    kept = rows_with_targets(raw, missing_target)
+    return encoded_table(raw, described, dtype, labels, kept)
+
+
+def tell_left_out(table: Table) -> None:
+    """Says how many rows have no target and are left out, if any."""
+    if table.left_out:
+        total = table.left_out + len(table)
+        say(f"left out, as they have no target: {table.left_out} of {total} rows")
 
 
 def fingerprint_of(data: str, dtype: torch.dtype) -> str:
@@ -108,8 +122,16 @@ def encoded_table(
     columns: Sequence[Column],
     dtype: torch.dtype,
     labels: Sequence[LabelColumn] = (),
+    kept: Tensor | None = None,
 ) -> Table:
     """A table as tensors, of the described features only; the cells of `raw` are freed.
+
+    Args:
+        raw: the table.
+        columns: the description of the features.
+        dtype: of the features, and of targets that are numbers.
+        labels: the classes of the targets; empty for numbers.
+        kept: sorted row numbers `[n_kept]`, from `rows_with_targets`; None for all rows.
 
     Raises:
         DataError: a cell is not of its column's kind, or a target is not a finite number.
@@ -117,7 +139,12 @@ def encoded_table(
     targets = encode_labels(raw, labels) if labels else encode_targets(raw, dtype)
     features = encode_features(raw, columns, dtype)
     names = Columns(tuple(column.name for column in columns), raw.columns.targets)
-    return Table(features, targets, names, raw.fingerprint, raw.path, tuple(columns))
+    left_out = 0 if kept is None else len(raw) - len(kept)
+    if kept is not None:
+        features, targets = features.index_select(0, kept), targets.index_select(0, kept)
+    return Table(
+        features, targets, names, raw.fingerprint, raw.path, tuple(columns), left_out=left_out
+    )
 
 
 def read_dataset(

@@ -24,7 +24,7 @@ from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, Te
 from runback.data.choose import Columns
 from runback.data.prepare import Prepared, prepare_table
 from runback.data.split import Split
-from runback.data.table import Table
+from runback.data.table import Table, tell_left_out
 from runback.data.user_dataset import DatasetRows
 from runback.errors import ConfigError, DataError, ModelError
 from runback.limits import (
@@ -184,7 +184,8 @@ def _with_targets(table: Table, task: Task, dtype: torch.dtype) -> Table:
 
 
 def _tell(prepared: Prepared) -> None:
-    """Says which columns are left out, and what the others are if not all are complete numbers."""
+    """Says which rows and columns are left out, and what the others are if not all are numbers."""
+    tell_left_out(prepared.table)
     if prepared.constant:
         say(f"left out, as they are constant in the training rows: {listing(prepared.constant)}")
     summary = summary_of(prepared.table.encoders)

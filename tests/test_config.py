@@ -205,6 +205,8 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
     ),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"]),
     "momentum": st.just(0.0),
+    "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
+    "optimizer_args": st.just({}),  # they contradict `compile`
     "scheduler": st.sampled_from(["step", "cosine", "plateau"]),
     "columns": st.dictionaries(
         st.text(max_size=8),
@@ -275,7 +277,8 @@ def test_the_identity_ignores_options_without_effect() -> None:
         "csv": {"delimiter": ";"}, "missing_target": "drop", "model": "linear",
         "model_args": {"degree": 3},
         "loss": "l1", "class_weights": "balanced",
-        "optimizer": "adam", "lr": 0.5, "weight_decay": 0.1, "momentum": 0.9,
+        "optimizer": "adam", "optimizer_args": {"alpha": 0.5},
+        "lr": 0.5, "weight_decay": 0.1, "momentum": 0.9,
         "scheduler": "step", "batch_size": 3, "drop_last": False,
         "shuffle": False, "num_workers": 1, "split": "6:2:2", "seed": 1, "normalize": "standard",
         "normalize_target": "standard",
@@ -373,6 +376,8 @@ def test_options_are_parsed_and_rendered_once(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On their way from the command line to the run; the courier reads none of them."""
+    import runback.commands.run_name  # noqa: F401 - binds the function that is counted below
+
     parsed, rendered = Counter[str](), []
     parse, render = config_module.parse, config_module.render
     TrainConfig().identity()  # the defaults are rendered once a process

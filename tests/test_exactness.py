@@ -22,6 +22,13 @@ VARIANTS = {
         "optimizer": "adamw", "weight_decay": 0.1, "scheduler": "plateau",
         "scheduler_args": '{"patience": 0, "factor": 0.5}',
     },
+    "torch's own, one cycle": {
+        "optimizer": "RMSprop", "optimizer_args": '{"momentum": 0.9}', "scheduler": "OneCycleLR",
+        "scheduler_args": '{"max_lr": 0.05, "total_steps": 4}',
+    },
+    "torch's own, milestones": {
+        "optimizer": "NAdam", "scheduler": "MultiStepLR", "scheduler_args": '{"milestones": [1, 3]}'
+    },
     "early stopping, float64": {"patience": 2, "precision": "float64", "lr": 0.05},
     "scaled, clipped, half precision": {
         "normalize": "standard", "clip_norm": 0.5, "precision": "bf16"

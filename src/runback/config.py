@@ -65,8 +65,11 @@ ColumnKind = Literal["number", "boolean", "category", "date", "ignore"]
 MODEL_NAMES = ("linear", "polynomial", "mlp")
 LossName = Literal["auto", "mse", "l1", "huber", "cross_entropy", "bce"]
 ClassWeights = Literal["none", "balanced"]
-OptimizerName = Literal["sgd", "adam", "adamw"]
-SchedulerName = Literal["none", "step", "cosine", "plateau"]
+# These are compiled and fused; others are classes of torch by their names.
+OPTIMIZERS = ("sgd", "adam", "adamw")
+SCHEDULERS = ("none", "step", "cosine", "plateau")
+OptimizerName = Annotated[str, Limits(pattern="^[A-Za-z]{1,64}$")]
+SchedulerName = Annotated[str, Limits(pattern="^[A-Za-z]{1,64}$")]
 Normalization = Literal["none", "standard", "minmax", "quantile"]
 TargetNormalization = Literal["auto", "none", "standard"]
 MissingTarget = Literal["refuse", "drop"]
@@ -132,17 +135,25 @@ class TrainConfig:
     class_weights: ClassWeights = _option(
         "none", "weights of the classes in the cost; balanced: all classes count alike"
     )
-    optimizer: OptimizerName = _option("sgd", "optimizer", mlp="adamw")
+    optimizer: OptimizerName = _option(
+        "sgd", "sgd, adam, adamw, or the name of a class in torch.optim", mlp="adamw"
+    )
+    optimizer_args: Arguments = _option(
+        {}, "further arguments of the optimizer as JSON, e.g. '{\"nesterov\": true}'"
+    )
     lr: NonNegativeFloat = _option(1e-4, "learning rate", mlp=1e-3)
     weight_decay: NonNegativeFloat = _option(0.0, "weight decay")
     momentum: NonNegativeFloat = _option(0.0, "momentum (sgd only)")
     scheduler: SchedulerName = _option(
-        "none", "learning-rate schedule, stepped once an epoch", mlp="cosine"
+        "none",
+        "learning-rate schedule, stepped once an epoch: none, step, cosine, plateau, or the name of a "
+        "class in torch.optim.lr_scheduler",
+        mlp="cosine",
     )
     scheduler_args: Arguments = _option(
         {},
         "arguments of the schedule as JSON: step_size, gamma (step); T_max, eta_min (cosine); "
-        "factor, patience (plateau)",
+        "factor, patience (plateau); those of the class",
     )
     epochs: PositiveInt = _option(10_000, "epochs to train", mlp=1000)
     batch_size: PositiveInt = _option(128, "rows in a batch")
@@ -392,6 +403,7 @@ _EXPECTED: dict[Any, str] = {
     str: "text",
     dict: "a JSON object such as {}",
     tuple: "a list of column names",
+    OptimizerName: "the name of an optimizer or schedule",
     Device: "one of auto, cpu, cuda, cuda:N, mps",
     SplitRule: "a ratio train:validation:test of whole numbers with a training part, such as 8:1:1, or "
     "column:NAME, time:COLUMN, group:COLUMN or stratified",
@@ -507,12 +519,33 @@ def _check_combinations(config: TrainConfig) -> None:
         raise ConfigError(f"option features: {sorted(both)[0]!r} is also a target")
     if config.scheduler_args and config.scheduler == "none":
         raise ConfigError("option scheduler_args: scheduler none takes no arguments")
+    _check_own_options(config)
     for name, kind in config.columns.items():
         if kind not in get_args(ColumnKind):
             raise ConfigError(
                 f"option columns: the kind of {_shown(name)} is {_shown(kind)}, not one of "
                 f"{', '.join(get_args(ColumnKind))}"
             )
+
+
+def _check_own_options(config: TrainConfig) -> None:
+    """Checks that arguments have no options of their own, and that what is compiled can be."""
+    for name in ("params", "lr", "weight_decay", "momentum")[
+        : 4 if config.optimizer == "sgd" else 3
+    ]:
+        if name in config.optimizer_args:
+            raise ConfigError(
+                f"option optimizer_args: {name} is not an argument here; use the option"
+            )
+    if config.compile == "none":
+        return
+    if config.optimizer not in OPTIMIZERS or config.scheduler not in SCHEDULERS:
+        raise ConfigError(
+            f"option compile: needs an optimizer of {', '.join(OPTIMIZERS)} and a scheduler of "
+            f"{', '.join(SCHEDULERS)}"
+        )
+    if config.optimizer_args:
+        raise ConfigError("option compile: compiled steps take no optimizer_args")
 
 
 def _check_total(config: TrainConfig) -> None:

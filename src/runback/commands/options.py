@@ -23,6 +23,7 @@ class TrainOptions(TypedDict, total=False):
     loss: str
     class_weights: str
     optimizer: str
+    optimizer_args: Mapping[str, Any]
     lr: float
     weight_decay: float
     momentum: float

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import inspect
+import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn, optim
-from torch.optim.lr_scheduler import CosineAnnealingLR, ReduceLROnPlateau, StepLR
+from torch.optim import lr_scheduler
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from runback.config import TrainConfig
-from runback.errors import ConfigError
+from runback.errors import ConfigError, first_line
 from runback.training.fastpaths import SGD, Adam, AdamW
 
 TRIAL_EPOCHS = 3
@@ -24,43 +27,147 @@ _SCHEDULERS: dict[str, type[Any]] = {
 }
 
 
+_OPTIMIZERS: dict[str, type[Any]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
+
+
 def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
     """The optimizer of a configuration. The fused form, one call for all weights, is used where it
     is faster; it does not support complex weights.
+
+    Raises:
+        ConfigError: the class does not exist, or refuses its arguments or these parameters.
     """
     parameters = list(parameters)
-    fused = all(p.is_floating_point() for p in parameters) or None
-    common: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    args: dict[str, Any] = {"lr": config.lr}
+    if "weight_decay" in inspect.signature(optimizer_class(config)).parameters:
+        args["weight_decay"] = config.weight_decay
+    elif config.weight_decay:
+        raise ConfigError(f"option weight_decay: {config.optimizer} has none; use 0")
+    if config.optimizer in _OPTIMIZERS:
+        args["fused"] = all(p.is_floating_point() for p in parameters) or None
     if config.optimizer == "sgd":
-        fused = fused if config.momentum else None
-        return SGD(parameters, momentum=config.momentum, fused=fused, **common)
-    if config.optimizer == "adam":
-        return Adam(parameters, fused=fused, **common)
-    return AdamW(parameters, fused=fused, **common)
+        args |= {"momentum": config.momentum, "fused": args["fused"] if config.momentum else None}
+    args |= config.optimizer_args
+    if config.optimizer not in _OPTIMIZERS or config.optimizer_args:
+        _try_optimizer(config, args)
+    return _built(config, parameters, args)
+
+
+def optimizer_class(config: TrainConfig) -> type[Any]:
+    """The class of the option `optimizer`.
+
+    Raises:
+        ConfigError: torch has none of this name.
+    """
+    return _class_named(config.optimizer, "optimizer", _OPTIMIZERS, optim, optim.Optimizer)
+
+
+def schedule_class(config: TrainConfig) -> type[Any]:
+    """The class of the option `scheduler`, if it is not none.
+
+    Raises:
+        ConfigError: torch has none of this name.
+    """
+    return _class_named(config.scheduler, "scheduler", _SCHEDULERS, lr_scheduler, LRScheduler)
+
+
+def check_names(config: TrainConfig) -> None:
+    """Checks the names of the optimizer and the schedule.
+
+    Raises:
+        ConfigError: torch has none of a name.
+    """
+    optimizer_class(config)
+    if config.scheduler != "none":
+        schedule_class(config)
+
+
+def _class_named(
+    name: str, option: str, own: Mapping[str, type[Any]], module: ModuleType, base: type
+) -> type[Any]:
+    """A class of `own`, or a subclass of `base` in a module of torch; nothing is imported."""
+    if name in own:
+        return own[name]
+    found = {
+        key: value
+        for key, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and key[0] != "_"
+    }
+    del found[base.__name__]
+    if name not in found:
+        raise ConfigError(
+            f"option {option}: {name!r} is not one of {', '.join(own)}, {', '.join(sorted(found))}"
+        )
+    return found[name]
+
+
+def _built(
+    config: TrainConfig, parameters: list[nn.Parameter], args: dict[str, Any]
+) -> optim.Optimizer:
+    try:
+        built: optim.Optimizer = optimizer_class(config)(parameters, **args)
+    except Exception as error:  # unchecked arguments can raise anything
+        raise _refusal(config, error) from None
+    return built
+
+
+def _try_optimizer(config: TrainConfig, args: dict[str, Any]) -> None:
+    """Updates one small weight: torch checks some arguments only in `step`.
+
+    Raises:
+        ConfigError: the arguments are invalid, or the state could not be checkpointed.
+    """
+    weight = nn.Parameter(torch.ones(2, 2))
+    optimizer = _built(config, [weight], args)
+    try:
+        for _ in range(TRIAL_EPOCHS):
+            weight.grad = torch.ones(2, 2)
+            optimizer.step()
+        _require_storable(optimizer.state_dict())
+    except Exception as error:
+        raise _refusal(config, error) from None
+
+
+def _refusal(config: TrainConfig, error: Exception) -> ConfigError:
+    given = f"{config.optimizer} refuses {config.optimizer_args}"
+    return ConfigError(f"option optimizer_args: {given}: {first_line(error)}")
+
+
+def _require_storable(state: dict[str, Any]) -> None:
+    """Writes and reads a state as a checkpoint does; raises what torch raises."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    buffer.seek(0)
+    torch.load(buffer, weights_only=True)
 
 
 class Schedule:
     """One of torch's schedulers, stepped once an epoch.
 
-    The cosine schedule stays at its minimum after `T_max`; torch's would rise again in a run that is
-    resumed with more epochs.
+    A schedule stays where it is after its `T_max` or `total_steps`; torch's would rise again or fail
+    in a run that is resumed with more epochs.
 
     Raises:
-        ConfigError: on construction, if `scheduler_args` are invalid.
+        ConfigError: on construction, if the class does not exist or `scheduler_args` are invalid.
     """
 
     def __init__(self, config: TrainConfig, optimizer: optim.Optimizer) -> None:
-        self.name, self.steps = config.scheduler, 0
-        args = schedule_args(config)
-        _check_schedule(self.name, args)
-        self.torch_schedule = _SCHEDULERS[self.name](optimizer, **args)
+        kind, args = schedule_class(config), schedule_args(config)
+        self.steps, self.needs_cost = 0, issubclass(kind, ReduceLROnPlateau)
+        _check_schedule(config, args)
+        try:
+            self.torch_schedule = kind(optimizer, **args)
+        except Exception as error:  # it does not fit this optimizer
+            raise _schedule_refusal(config, args, error) from None
+        ends = (getattr(self.torch_schedule, name, None) for name in ("T_max", "total_steps"))
+        self.last = next((end for end in ends if end is not None), math.inf)
 
     def step(self, cost: float) -> None:
         """Completes an epoch; `cost` is val_cost or, without one, cost, and used by plateau only."""
-        if self.steps >= getattr(self.torch_schedule, "T_max", math.inf):
+        if self.steps >= self.last:
             return
         self.steps += 1
-        if self.name == "plateau":
+        if self.needs_cost:
             self.torch_schedule.step(cost)
         else:
             self.torch_schedule.step()
@@ -94,26 +201,33 @@ def schedule_args(config: TrainConfig) -> dict[str, Any]:
     return {**defaults, **config.scheduler_args}
 
 
-def _check_schedule(name: str, args: dict[str, Any]) -> None:
+def _check_schedule(config: TrainConfig, args: dict[str, Any]) -> None:
     """Runs a schedule for a few epochs: torch checks some arguments only in `step`.
 
     Raises:
-        ConfigError: the arguments are invalid.
+        ConfigError: the arguments are invalid, or the state could not be checkpointed.
     """
+    kind = schedule_class(config)
     try:
-        inspect.signature(_SCHEDULERS[name]).bind(None, **args)
-        for key in ("step_size", "T_max"):
+        inspect.signature(kind).bind(None, **args)
+        for key in ("step_size", "T_max", "total_steps"):
             if key in args and not (type(args[key]) is int and args[key] >= 1):
                 raise ValueError(f"{key} is not a whole number of at least 1")
-        optimizer = optim.SGD([torch.zeros(())], lr=1.0)
-        schedule = _SCHEDULERS[name](optimizer, **args)
-        for _ in range(TRIAL_EPOCHS):
+        optimizer = make_optimizer(config, [nn.Parameter(torch.zeros(2, 2))])
+        schedule = kind(optimizer, **args)
+        for _ in range(min(TRIAL_EPOCHS, args.get("total_steps", TRIAL_EPOCHS))):
             optimizer.step()
-            schedule.step(*([1.0] if name == "plateau" else []))
+            schedule.step(*([1.0] if kind is ReduceLROnPlateau else []))
         if not math.isfinite(learning_rate(optimizer)):
             raise ValueError("the learning rate does not stay finite")
+        _require_storable(schedule.state_dict())
     except Exception as error:  # unchecked arguments can raise anything
-        raise ConfigError(f"option scheduler_args: {name} refuses {args}: {error}") from None
+        raise _schedule_refusal(config, args, error) from None
+
+
+def _schedule_refusal(config: TrainConfig, args: dict[str, Any], error: Exception) -> ConfigError:
+    refusal = f"{config.scheduler} refuses {args}: {first_line(error)}"
+    return ConfigError(f"option scheduler_args: {refusal}")
 
 
 def learning_rate(optimizer: optim.Optimizer) -> float:

@@ -41,6 +41,7 @@ from runback.seeding import seed_generators
 from runback.tasks import Loss, Task, by_loss, criterion, loss_for
 from runback.training.compiling import missing_compiler
 from runback.training.device import choose_device, choose_threads, short_of_memory
+from runback.training.optimizers import check_names
 from runback.training.state import TrainState
 
 CHECKED_ROWS = 2
@@ -100,6 +101,7 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
     device = choose_device(config.device)
     if device.type == "mps" and config.precision == "float64":
         raise ConfigError("option precision: mps does not support float64; use float32")
+    check_names(config)
     missing = "" if config.compile == "none" else missing_compiler(device)
     if missing:
         say(f"warning: option compile: {missing} on this machine; the step runs uncompiled")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from runback.commands.resume import resume
     from runback.commands.run import run
     from runback.commands.runs import runs
+    from runback.commands.show import show
     from runback.commands.sync import sync
     from runback.commands.train import train
     from runback.config import TrainConfig
@@ -58,6 +59,7 @@ __all__ = [
     "export",
     "reproduce",
     "runs",
+    "show",
     "sync",
     "load_model",
     "RunbackError",
@@ -90,6 +92,7 @@ _MODULES = {
     "export": "runback.commands.export",
     "reproduce": "runback.commands.reproduce",
     "runs": "runback.commands.runs",
+    "show": "runback.commands.show",
     "sync": "runback.commands.sync",
     "load_model": "runback.commands.load",
 }

@@ -43,6 +43,7 @@ from runback.errors import (
     UsageError,
 )
 from runback.tracking import QUIET
+from runback.tracking.run_forms import require_form
 
 if TYPE_CHECKING:
     from runback.commands.train import TrainResult
@@ -201,6 +202,19 @@ def _runs(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
+def _show(options: argparse.Namespace) -> int:
+    as_json = _truth("json", options.json)
+    require_form(options.run)
+    from runback.commands.screen import as_screen
+
+    found = runback.show(options.run)
+    if as_json:
+        _print_json(found)
+    else:
+        _print(as_screen(found))
+    return EXIT_DONE
+
+
 def _sync(options: argparse.Namespace) -> int:
     result = runback.sync(options.run)
     _print_json(result)
@@ -318,6 +332,12 @@ COMMANDS = (
             _switch("json", "print JSON"),
         ),
         _runs,
+    ),
+    Command(
+        "show",
+        "show one run; prints a screen of text",
+        (RUN, _switch("json", "print JSON")),
+        _show,
     ),
     Command(
         "sync",

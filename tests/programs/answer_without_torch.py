@@ -25,6 +25,7 @@ REFUSED = (
     ["evaluate", "latest", "--data", "missing.csv"], ["predict", "latest", "--data", "missing.csv"],
     ["promote", "latest", "--data", "missing.csv"], ["evaluate", "abc"], ["resume", "../../etc"],
     ["export", "models:/name", "--format", "onnx", "--output", "x"], ["reproduce", "runs:/"],
+    ["show", "abc"], ["show"], ["show", "latest", "--json", "perhaps"],
 )  # fmt: skip
 
 

@@ -103,11 +103,11 @@ def _cells(run: RunSummary, scores: list[str]) -> list[str]:
     epochs = "" if run.epochs is None else str(run.epochs)
     registered = run.registered_as + "".join(f" @{alias}" for alias in run.aliases)
     name = "".join(c if c.isprintable() else " " for c in run.name)
-    age = _age(time.time() - run.started_ms / 1000)
-    return [name, run.run_id[:SHORT_ID], run.status, age, epochs, *numbers, registered]
+    since = age(time.time() - run.started_ms / 1000)
+    return [name, run.run_id[:SHORT_ID], run.status, since, epochs, *numbers, registered]
 
 
-def _age(seconds: float) -> str:
+def age(seconds: float) -> str:
     """A duration in its largest unit."""
     for unit, length in UNITS:
         if seconds >= length:

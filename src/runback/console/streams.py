@@ -98,6 +98,15 @@ def write_result(text: str) -> None:
         _stream().write(text)
 
 
+def can_write(text: str) -> bool:
+    """Whether standard output has the characters of a text."""
+    try:
+        text.encode(_stream().encoding or "utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def flush_results() -> None:
     """Writes what is buffered.
 

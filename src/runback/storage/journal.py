@@ -74,6 +74,49 @@ def recorded_keys(path: Path, step: int) -> set[str]:
     Raises:
         JournalError: the file cannot be read as a journal.
     """
+    with _read_only(path) as db:
+        rows = db.execute("SELECT DISTINCT key FROM metrics WHERE step = ?", (step,))
+        return {str(row[0]) for row in rows}
+
+
+@dataclass(frozen=True, slots=True)
+class Unsent:
+    """What a journal still has to deliver.
+
+    Attributes:
+        status: in which the training has ended; empty if it has not reported an end.
+    """
+
+    points: int
+    items: int
+    refused: int
+    status: str
+
+
+def unsent(path: Path) -> Unsent:
+    """What a journal still has to deliver, read without writing to its file or folder.
+
+    Raises:
+        JournalError: the file cannot be read as a journal.
+    """
+    with _read_only(path) as db:
+        facts = dict(
+            db.execute("SELECT key, value FROM facts WHERE key IN ('status', 'acknowledged')")
+        )
+        after = (int(facts.get("acknowledged", 0)),)
+        points = db.execute("SELECT count(*) FROM metrics WHERE id > ?", after).fetchone()[0]
+        states = dict(db.execute("SELECT state, count(*) FROM outbox GROUP BY state"))
+    ended = json.loads(facts.get("status", "null")) or [""]
+    return Unsent(points, states.get("waiting", 0), states.get("refused", 0), str(ended[0]))
+
+
+@contextmanager
+def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """A journal's database without the right to write.
+
+    Raises:
+        JournalError: the file cannot be read as a journal.
+    """
     try:
         log = path.with_name(f"{path.name}-wal")
         # A read-only folder cannot hold the shared memory of a write-ahead log; an empty log has none.
@@ -82,9 +125,8 @@ def recorded_keys(path: Path, step: int) -> set[str]:
         with contextlib.closing(
             sqlite3.connect(f"{path.absolute().as_uri()}?{options}", uri=True, timeout=READ_SECONDS)
         ) as db:
-            rows = db.execute("SELECT DISTINCT key FROM metrics WHERE step = ?", (step,))
-            return {str(row[0]) for row in rows}
-    except (sqlite3.Error, OSError) as error:
+            yield db
+    except (sqlite3.Error, OSError, ValueError) as error:
         raise JournalError(f"{path} cannot be read as a journal: {error}") from error
 
 

@@ -59,6 +59,16 @@ def require_free(text: str, what: str) -> None:
     )
 
 
+def is_held(text: str) -> bool:
+    """Whether a lease has not expired and, if its process is on this machine, that is alive."""
+    try:
+        host, _, pid, until = _parsed(text)
+    except ValueError:  # none, or a damaged one
+        return False
+    here = host == socket.gethostname()
+    return time.time() * 1000 < until and (not here or is_alive(pid))
+
+
 def _parsed(text: str) -> tuple[str, str, int, int]:
     """Host, home, process and expiry of a lease.
 

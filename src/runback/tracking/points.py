@@ -17,9 +17,18 @@ def published_points(client: MlflowClient, run_id: str) -> list[Point]:
     keys = request(f"run {run_id}", lambda: client.get_run(run_id)).data.metrics
     points = []
     for key in keys:
-        history = request(f"metric {key}", partial(client.get_metric_history, run_id, key))
-        points += [Point(p.key, p.step, p.value, p.timestamp) for p in history]
+        points += history(client, run_id, key)
     return points
+
+
+def history(client: MlflowClient, run_id: str, key: str) -> list[Point]:
+    """The points of one metric of a run; empty if it has none.
+
+    Raises:
+        TrackingError: the server is unreachable.
+    """
+    found = request(f"metric {key}", partial(client.get_metric_history, run_id, key))
+    return [Point(p.key, p.step, p.value, p.timestamp) for p in found]
 
 
 def log_scores(client: MlflowClient, run_id: str, scores: dict[str, float], step: int) -> None:

@@ -47,8 +47,8 @@ bench: $(READY)  ## run all benchmarks with the peers: a quarter of an hour
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
 
-ui: $(READY)  ## start the MLflow UI on 127.0.0.1 (PORT=5000)
-	PATH="$(abspath $(BIN)):$$PATH" mlflow ui --host 127.0.0.1 --port $(PORT)
+ui: $(READY)  ## open MLflow's UI on our view of the runs (of a local store on 127.0.0.1, PORT=5000)
+	$(BIN)/python -m runback ui --port $(PORT)
 
 mlproject: $(READY)  ## write MLproject from the table of commands in src/runback/cli.py
 	$(BIN)/python tools/write_mlproject.py

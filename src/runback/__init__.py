@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from runback.commands.show import show
     from runback.commands.sync import sync
     from runback.commands.train import train
+    from runback.commands.ui import ui
     from runback.config import TrainConfig
 
 __version__ = "0.1.0"
@@ -60,6 +61,7 @@ __all__ = [
     "reproduce",
     "runs",
     "show",
+    "ui",
     "sync",
     "load_model",
     "RunbackError",
@@ -93,6 +95,7 @@ _MODULES = {
     "reproduce": "runback.commands.reproduce",
     "runs": "runback.commands.runs",
     "show": "runback.commands.show",
+    "ui": "runback.commands.ui",
     "sync": "runback.commands.sync",
     "load_model": "runback.commands.load",
 }

@@ -6,6 +6,7 @@ Imports neither torch nor mlflow before a command runs, and pydantic only to par
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -190,11 +191,10 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 def _runs(options: argparse.Namespace) -> int:
     as_json = _truth("json", options.json)
-    if not (options.last.isascii() and options.last.isdecimal()) or len(options.last) > 6:
-        raise UsageError(f"--last {options.last}: not a number of runs")
+    last = _whole_number("last", options.last)
     from runback.commands.runs import as_table
 
-    found = runback.runs(options.experiment, options.sort, int(options.last), options.filter)
+    found = runback.runs(options.experiment, options.sort, last, options.filter)
     if as_json:
         _print_json([run.as_json() for run in found])
     else:
@@ -213,6 +213,29 @@ def _show(options: argparse.Namespace) -> int:
     else:
         _print(as_screen(found))
     return EXIT_DONE
+
+
+def _ui(options: argparse.Namespace) -> int:
+    browse = not _truth("no_browser", options.no_browser)
+    if options.run:
+        require_form(options.run)
+    port = _whole_number("port", options.port)
+    from runback.commands.ui import open_browser, serving
+
+    link = runback.ui(options.run, port)
+    with contextlib.nullcontext() if link.is_served else serving(port) as process:
+        _print(link.url)
+        if browse:
+            open_browser(link.url)
+        if process is not None:
+            process.wait()
+    return EXIT_DONE
+
+
+def _whole_number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 6:
+        raise UsageError(f"--{name} {text}: not a whole number")
+    return int(text)
 
 
 def _sync(options: argparse.Namespace) -> int:
@@ -338,6 +361,16 @@ COMMANDS = (
         "show one run; prints a screen of text",
         (RUN, _switch("json", "print JSON")),
         _show,
+    ),
+    Command(
+        "ui",
+        "open MLflow's UI on our view of the runs; prints the link",
+        (
+            dataclasses.replace(RUN, default="", required=False),
+            Argument("port", "of the UI of a local store (default: 5000)", default="5000"),
+            _switch("no_browser", "only print the link"),
+        ),
+        _ui,
     ),
     Command(
         "sync",

@@ -160,6 +160,8 @@ def train_to_end(
     run: Run, setup: TrainingSetup, signals: StopSignals, rebuilder: Rebuilder
 ) -> TrainResult:
     """Trains a live run from its current state, and finishes it."""
+    seen = run.seen()
+    _say_where(seen)
     with (
         short_of_memory(setup.state.device),
         naming_a_full_disk(run.folder.path),
@@ -168,7 +170,14 @@ def train_to_end(
         with signals.deferred(setup.config.checkpoint_minutes):
             _loop(run, setup)
         finish(run, setup, rebuilder)
-    return TrainResult(run.id, run.finish())
+    result = TrainResult(run.id, run.finish())
+    _say_where(seen)
+    return result
+
+
+def _say_where(seen: str) -> None:
+    if seen:
+        say(f"see it {seen}")
 
 
 def keep(run: Run, setup: TrainingSetup) -> None:

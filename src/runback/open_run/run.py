@@ -33,7 +33,7 @@ from runback.storage.atomic import make_folder, write_bytes
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, move_pending, pending_run_dir, require_home, run_dir
-from runback.tracking import tags
+from runback.tracking import links, tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import (
     CreateRun,
@@ -241,6 +241,12 @@ class Run:
             self._courier.restart_if_dead()
             assert self._anomalies is not None
             self._anomalies.report()
+
+    def seen(self) -> str:
+        """Where the live run can be seen, as the end of a sentence; empty if no UI is known."""
+        known = self.record.experiment_id if self.record else self.journal.fact("experiment_id", "")
+        experiment_id = known or os.environ.get("MLFLOW_EXPERIMENT_ID", "")  # of `mlflow run`
+        return links.seen(self.journal.fact("tracking_uri", ""), experiment_id, self.id)
 
     def should_advance(self) -> bool:
         """Whether `advance` would save or stop now."""

@@ -28,6 +28,7 @@ IDLE_SECONDS = 0.25
 # A killed process releases its lock some milliseconds after it closes its end of the pipe.
 EXIT_SECONDS = 5.0
 SHOWN_REFUSALS = 3
+VIEW_SECONDS = "5"  # for one request, after everything else is delivered
 
 # Yields the seconds until the next step; returns whether everything was delivered.
 DeliverySteps = Generator[float, None, bool]
@@ -127,6 +128,7 @@ class AttachedRun:
         """Delivers while the training process runs."""
         if not self.is_over:
             delivery.attempt(lambda: _send_environment(delivery))
+            delivery.show()
             delivery.attempt(delivery.prepare)
         shown, leased = False, time.monotonic()
         while not self.is_over:
@@ -213,6 +215,8 @@ def drain(delivery: Delivery, outages: Outages) -> DeliverySteps:
             is_whole = _is_whole(delivery, *status)
         if is_whole:
             outages.end()
+            with http_settings(TIMEOUT=VIEW_SECONDS):
+                delivery.show()
             break
         outages.observe_drain(left)
         if delivery.has_permanent_error or left <= 0:

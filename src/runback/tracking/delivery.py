@@ -28,6 +28,7 @@ from runback.tracking.connection import (
 )
 from runback.tracking.record import EndStatus
 from runback.tracking.status import end_run, now_ms
+from runback.tracking.views import write_view
 
 # MLflow's limit per call (mlflow.utils.validation.MAX_METRICS_PER_BATCH).
 BATCH_METRICS = 1000
@@ -263,6 +264,14 @@ class Delivery:
         file = self.folder.path / item.payload["file"]
         path = f"{item.payload['artifact_path']}/{file.name}".lstrip("/")
         return file.is_file() and sizes.get(path, -1) not in (file.stat().st_size, None)
+
+    def show(self) -> bool:
+        """Writes the view of the run's experiment in MLflow's UI (`views`); returns whether it is."""
+        return self.attempt(self._show)
+
+    def _show(self) -> bool:
+        write_view(self.client, self._run().info.experiment_id)
+        return True
 
     def prepare(self) -> bool:
         """Imports the libraries for publishing a model, which takes most of a second."""

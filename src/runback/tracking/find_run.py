@@ -68,6 +68,7 @@ def record_of(run: Run, model_id: str = "", version: str = "") -> RunRecord:
         metrics=dict(run.data.metrics),
         last_points={m.key: (m.step, m.timestamp) for m in run.data._metric_objs},
         artifact_uri=str(run.info.artifact_uri),
+        experiment_id=str(run.info.experiment_id),
         model_id=model_id,
         version=version,
     )

@@ -80,6 +80,7 @@ class RunRecord:
         metrics: the latest value of each metric.
         last_points: step and timestamp (in ms since the epoch) of the latest point of each metric.
         artifact_uri: of the run's artifacts.
+        experiment_id: of the run's experiment.
         model_id: the logged model, if RUN was a models:/ URI; else empty.
         version: the registered version "NAME/NUMBER", likewise.
     """
@@ -92,6 +93,7 @@ class RunRecord:
     metrics: dict[str, float]
     last_points: LastPoints = field(default_factory=dict)
     artifact_uri: str = ""
+    experiment_id: str = ""
     model_id: str = ""
     version: str = ""
 

@@ -14,9 +14,11 @@ DATA_FINGERPRINT: Final = "runback.data_fingerprint"
 # On a run, of MLflow's
 RUN_NAME: Final = "mlflow.runName"
 NOTE: Final = "mlflow.note.content"
+# On an experiment, of MLflow's: a saved view, whose ID is that of `links.VIEW`
+VIEW: Final = "mlflow.sharedViewState.runback"
 # On a run: its processes and events
 KEY: Final = "runback.key"
-NOTE_SHA256: Final = "runback.note_sha256"  # of the description that runback wrote last
+NOTE_SHA256: Final = "runback.note_sha256"  # of the description or note that runback wrote last
 MARK: Final = "runback.creation"
 LEASE: Final = "runback.lease"
 JOURNAL: Final = "runback.journal"

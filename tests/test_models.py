@@ -325,7 +325,12 @@ def test_a_missing_entry_of_a_model_is_named(tmp_path: Path) -> None:
     built = build("linear")
     save_model(tmp_path, built, built.module.state_dict())
     stored = built.spec.as_json()
-    later = {"columns", "labels", "normalize_target"}  # models of the first version have none
+    later = {
+        "columns",
+        "labels",
+        "normalize_target",
+        "shape",
+    }  # models of the first version have none
     for name in stored.keys() - later:
         (tmp_path / SPEC_FILE).write_text(
             json.dumps({k: v for k, v in stored.items() if k != name})

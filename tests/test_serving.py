@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import socket
-import subprocess
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
 from clean_env import CleanEnvironment
-from conftest import wait_until
 from finished_runs import FinishedRuns
+from model_server import ask, serving
 from runback.commands.predict import predict_file
 
 
@@ -27,45 +22,9 @@ def served(
 ) -> Iterator[str]:
     """The address of a server of a user's module, in an environment without runback."""
     finished_runs.workspace.client.set_registered_model_alias("diabetes", "champion", "1")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = (tmp_path / "serve.log").open("wb")
-    server = subprocess.Popen(
-        [
-            clean_env.python, "-m", "mlflow", "models", "serve", "-m", "models:/diabetes@champion",
-            "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
-        ],
-        cwd=tmp_path, env=clean_env.env(finished_runs.workspace.env), stdout=log, stderr=log,
-        start_new_session=True,
-    )  # fmt: skip
-    address = f"http://127.0.0.1:{port}"
-
-    def answers() -> bool:
-        assert server.poll() is None, (tmp_path / "serve.log").read_text()
-        try:
-            return urllib.request.urlopen(f"{address}/ping", timeout=2).status == 200
-        except OSError:
-            return False
-
-    try:
-        wait_until(answers, 120)
+    env = finished_runs.workspace.env
+    with serving("models:/diabetes@champion", tmp_path, env, clean_env) as address:
         yield address
-    finally:
-        subprocess.run(["pkill", "-TERM", "-s", str(server.pid)], check=False)
-        server.wait(20)
-        log.close()
-
-
-def ask(address: str, body: str, kind: str) -> tuple[int, Any]:
-    request = urllib.request.Request(
-        f"{address}/invocations", data=body.encode(), headers={"Content-Type": kind}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return reply.status, json.loads(reply.read())["predictions"]
-    except urllib.error.HTTPError as error:
-        return error.code, error.read().decode()
 
 
 def test_the_server_answers_as_predict_does(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor
 
@@ -47,7 +49,7 @@ def _baselines(setup: TrainingSetup, test: TableDataset) -> dict[str, Scores]:
     """The test scores of simple models by name; those that cannot be fitted are left out."""
     spec, train = setup.built.spec, setup.split.train
     targets = spec.target_columns
-    rows = fitted_rows(len(train), spec.layout.one_hot_width)
+    rows = fitted_rows(len(train), math.prod(spec.shape or (spec.layout.one_hot_width,)))
     x = _expanded(setup, setup.table.features.index_select(0, train[rows]))
     y, x_test = setup.table.targets.index_select(0, train), _expanded(setup, test.features)
     found: dict[str, Scores] = {}
@@ -60,6 +62,6 @@ def _baselines(setup: TrainingSetup, test: TableDataset) -> dict[str, Scores]:
 
 
 def _expanded(setup: TrainingSetup, features: Tensor) -> Tensor:
-    """The features with categories as one-hot columns."""
+    """The features with categories as one-hot columns, and with samples flattened: `[n, width]`."""
     layout = setup.built.spec.layout
-    return OneHot(layout)(features) if layout.categories else features
+    return OneHot(layout)(features) if layout.categories else features.flatten(1)

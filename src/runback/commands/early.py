@@ -29,13 +29,7 @@ def check_training(config: TrainConfig) -> None:
         DataError: no such file.
         ModelError: an unknown model, or no such file or Python module.
     """
-    if is_dataset(config.data):
-        try:
-            locate(config.data, "data")
-        except ModelError as error:
-            raise DataError(str(error)) from None
-    else:
-        existing(config.data)
+    _check_data(config.data)
     if is_user_defined(config.model):
         locate(config.model)
     elif config.model not in MODEL_NAMES:
@@ -59,7 +53,7 @@ def check_export(name: str, output: str) -> Path:
 
 
 def check_stored(run: str, data: str = "") -> None:
-    """Checks that a table, if one is given, and a run exist.
+    """Checks that a table or a dataset, if one is given, and a run exist.
 
     It asks the tracking server, and so it imports mlflow, but not torch.
 
@@ -69,12 +63,23 @@ def check_stored(run: str, data: str = "") -> None:
         TrackingError: the server is unreachable.
     """
     if data:
-        existing(data)
+        _check_data(data)
     require_form(run)
     from runback.tracking.connection import connect
     from runback.tracking.find_run import find_run
 
     find_run(connect(), run)
+
+
+def _check_data(data: str) -> None:
+    """Checks that a table, or the file or module of a dataset, exists."""
+    if not is_dataset(data):
+        existing(data)
+        return
+    try:
+        locate(data, "data")
+    except ModelError as error:
+        raise DataError(str(error)) from None
 
 
 def run_to_resume(run: str) -> str:

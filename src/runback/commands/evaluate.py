@@ -14,6 +14,7 @@ from runback.commands.load import Loaded, loading, stored_file
 from runback.commands.recorded import require_fingerprint, with_data
 from runback.console.progress import say
 from runback.data.csv_format import CsvFormat
+from runback.data.files import is_dataset
 from runback.data.frame import is_frame, named_frame, write_frame
 from runback.data.split import Split, split_from_json
 from runback.data.table import Table, read_table, tell_left_out
@@ -137,12 +138,26 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
 
 
 def _table(loaded: Loaded, data: str) -> Table:
-    """A table with the columns of the model."""
+    """A table with the columns of the model, or a dataset with samples of its shape.
+
+    Raises:
+        DataError: it has others.
+    """
     spec, form = loaded.spec, CsvFormat.from_option(loaded.config.csv)
+    if spec.shape and not is_dataset(data):
+        raise DataError(
+            f"{data}: the model takes samples of the shape {list(spec.shape)}; give a dataset, "
+            "file.py:Class"
+        )
     table = read_table(
         data, spec.targets, spec.features, spec.torch_dtype, spec.columns, form, spec.labels,
         loaded.config.missing_target,
     )  # fmt: skip
+    if table.sample_shape != spec.shape:
+        raise DataError(
+            f"{data}: the shape of the samples is {list(table.features.shape[1:])}, and the model "
+            f"takes {list(spec.shape) or 'rows of numbers'}"
+        )
     tell_left_out(table)
     return table
 

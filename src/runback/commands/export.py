@@ -23,6 +23,7 @@ from runback.columns.tensors import frame_to_tensor
 from runback.commands.early import check_export
 from runback.commands.load import Loaded, loading
 from runback.errors import CheckpointError, ModelError, UsageError, first_line
+from runback.model.samples import samples_to_tensor
 from runback.model.spec import EXAMPLE_FILE, load_tensors, load_weights
 from runback.storage.atomic import sha256_of, write_bytes
 
@@ -108,9 +109,17 @@ def _example(loaded: Loaded) -> Tensor:
     """A few of the run's training rows; at least two, as exporters make a size of 1 constant."""
     text = (loaded.folder / EXAMPLE_FILE).read_text(encoding="utf-8")
     spec, example = loaded.spec, json.loads(text)
-    frame = pd.DataFrame(example["data"], columns=example["columns"])
-    rows = frame_to_tensor(frame, spec.features, spec.torch_dtype, columns=spec.columns)
-    return rows if len(rows) > 1 else rows.repeat(2, 1)
+    if spec.shape:
+        rows = samples_to_tensor(example["data"], spec.shape, spec.torch_dtype)
+    else:
+        frame = pd.DataFrame(example["data"], columns=example["columns"])
+        rows = frame_to_tensor(frame, spec.features, spec.torch_dtype, columns=spec.columns)
+    return rows if len(rows) > 1 else _repeated(rows, 2)
+
+
+def _repeated(rows: Tensor, times: int) -> Tensor:
+    """The rows `[n, ...]` several times, one after another."""
+    return torch.cat([rows] * times)
 
 
 def _written(write: Write, module: nn.Module, x: Tensor, name: str) -> bytes:
@@ -126,7 +135,7 @@ def _checked(check: Check, file: Path, module: nn.Module, x: Tensor) -> None:
     """Runs the file on one row, on the example rows, and on seven times as many."""
     try:
         with torch.no_grad(), _quiet():
-            check(file, module, (x[:1], x, x.repeat(7, 1)))
+            check(file, module, (x[:1], x, _repeated(x, 7)))
     except Exception as error:  # a wrong file can raise anything
         line = first_line(error)
         raise CheckpointError(f"{file}: the written file fails its check: {line}") from error

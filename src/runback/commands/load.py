@@ -75,7 +75,7 @@ def load_model(run: str, device: str = "cpu", trust: bool = False) -> nn.Module:
         A module from feature columns to `[n, n_targets]`, in the run's dtype (float32, or float64 if
         the run used it). If all features are numbers without missing cells, its input is the raw
         columns `[n, n_features]`; otherwise the encoded columns `[n, width]` of columns.json, which
-        `predict` makes from a frame.
+        `predict` makes from a frame. A module trained on samples with a shape takes `[n, *shape]`.
 
     Raises:
         RunNotFoundError: no such run, or it has no model yet.

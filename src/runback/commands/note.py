@@ -30,15 +30,17 @@ def note(
 
 
 def _what(setup: TrainingSetup, chosen: str) -> str:
-    split, columns = setup.split, setup.table.columns
+    split, columns, shape = setup.split, setup.table.columns, setup.table.sample_shape
+    features = f"{len(columns.features)} feature column(s)"
+    if shape:
+        features = f"samples of shape {list(shape)}"
     rows = (
         f"{len(split.train)} training, {len(split.validation)} validation, {len(split.test)} test"
     )
     size = sum(p.numel() for p in setup.state.model.parameters())
     targets = ", ".join(_code(name) for name in columns.targets[:3])
     return (
-        f"- Data: {_code(str(setup.table.path))}, rows: {rows}; {len(columns.features)} feature "
-        f"column(s), target {targets}\n"
+        f"- Data: {_code(str(setup.table.path))}, rows: {rows}; {features}, target {targets}\n"
         f"- Model: {_code(setup.config.model)}, {size} parameters, on {setup.state.device}\n"
         f"- Weights: {chosen}" + (SCALED if setup.config.normalize_target != "none" else "")
     )

@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+from torch import Tensor
 from tqdm import tqdm
 
 from runback.columns.number import in_pandas
@@ -16,7 +18,9 @@ from runback.columns.tensors import require_columns
 from runback.commands.load import loading
 from runback.console.streams import write_result
 from runback.data.csv_format import PLAIN, CsvFormat
+from runback.data.files import is_dataset
 from runback.data.table import read_parts
+from runback.data.user_dataset import UserDataset
 from runback.data.writers import write_csv, write_parquet
 from runback.errors import DataError, UsageError
 from runback.model.batched_forward import CHUNK_ROWS
@@ -28,7 +32,7 @@ from runback.tasks import by_name
 
 def predict(
     run: str,
-    frame: pd.DataFrame,
+    frame: pd.DataFrame | npt.NDArray[Any] | Tensor,
     device: str = "cpu",
     *,
     keep: Sequence[str] = (),
@@ -39,21 +43,27 @@ def predict(
 
     Args:
         run: RUN in any of its forms.
-        frame: at least the feature columns, in any order.
+        frame: at least the feature columns, in any order; or an array of samples `[n, ...]`, for a
+            model that was trained on a dataset.
         device: as the option `device`.
         keep: columns of the frame to put before the predictions, with their dtypes.
         probabilities: adds a column `TARGET=CLASS` for each class.
         trust: as in `load_model`.
 
     Raises:
-        DataError: a feature column or one to keep is missing, or a cell is not a finite number.
+        DataError: a feature column or one to keep is missing, a cell is not a finite number, or the
+            samples have another shape.
         UsageError: `keep` has a predicted column or a duplicate, or `probabilities` for numbers.
         RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
     with loading(run, device, trust) as loaded:
         _check_keep(keep, loaded.spec, probabilities)
-        kept = _kept(frame, keep)
         predictor = Predictor(loaded.module, loaded.spec)
+        if not isinstance(frame, pd.DataFrame):
+            _require_no_keep(keep)
+            return predictor.predict_samples(frame, probabilities)
+        _require_columns(loaded.spec)
+        kept = _kept(frame, keep)
         predicted = predictor.predict_frame(frame, probabilities=probabilities)
     return pd.concat([kept, predicted], axis=1) if keep else predicted
 
@@ -73,7 +83,7 @@ def predict_file(
 
     Args:
         run: RUN in any of its forms.
-        data: a .csv or .parquet table; features are selected by name.
+        data: a .csv or .parquet table; features are selected by name. Or a dataset, file.py:Class.
         output: a .csv or .parquet file; empty for CSV on standard output.
         keep: columns of the table to copy to the output, such as an ID. They stay what they are:
             the text of CSV cells, and the types of Parquet columns; see `write_csv`.
@@ -96,7 +106,12 @@ def predict_file(
         _check_keep(keep, loaded.spec, probabilities)
         form = CsvFormat.from_option(loaded.config.csv)
         predictor = Predictor(loaded.module, loaded.spec)
-        tables = _predicted(predictor, Path(data), keep, form, probabilities)
+        if is_dataset(data):
+            _require_no_keep(keep)
+            tables = _of_samples(predictor, data, probabilities)
+        else:
+            _require_columns(loaded.spec)
+            tables = _predicted(predictor, Path(data), keep, form, probabilities)
         if target is None:
             return write_csv(tables, write_result)
         return _write_file(tables, target)
@@ -124,6 +139,25 @@ def _check_keep(keep: Sequence[str], spec: ModelSpec, probabilities: bool = Fals
     both = sorted(set(keep) & set(columns))
     if both:
         raise UsageError(f"--keep {both[0]}: the predictions have a column of that name")
+
+
+def _require_columns(spec: ModelSpec) -> None:
+    if spec.shape:
+        raise DataError(
+            f"the model takes samples of the shape {list(spec.shape)}, not a table; give a dataset, "
+            "file.py:Class, or in Python an array"
+        )
+
+
+def _require_no_keep(keep: Sequence[str]) -> None:
+    if keep:
+        raise UsageError(f"--keep {keep[0]}: samples have no columns to keep")
+
+
+def _of_samples(predictor: Predictor, data: str, probabilities: bool) -> Iterator[pa.Table]:
+    """The predictions for all samples of a dataset, in one table."""
+    x, _ = UserDataset(data, predictor.spec.torch_dtype).materialise()
+    yield pa.Table.from_pandas(predictor.predict_samples(x, probabilities), preserve_index=False)
 
 
 def _kept(frame: pd.DataFrame, keep: Sequence[str]) -> pd.DataFrame:

@@ -369,6 +369,8 @@ def _dataset_parts(setup: TrainingSetup) -> list[DatasetPart]:
             sha256=table.fingerprint,
             columns=(*table.columns.features, *table.columns.targets),
             n_rows=len(rows),
+            shape=table.sample_shape,
+            dtype=setup.built.spec.dtype,
         )
         for part, rows in parts.items()
         if len(rows)

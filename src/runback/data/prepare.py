@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from runback.columns.number import NotANumberError
 from runback.columns.tensors import require_columns
 from runback.config import TrainConfig
 from runback.data.choose import choose_columns, choose_kinds, without_ignored
+from runback.data.classes import encode_classes, fit_classes
 from runback.data.csv_format import CsvFormat
 from runback.data.encode import example_rows, fit_columns, fit_labels
 from runback.data.files import existing, is_dataset
@@ -24,11 +26,12 @@ from runback.data.missing_targets import REFUSE, rows_with_targets
 from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import column_names
 from runback.data.rules import draw_split
-from runback.data.split import Split, make_split
+from runback.data.split import Split
 from runback.data.table import Table, encoded_table, read_dataset
 from runback.errors import ConfigError, DataError
 
 EXAMPLE_ROWS = 3
+EXAMPLE_VALUES = 30_000
 
 
 @dataclass(frozen=True)
@@ -119,20 +122,40 @@ def _naming_classes(raw: RawTable) -> Iterator[None]:
 def _prepared_dataset(
     config: TrainConfig, dtype: torch.dtype, has_classes: bool | None
 ) -> Prepared:
-    if has_classes:
-        raise ConfigError(
-            f"option loss: {config.loss} needs a table; the targets of a dataset are numbers"
-        )
-    if config.split_rule.how != "ratio":
-        raise ConfigError(f"option split: {config.split} needs a table; a dataset has no columns")
+    """The samples of a dataset; one target of whole numbers is a class, if the loss is open."""
     for option in ("columns", "csv"):
         if getattr(config, option):
             raise ConfigError(f"option {option}: has no effect on a dataset")
     if config.missing_target != REFUSE:
         raise ConfigError("option missing_target: has no effect on a dataset")
     table = read_dataset(config.data, config.target, config.features, dtype)
-    split = make_split(len(table), config.split, config.seed)
-    return Prepared(table, split, table.features[split.train[:EXAMPLE_ROWS]].tolist())
+    y, names = table.targets, table.columns.targets
+    if has_classes is None:
+        has_classes = len(names) == 1 and not y.is_floating_point()
+    split = _split_of_samples(config, table, has_classes)
+    labels = fit_classes(config.data, names, y, split.train) if has_classes else ()
+    if labels:
+        table = dataclasses.replace(table, targets=encode_classes(config.data, labels, y))
+    return Prepared(table, split, _example_of_samples(table.features, split.train), (), labels)
+
+
+def _split_of_samples(config: TrainConfig, table: Table, has_classes: bool) -> Split:
+    """A random split, or a stratified one by the class."""
+    rule, n_rows = config.split_rule, len(table)
+    if rule.how not in ("ratio", "stratified"):
+        raise ConfigError(f"option split: {config.split} needs a table; a dataset has no columns")
+    if rule.how == "stratified" and not has_classes:
+        raise ConfigError(f"option split: {config.split} needs classes; the targets are numbers")
+    cells = pa.array(table.targets[:, 0].to(torch.int64).numpy())
+    target = table.columns.targets[0]
+    return draw_split(table.path, rule, config.split, config.seed, n_rows, lambda _: cells, target)
+
+
+def _example_of_samples(features: Tensor, train: Tensor) -> list[list[Any]]:
+    """Training samples with at most `EXAMPLE_VALUES` numbers in total, but at least one."""
+    n_rows = max(1, min(EXAMPLE_ROWS, EXAMPLE_VALUES // features[0].numel()))
+    example: list[list[Any]] = features[train[:n_rows]].tolist()
+    return example
 
 
 def _wanted(

@@ -16,6 +16,7 @@ from runback.columns.number import number_columns
 from runback.columns.tensors import listing, require_columns
 from runback.console.progress import say
 from runback.data.choose import Columns, choose_columns
+from runback.data.classes import encode_classes
 from runback.data.csv_format import PLAIN, CsvFormat
 from runback.data.encode import encode_features, encode_labels, encode_targets
 from runback.data.files import data_name, existing, is_dataset
@@ -32,7 +33,7 @@ class Table:
 
     Attributes:
         features: `[n_rows, width]`, as the columns encode them; without categories, dates and
-            missing numbers, `[n_rows, n_features]`.
+            missing numbers, `[n_rows, n_features]`. Of a user-defined dataset also `[n_rows, ...]`.
         targets: `[n_rows, n_targets]`, same dtype; codes of classes are int64.
         columns: the names of both.
         fingerprint: SHA-256 of the file, in hexadecimal.
@@ -55,6 +56,11 @@ class Table:
     def name(self) -> str:
         """The file's name without its endings."""
         return data_name(self.path)
+
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """The shape of the features of a row, if it has more than one dimension; otherwise empty."""
+        return tuple(self.features.shape[1:]) if self.features.dim() > 2 else ()
 
     def __len__(self) -> int:
         return self.features.shape[0]
@@ -87,7 +93,7 @@ def read_table(
             target, a row without a target, or a cell that is not of its column's kind.
     """
     if is_dataset(path):
-        return read_dataset(str(path), target, features, dtype)
+        return read_dataset(str(path), target, features, dtype, labels)
     file = existing(path)
     names = column_names(file, form)
     chosen = choose_columns(file, names, target, features)
@@ -148,12 +154,21 @@ def encoded_table(
 
 
 def read_dataset(
-    data: str, target: Sequence[str], features: Sequence[str], dtype: torch.dtype
+    data: str,
+    target: Sequence[str],
+    features: Sequence[str],
+    dtype: torch.dtype,
+    labels: Sequence[LabelColumn] = (),
 ) -> Table:
-    """Reads all samples; `target` and `features` must be empty or the dataset's own names."""
+    """Reads all samples; `target` and `features` must be empty or the dataset's own names.
+
+    The targets are the codes of classes if `labels` are given, else int64 if all are whole numbers.
+    Features of more than one dimension have one name, x.
+    """
     dataset = UserDataset(data, dtype)
     x, y = dataset.materialise()
-    columns = Columns(dataset.names("feature", x.shape[1]), dataset.names("target", y.shape[1]))
+    names = ("x",) if x.dim() > 2 else dataset.names("feature", x.shape[1], features)
+    columns = Columns(names, dataset.names("target", y.shape[1], target))
     for option, wanted, own in (
         ("target", tuple(target), columns.targets),
         ("features", tuple(features), columns.features),
@@ -162,7 +177,9 @@ def read_dataset(
             raise DataError(
                 f"option {option}: {data} has the columns {listing(own)}, in this order"
             )
-    return Table(x, y, columns, content_fingerprint(x, y), dataset.path, dataset=dataset)
+    fingerprint = content_fingerprint(x, y.to(dtype))
+    targets = encode_classes(data, labels, y) if labels else y
+    return Table(x, targets, columns, fingerprint, dataset.path, dataset=dataset)
 
 
 def read_parts(

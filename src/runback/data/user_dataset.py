@@ -16,22 +16,25 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
+from runback.columns.label import LabelColumn
+from runback.data.classes import encode_classes
 from runback.errors import DataError, ModelError, first_line
 from runback.user_code import import_class, locate, pass_interruptions
 
 
 class UserDataset(Dataset[tuple[Tensor, Tensor]]):
-    """A user-defined dataset; every sample is validated and converted to the run's dtype.
+    """A user-defined dataset; every sample is checked and converted.
 
-    The class is called without arguments. Sample `i` is `(x, y)`, each a number, a sequence of
-    numbers or a 1-D tensor. The optional attributes `feature_names` and `target_names` name the
-    columns.
+    Sample `i` is `(x, y)`. `x` is a number, a vector of numbers, or an array of more dimensions, such
+    as an image `[1, 8, 8]`; a vector's numbers have names, an array keeps its shape. `y` is a number,
+    a vector of numbers, or a class index. The optional attributes `feature_names` and
+    `target_names` name them.
 
     Args:
-        data: `file.py:Class` or `package.module:Class`.
-        dtype: of the samples.
+        data: `file.py:Class` or `package.module:Class`; the class is called without arguments.
+        dtype: of `x`, and of `y` where its numbers are not whole.
 
     Attributes:
         code: the location of the class.
@@ -39,15 +42,17 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         samples: the instance.
 
     Raises:
-        DataError: the class cannot be imported or called, or has no samples.
+        DataError: the class cannot be imported or called, has no samples, or no indices.
     """
 
     def __init__(self, data: str, dtype: torch.dtype) -> None:
         self.data, self.dtype = data, dtype
+        self._shapes: tuple[torch.Size, torch.Size] | None = None  # of all samples
         try:
             self.code = locate(data, "data")
             own = import_class(self.code, Dataset, "data")
             self.files, self.samples = own.files, own.cls()
+            _require_indices(self.samples)
             self.n_rows = len(self.samples)
         except ModelError as error:
             raise DataError(str(error)) from error
@@ -62,64 +67,160 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.n_rows
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        """`x` in the dataset's dtype, and `y` `[n_targets]`, int64 if its numbers are whole.
+
+        Raises:
+            DataError: the sample cannot be read, or has another shape than the others.
+        """
         try:
             x, y = self.samples[index]
-            return self._vector(x), self._vector(y)
+            sample = as_input(x).to(self.dtype), as_target(y, self.dtype)
         except BaseException as error:  # as above
             pass_interruptions(error)
             raise DataError(f"{self.data}: sample {index}: {first_line(error)}") from error
+        self._require_shapes(index, sample)
+        return sample
 
     def materialise(self) -> tuple[Tensor, Tensor]:
-        """All samples as `[n, n_features]` and `[n, n_targets]`, read with fixed seeds.
+        """All samples, read with fixed seeds: `[n, ...]`, and `[n, n_targets]`, int64 if all are whole.
 
         Raises:
-            DataError: the samples differ in length, or a value is not finite.
+            DataError: the samples differ in shape, or a value is not finite.
         """
         with _fixed_seeds():
-            rows = [self[index] for index in range(self.n_rows)]
-        for index, (x, y) in enumerate(rows):
-            if x.shape != rows[0][0].shape or y.shape != rows[0][1].shape:
-                raise DataError(f"{self.data}: sample {index} has another length than sample 0")
-            if not (torch.isfinite(x).all() and torch.isfinite(y).all()):
-                raise DataError(f"{self.data}: sample {index} has a value that is not finite")
-        return torch.stack([x for x, _ in rows]), torch.stack([y for _, y in rows])
+            rows = [self._finite(index) for index in range(self.n_rows)]
+        is_whole = not any(y.is_floating_point() for _, y in rows)
+        dtype = torch.int64 if is_whole else self.dtype
+        return torch.stack([x for x, _ in rows]), torch.stack([y.to(dtype) for _, y in rows])
 
-    def names(self, kind: str, count: int) -> tuple[str, ...]:
-        """The column names: `feature_names` or `target_names`, or x0, x1, ... and y0, y1, ...
+    def names(self, kind: str, count: int, wanted: Sequence[str] = ()) -> tuple[str, ...]:
+        """The names: `feature_names` or `target_names`, or x0, x1, ... and y0, y1, ...
+
+        Args:
+            kind: "feature" or "target".
+            count: of the names.
+            wanted: what a dataset without names has instead of x0, ...; not used if it has another
+                length.
 
         Raises:
             DataError: duplicate names, or a wrong number of names.
         """
         given = getattr(self.samples, f"{kind}_names", None)
+        if given is None and len(set(wanted)) == count:
+            return tuple(wanted)
         if given is None:
             return tuple(f"{'x' if kind == 'feature' else 'y'}{index}" for index in range(count))
         names = tuple(str(name) for name in given)
-        if len(set(names)) != count:
+        if len(set(names)) != count or len(names) != count:
             raise DataError(f"{self.data}: {kind}_names {list(names)} do not name {count} columns")
         return names
 
-    def _vector(self, value: Any) -> Tensor:
-        vector = torch.as_tensor(value, dtype=self.dtype).reshape(-1)
-        if vector.numel() == 0:
-            raise ValueError("a feature or target vector is empty")
-        return vector
+    def _finite(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = self[index]
+        if not (x.isfinite().all() and y.isfinite().all()):
+            raise DataError(f"{self.data}: sample {index} has a value that is not finite")
+        return x, y
+
+    def _require_shapes(self, index: int, sample: tuple[Tensor, Tensor]) -> None:
+        """Compares the shapes of a sample with those of the first one that was read."""
+        shapes = sample[0].shape, sample[1].shape
+        self._shapes = self._shapes or shapes
+        for name, found, expected in zip("xy", shapes, self._shapes, strict=True):
+            if found != expected:
+                raise DataError(
+                    f"{self.data}: sample {index}: {name} has the shape {list(found)}, and others "
+                    f"have {list(expected)}; all samples need the same shape"
+                )
 
 
 class DatasetRows(Dataset[tuple[Tensor, Tensor]]):
-    """A subset of a dataset's rows; a batch is `([n, n_features], [n, n_targets])`."""
+    """A subset of a dataset's rows; a batch is `([n, ...], [n, n_targets])`.
 
-    def __init__(self, dataset: UserDataset, rows: Tensor) -> None:
+    Args:
+        dataset: all samples.
+        rows: the indices of the subset.
+        dtype: of the targets.
+        labels: the classes of the targets, which become their codes; empty for numbers.
+    """
+
+    def __init__(
+        self,
+        dataset: UserDataset,
+        rows: Tensor,
+        dtype: torch.dtype,
+        labels: Sequence[LabelColumn] = (),
+    ) -> None:
         self.dataset, self.rows = dataset, rows.tolist()
+        self.dtype, self.labels = dtype, tuple(labels)
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.dataset[self.rows[index]]
+        x, y = self.dataset[self.rows[index]]
+        return x, y.to(self.dtype)
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        batch = [self[index] for index in indices]
-        return torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
+        rows = [self.rows[index] for index in indices]
+        batch = [self.dataset[row] for row in rows]
+        x, y = torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
+        codes = encode_classes(self.dataset.data, self.labels, y, rows) if self.labels else y
+        return x, codes.to(self.dtype)
+
+
+def as_input(value: Any) -> Tensor:
+    """A number or a sequence of numbers as `[n_features]`; an array of more dimensions as it is.
+
+    Raises:
+        ValueError: it is empty, or not of real numbers.
+    """
+    x = _numbers(value, "x")
+    return x.reshape(-1) if x.dim() < 2 else x
+
+
+def as_target(value: Any, dtype: torch.dtype) -> Tensor:
+    """A number or a vector as `[n_targets]`: int64 if its type is one of whole numbers, else `dtype`.
+
+    Raises:
+        ValueError: it has more dimensions, is empty, or not of real numbers.
+    """
+    y = _numbers(value, "y")
+    if y.dim() > 1:
+        raise ValueError(
+            f"y has the shape {list(y.shape)}; it must be a number, a vector (flatten it, and the "
+            "output of the module), or a class"
+        )
+    return y.reshape(-1).to(dtype if y.is_floating_point() else torch.int64)
+
+
+def _numbers(value: Any, name: str) -> Tensor:
+    """A tensor of real numbers; numbers of Python have 64 bits."""
+    try:
+        found = value if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(
+            f"{name} is {_described(value)}; it must be a number, numbers of one shape, or a tensor"
+        ) from None
+    if found.is_complex() or found.is_quantized or found.layout != torch.strided:
+        raise ValueError(
+            f"{name} is {_described(value)}; it must be a dense tensor of real numbers"
+        )
+    if found.numel() == 0:
+        raise ValueError(f"{name} is empty")
+    return found.detach().cpu()
+
+
+def _described(value: Any) -> str:
+    dtype = getattr(value, "dtype", None)
+    return f"a {type(value).__name__}" + (f" of {dtype}" if dtype is not None else "")
+
+
+def _require_indices(samples: Any) -> None:
+    if isinstance(samples, IterableDataset):
+        raise TypeError(
+            "it is an IterableDataset; samples are split, shuffled and read again by their index, so a "
+            "Dataset with __len__ and __getitem__ is needed"
+        )
 
 
 def content_fingerprint(*parts: Tensor) -> str:

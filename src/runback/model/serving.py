@@ -16,27 +16,32 @@ import torch
 from torch import Tensor, nn
 
 from runback.columns.tensors import frame_to_tensor
+from runback.errors import DataError
 from runback.model.batched_forward import batched_forward
 from runback.model.digests import verify_digests
 from runback.model.raw_columns import accept_raw_columns
+from runback.model.samples import samples_to_tensor
 from runback.model.spec import ModelSpec, load_built
 from runback.tasks import by_name
 
 
 class Predictor:
-    """A module with its spec, applied to frames."""
+    """A module with its spec, applied to frames, or to samples of more than one dimension."""
 
     def __init__(self, module: nn.Module, spec: ModelSpec) -> None:
         self.module, self.spec = module, spec
-        self.raw_types = {column.name: column.raw for column in spec.columns}
+        # For `accept_raw_columns`; samples are no columns.
+        columns = {column.name: column.raw for column in spec.columns}
+        self.raw_types = None if spec.shape else columns
 
     def predict(
-        self, frame: pd.DataFrame, params: dict[str, Any] | None = None
+        self, data: Any, params: dict[str, Any] | None = None
     ) -> npt.NDArray[np.floating] | pd.DataFrame:
-        """Predictions for raw feature columns, selected by name.
+        """Predictions for raw feature columns, selected by name, or for samples.
 
         Args:
-            frame: at least the feature columns, in any order.
+            data: a frame with at least the feature columns, in any order; or an array of samples
+                `[n, *shape]`.
             params: `{"probabilities": True}` adds a column `TARGET=CLASS` for each class.
 
         Returns:
@@ -44,10 +49,12 @@ class Predictor:
             column for each target and, where asked for, each class.
 
         Raises:
-            DataError: a column is missing, or a cell is not of its column's kind.
+            DataError: a column is missing, a cell is not of its column's kind, or samples have
+                another shape.
         """
         probabilities = bool((params or {}).get("probabilities", False))
-        predicted = self.predict_frame(frame, probabilities=probabilities)
+        predict = self.predict_samples if self.spec.shape else self.predict_frame
+        predicted = predict(data, probabilities=probabilities)
         single = len(predicted.columns) == 1
         return predicted.iloc[:, 0].to_numpy(copy=True) if single else predicted
 
@@ -74,13 +81,34 @@ class Predictor:
             first=first_row,
             columns=self.spec.columns,
         )
-        task, targets = by_name(self.spec.task), self.spec.target_columns
-        predicted = task.decode(self.compute(x), targets, probabilities)
+        predicted = self._decoded(x, probabilities)
         predicted.index = frame.index
         return predicted
 
+    def predict_samples(self, samples: Any, probabilities: bool = False) -> pd.DataFrame:
+        """Predictions with a column for each target and a row for each sample.
+
+        Args:
+            samples: an array or a tensor `[n, *shape]`, where `shape` is that of the spec, or
+                `[n_features]` if it has none.
+            probabilities: adds a column `TARGET=CLASS` for each class.
+
+        Raises:
+            DataError: another shape, or a value is not a finite number; or the model takes columns
+                that are not all complete numbers.
+        """
+        if any(column.kind != "number" or column.missing for column in self.spec.columns):
+            raise DataError("samples: the model takes the columns of a table; give a DataFrame")
+        shape = self.spec.shape or (self.spec.layout.width,)
+        x = samples_to_tensor(samples, shape, self.spec.torch_dtype)
+        return self._decoded(x, probabilities)
+
+    def _decoded(self, x: Tensor, probabilities: bool) -> pd.DataFrame:
+        task, targets = by_name(self.spec.task), self.spec.target_columns
+        return task.decode(self.compute(x), targets, probabilities)
+
     def compute(self, x: Tensor) -> Tensor:
-        """The module's output `[n, n_outputs]` on the CPU; n may be 0."""
+        """The module's output `[n, n_outputs]` for `[n, ...]`, on the CPU; n may be 0."""
         if not len(x):
             return torch.empty((0, self.spec.n_outputs), dtype=self.spec.torch_dtype)
         return batched_forward(self.module, x)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ from runback.errors import CheckpointError, ModelError, first_line
 from runback.model.builtin import BUILTIN
 from runback.model.digests import verify_digests, write_digests
 from runback.model.expanding import Expanded
+from runback.model.samples import Flattened, ScaledSamples
 from runback.model.scaling import Scaled, TargetScaled
 from runback.tasks import NumberTarget, Target, by_name
 from runback.user_code import (
@@ -41,6 +43,8 @@ from runback.user_code import (
 )
 
 FORMAT = 1
+MAX_DIMENSIONS = 16
+MAX_SIZE = 2**31 - 1
 STATE_FILE = "model_state_dict.pt"
 SPEC_FILE = "model.json"
 EXAMPLE_FILE = "example.json"
@@ -60,6 +64,7 @@ class ModelSpec:
         normalize: none, standard, minmax or quantile.
         dtype: "float32" or "float64", of weights and input.
         labels: for a task of classes, the columns of `targets`; empty for numbers.
+        shape: of a sample with more than one dimension, whose only feature is x; otherwise empty.
         own_module: for a user-defined class, its importable name below `source/`; empty for a
             built-in model and before `build_model`.
         columns: the encoding of each feature; empty if all are complete number columns.
@@ -77,6 +82,7 @@ class ModelSpec:
     columns: tuple[Column, ...] = ()
     labels: tuple[LabelColumn, ...] = ()
     normalize_target: str = "none"
+    shape: tuple[int, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -128,7 +134,8 @@ class ModelSpec:
         lists = {name: tuple(values[name]) for name in ("features", "targets")}
         columns = _columns(stored.get("columns"), lists["features"])
         labels = _labels(stored.get("labels"), lists["targets"])
-        return cls(**{**values, **lists}, columns=columns, labels=labels)
+        shape = _shape(stored.get("shape"), columns)
+        return cls(**{**values, **lists}, columns=columns, labels=labels, shape=shape)
 
 
 def _columns(stored: Any, features: tuple[str, ...]) -> tuple[Column, ...]:
@@ -157,6 +164,20 @@ def _labels(stored: Any, targets: tuple[str, ...]) -> tuple[LabelColumn, ...]:
     if tuple(label.name for label in labels) != targets:
         raise ModelError(f"{SPEC_FILE}: the entry 'labels' does not belong to the targets")
     return labels
+
+
+def _shape(stored: Any, columns: tuple[Column, ...]) -> tuple[int, ...]:
+    """The stored shape of a sample; none for rows of a table.
+
+    Raises:
+        ModelError: an invalid shape, or one beside columns.
+    """
+    if stored is None or stored == []:
+        return ()
+    is_shape = isinstance(stored, list) and 2 <= len(stored) <= MAX_DIMENSIONS and not columns
+    if not is_shape or not all(type(size) is int and 0 < size <= MAX_SIZE for size in stored):
+        raise ModelError(f"{SPEC_FILE}: the entry 'shape' is {stored!r:.80}")
+    return tuple(stored)
 
 
 def _is_text(value: Any) -> bool:
@@ -351,11 +372,14 @@ def _builtin_class(model: str) -> type[nn.Module]:
 
 def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
     """The module, with one-hot columns and scaling around it where the spec has them."""
-    layout, takes_columns = spec.layout, _takes_columns(cls)
+    layout, third = spec.layout, _third_argument(cls)
+    takes_columns = third == "columns" and not spec.shape
     n_features = layout.width if takes_columns else layout.one_hot_width
-    given: tuple[Any, ...] = (n_features, spec.n_outputs)
+    given: tuple[Any, ...] = (math.prod(spec.shape) if spec.shape else n_features, spec.n_outputs)
     if takes_columns:
         given = (*given, layout.columns)
+    if third == "shape" and spec.shape and third not in spec.model_args:
+        given = (*given, spec.shape)
     _check_arguments(cls, spec, given)
     try:
         module = cls(*given, **spec.model_args)
@@ -364,34 +388,41 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
         raise ModelError(
             f"option model_args: {spec.model} refuses {spec.model_args}: {first_line(error)}"
         ) from error
-    if layout.categories and not takes_columns:
+    if spec.shape:
+        module = _for_samples(spec, module)
+    elif layout.categories and not takes_columns:
         module = Expanded(layout, module)
-    if spec.normalize != "none":
+    if spec.normalize != "none" and not spec.shape:
         module = Scaled(layout.width, module, spec.normalize)
     if spec.normalize_target != "none":
         module = TargetScaled(spec.n_outputs, module)
     return module.to(spec.torch_dtype)
 
 
-def _takes_columns(cls: type[nn.Module]) -> bool:
-    """Whether the third positional argument of a class is named `columns`."""
+def _for_samples(spec: ModelSpec, module: nn.Module) -> nn.Module:
+    """A module on samples of more than one dimension; built-in ones take them flattened."""
+    if spec.model in BUILTIN:
+        module = Flattened(module)
+    return module if spec.normalize == "none" else ScaledSamples(spec.shape[0], module)
+
+
+def _third_argument(cls: type[nn.Module]) -> str:
+    """The name of the third positional argument of a class; empty if it has none."""
     try:
         parameters = list(inspect.signature(cls).parameters.values())
     except (TypeError, ValueError):  # no signature; calling it names the problem
-        return False
+        return ""
     third = parameters[2] if len(parameters) > 2 else None
-    return (
-        third is not None
-        and third.name == "columns"
-        and third.kind in (third.POSITIONAL_ONLY, third.POSITIONAL_OR_KEYWORD)
-    )
+    if third is None or third.kind not in (third.POSITIONAL_ONLY, third.POSITIONAL_OR_KEYWORD):
+        return ""
+    return third.name
 
 
 def _check_arguments(cls: type[nn.Module], spec: ModelSpec, given: tuple[Any, ...]) -> None:
     try:
         inspect.signature(cls).bind(*given, **spec.model_args)
     except TypeError as error:
-        names = ("n_features", "n_targets", "columns")[: len(given)]
+        names = ("n_features", "n_targets", _third_argument(cls))[: len(given)]
         raise ModelError(
             f"option model_args: {spec.model} is called as "
             f"{cls.__name__}({', '.join(names)}, **model_args): {error}"

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import sys
+from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Param, RunTag
@@ -95,16 +96,31 @@ def _process_tags() -> dict[str, str]:
     }
 
 
+def _schema(part: DatasetPart) -> str:
+    """The columns as MLflow describes those of a table, or a tensor of samples."""
+    if part.shape:
+        kind = {"dtype": part.dtype, "shape": [-1, *part.shape]}
+        features = json.dumps([{"type": "tensor", "tensor-spec": kind}])
+        return json.dumps({"mlflow_tensorspec": {"features": features, "targets": None}})
+    columns = [{"type": "double", "name": name, "required": True} for name in part.columns]
+    return json.dumps({"mlflow_colspec": columns})
+
+
+def _width(part: DatasetPart) -> dict[str, Any]:
+    if part.shape:
+        return {"features_shape": [part.n_rows, *part.shape]}
+    return {"num_columns": len(part.columns)}
+
+
 def _dataset_input(part: DatasetPart) -> DatasetInput:
     """One dataset for each part: MLflow stores one context for each (name, digest)."""
-    columns = [{"type": "double", "name": name, "required": True} for name in part.columns]
-    schema = json.dumps({"mlflow_colspec": columns})
+    schema = _schema(part)
     dataset = Dataset(
         name=part.name,
         digest=part.digest,
         source_type="local",
         source=json.dumps({"uri": part.path, "sha256": part.sha256}),
         schema=schema if len(schema) <= MAX_DATASET_SCHEMA else None,
-        profile=json.dumps({"num_rows": part.n_rows, "num_columns": len(part.columns)}),
+        profile=json.dumps({"num_rows": part.n_rows, **_width(part)}),
     )
     return DatasetInput(dataset, [InputTag("mlflow.data.context", part.part)])

@@ -40,6 +40,8 @@ class DatasetPart:
         sha256: of the table.
         columns: the features and targets.
         n_rows: of this part.
+        shape: of a sample with more than one dimension; otherwise empty.
+        dtype: of such samples.
     """
 
     part: str
@@ -49,6 +51,8 @@ class DatasetPart:
     sha256: str
     columns: tuple[str, ...]
     n_rows: int
+    shape: tuple[int, ...] = ()
+    dtype: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,8 @@ from typing import Any
 
 import mlflow
 import mlflow.pyfunc
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import LoggedModel, LoggedModelOutput, Metric, Run
@@ -19,7 +21,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.store.artifact.artifact_repo import ArtifactRepository
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import ColSpec, DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
 
 from runback.errors import (
@@ -324,7 +326,7 @@ def _copy_code(folder: Path) -> Path:
 
 
 def _signature(spec: dict[str, Any]) -> ModelSignature:
-    inputs = Schema([_input(column) for column in _columns(spec)])
+    inputs = _samples(spec) or Schema([_input(column) for column in _columns(spec)])
     kinds = _output_types(spec)
     names = spec["targets"] if len(kinds) > 1 else [None]
     outputs = Schema([ColSpec(kind, name) for kind, name in zip(kinds, names, strict=True)])
@@ -343,8 +345,16 @@ def _output_types(spec: dict[str, Any]) -> list[DataType]:
     return [kind] * len(spec["targets"])
 
 
-def _example(folder: Path, spec: dict[str, Any]) -> pd.DataFrame:
+def _samples(spec: dict[str, Any]) -> Schema | None:
+    """The tensor of samples with a shape; None for the columns of a table."""
+    shape = spec.get("shape")
+    return Schema([TensorSpec(np.dtype(spec["dtype"]), (-1, *shape))]) if shape else None
+
+
+def _example(folder: Path, spec: dict[str, Any]) -> pd.DataFrame | npt.NDArray[Any]:
     rows = json.loads((folder / "example.json").read_text(encoding="utf-8"))
+    if spec.get("shape"):
+        return np.array(rows["data"], dtype=spec["dtype"])
     frame = pd.DataFrame(rows["data"], columns=rows["columns"])
     numbers = [column["name"] for column in _columns(spec) if column["kind"] == "number"]
     return frame.astype(dict.fromkeys(numbers, "float64"))

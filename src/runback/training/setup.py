@@ -35,6 +35,7 @@ from runback.limits import (
     text_problem,
 )
 from runback.model.probe import check_module, check_one_row, same_generators
+from runback.model.samples import ScaledSamples
 from runback.model.scaling import Scaled, TargetScaled
 from runback.model.spec import BuiltModel, ModelSpec, build_model
 from runback.seeding import seed_generators
@@ -126,7 +127,7 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
     with short_of_memory(device):
         state = TrainState.fresh(built.module, config, device)
         validation = _part(table, split.validation, device) if len(split.validation) else None
-        batches = _batches(config, table, split, order, device)
+        batches = _batches(config, table, prepared, order, device)
     setup = TrainingSetup(
         config, task, table, split, built, state, batches, validation, prepared.example
     )
@@ -144,8 +145,9 @@ def spec_of(
     columns: Columns,
     encoders: Sequence[Column] = (),
     labels: Sequence[LabelColumn] = (),
+    shape: tuple[int, ...] = (),
 ) -> ModelSpec:
-    """The model spec of a configuration for the columns of a table."""
+    """The model spec of a configuration for the columns of a table, or for samples of a shape."""
     return ModelSpec(
         task=by_loss(config.loss).name,
         model=config.model,
@@ -157,6 +159,7 @@ def spec_of(
         dtype=str(dtype_of(config.precision)).removeprefix("torch."),
         columns=tuple(encoders),
         labels=tuple(labels),
+        shape=shape,
     )
 
 
@@ -237,7 +240,8 @@ def _build(
     """Builds, scales and checks the module; initial weights are seeded as epoch 0."""
     seed_generators(config.seed, 0, device)
     split = prepared.split
-    built = build_model(spec_of(config, table.columns, table.encoders, prepared.labels), source)
+    labels, shape = prepared.labels, table.sample_shape
+    built = build_model(spec_of(config, table.columns, table.encoders, labels, shape), source)
     _fit_scales(built, table, split)
     rows = table.features[split.train[:CHECKED_ROWS]]
     twin = _twin(built, source)
@@ -253,6 +257,10 @@ def _fit_scales(built: BuiltModel, table: Table, split: Split) -> None:
         targets = table.targets.index_select(0, split.train)
         module.target.fit(targets, spec.normalize_target, option="normalize_target")
         module = module.module
+    if isinstance(module, ScaledSamples):
+        if spec.normalize == "quantile":
+            raise ConfigError("option normalize: quantile is for tables; use standard or minmax")
+        module.fit(table.features.index_select(0, split.train), spec.normalize)
     if isinstance(module, Scaled):
         codes = {column.position for column in spec.layout.categories}
         features = table.features.index_select(0, split.train)
@@ -294,10 +302,11 @@ def _part(table: Table, rows: torch.Tensor, device: torch.device) -> TableDatase
 
 
 def _batches(
-    config: TrainConfig, table: Table, split: Split, order: Order, device: torch.device
+    config: TrainConfig, table: Table, prepared: Prepared, order: Order, device: torch.device
 ) -> Batches:
+    split = prepared.split
     if table.dataset is not None:
-        rows = DatasetRows(table.dataset, split.train)
+        rows = DatasetRows(table.dataset, split.train, table.targets.dtype, prepared.labels)
         return LoaderBatches(rows, order, config.num_workers, device)
     if config.num_workers:
         cpu = _part(table, split.train, torch.device("cpu"))

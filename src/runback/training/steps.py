@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from runback.config import TrainConfig
 from runback.data.batches import Batches, TableDataset
+from runback.model.batched_forward import chunk_rows
 from runback.model.scaling import TargetScaled
 from runback.tasks import Loss
 from runback.training.device import read_scalars
@@ -110,8 +111,8 @@ def pieces_of(part: TableDataset | None) -> list[Piece]:
     """A part in pieces of at most `VALIDATION_ROWS` rows, each with its share of the rows."""
     if not part:
         return []
-    features = part.features.split(VALIDATION_ROWS)
-    targets = part.targets.split(VALIDATION_ROWS)
+    rows = min(VALIDATION_ROWS, chunk_rows(part.features))
+    features, targets = part.features.split(rows), part.targets.split(rows)
     return [(x, y, len(x) / len(part)) for x, y in zip(features, targets, strict=True)]
 
 

@@ -1,0 +1,44 @@
+"""A user's dataset of noisy images with classes, and a module with batch norm and dropout."""
+
+import torch
+from torch import nn
+from torch.utils.data import Dataset
+
+
+class Images(Dataset):
+    """Images `[2, 4, 4]`; each reading adds noise. The classes are 0, 2 and 7."""
+
+    def __init__(self, n=30, classes=(0, 2, 7)):
+        generator = torch.Generator().manual_seed(n)
+        self.images = torch.randn(n, 2, 4, 4, generator=generator)
+        self.classes = [classes[index % len(classes)] for index in range(n)]
+
+    def __len__(self):
+        return len(self.classes)
+
+    def __getitem__(self, index):
+        image = self.images[index] + self.classes[index] / 4
+        return image + 0.01 * torch.randn(2, 4, 4), self.classes[index]
+
+
+class Heights(Images):
+    """The same images, with two numbers to predict."""
+
+    target_names = ("mean", "first")
+
+    def __getitem__(self, index):
+        image = self.images[index]
+        return image.tolist(), [image.mean().item(), image[0, 0, 0].item()]
+
+
+class Net(nn.Module):
+    def __init__(self, n_features, n_targets, shape):
+        super().__init__()
+        self.convolution = nn.Conv2d(shape[0], 4, 3)
+        self.norm = nn.BatchNorm2d(4)
+        self.dropout = nn.Dropout(0.2)
+        self.linear = nn.Linear(4 * 2 * 2, n_targets)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.convolution(x)))
+        return self.linear(self.dropout(x.flatten(1)))

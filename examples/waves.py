@@ -1,4 +1,4 @@
-"""A dataset of your own: any torch.utils.data.Dataset that is called without arguments.
+"""A dataset of your own: any torch.utils.data.Dataset.
 
     runback train --data examples/waves.py:Waves --model mlp --model-args '{"activation": "tanh"}' \
         --optimizer adam --lr 0.01 --epochs 100 --batch-size 64

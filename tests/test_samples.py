@@ -18,8 +18,9 @@ from clean_env import CleanEnvironment
 from conftest import PROGRAMS, ROOT, Workspace
 from in_process import difference, history, last_checkpoint, train_until
 from model_server import ask, serving
-from runback import evaluate, export, load_model, predict, reproduce, resume
+from runback import evaluate, export, load_model, predict, reproduce, resume, train
 from runback.cli import main
+from runback.commands.evaluate import with_data_args
 from runback.config import TrainConfig
 from runback.data.prepare import prepare_table
 from runback.data.table import read_table
@@ -231,6 +232,22 @@ def test_images_with_numbers_are_a_regression() -> None:
     assert x.shape == (8, 2, 4, 4) and y.shape == (8, 2) and y.dtype == torch.float32
 
 
+def test_the_arguments_of_a_dataset_are_used_again(
+    workspace: Workspace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    args = {"n": 60, "classes": [1, 4]}
+    run_id = train(data=IMAGES, data_args=args, model=NET, epochs=2, batch_size=16).run_id
+    assert json.loads(workspace.client.get_run(run_id).data.params["data_args"]) == args
+    assert evaluate(run_id).rows == 6
+    assert resume(run_id, epochs=3).delivered
+    assert reproduce(run_id).equal
+    assert evaluate(run_id, IMAGES).rows == 60
+    assert evaluate(run_id, IMAGES, data_args={"n": 9, "classes": [4]}).rows == 9
+    capsys.readouterr()
+    assert main(["predict", run_id, "--data", IMAGES, "--data-args", '{"n": 7}']) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 8
+
+
 def test_a_dataset_without_names_takes_those_of_the_options() -> None:
     setup = prepare(config_of(target="species"))
     assert setup.built.spec.targets == ("species",)
@@ -324,6 +341,17 @@ def test_samples_are_checked_before_a_prediction() -> None:
     ):
         with pytest.raises(DataError, match=problem):
             samples_to_tensor(wrong, (1, 8, 8), torch.float32)
+
+
+def test_unusable_arguments_of_a_dataset_are_refused() -> None:
+    for options, problem in (
+        ({"data_args": {"train": True}}, r'with data_args {"train": true}: .*argument .train.'),
+        ({"data_args": {"n": 1}, "data": f"{ROOT}/data/diabetes.csv"}, "no effect on a table"),
+    ):
+        with pytest.raises(UsageError, match=problem):
+            prepare(config_of(**options))
+    with pytest.raises(UsageError, match="is for a dataset in data"):
+        with_data_args(None, "t.csv", {})
 
 
 def test_options_of_columns_are_refused_for_images() -> None:

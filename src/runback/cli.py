@@ -130,7 +130,8 @@ def _resume(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> int:
     _check_stored(options.run, options.data)
-    _print_json(runback.evaluate(options.run, options.data or None, _trusts(options)))
+    data, args = options.data or None, _data_args(options)
+    _print_json(runback.evaluate(options.run, data, _trusts(options), data_args=args))
     return EXIT_DONE
 
 
@@ -146,7 +147,8 @@ def _predict(options: argparse.Namespace) -> int:
 
     keep, trust = parse("features", options.keep), _trusts(options)
     shares = _truth("probabilities", options.probabilities)
-    rows = predict_file(options.run, options.data, options.output, keep, shares, trust)
+    args = _data_args(options)
+    rows = predict_file(options.run, options.data, options.output, keep, shares, trust, args)
     flush_results()
     print(f"runback: predicted {rows} rows", file=sys.stderr)  # noqa: T201
     return EXIT_DONE
@@ -161,6 +163,11 @@ def _promote(options: argparse.Namespace) -> int:
     data, trust = options.data or None, _trusts(options)
     _print_json(runback.promote(options.run, options.alias, options.metric, data, force, trust))
     return EXIT_DONE
+
+
+def _data_args(options: argparse.Namespace) -> dict[str, Any] | None:
+    args: dict[str, Any] = parse("data_args", options.data_args)
+    return args if options.data_args else None
 
 
 def _trusts(options: argparse.Namespace) -> bool:
@@ -268,6 +275,7 @@ def _switch(name: str, text: str) -> Argument:
 
 RUN = Argument("run", RUN_HELP, "positional", required=True, default=None)
 TRUST = _switch("trust", "run RUN's own code though it was not trained with or trusted here before")
+DATA_ARGS = Argument("data_args", "arguments of a dataset in --data, as JSON (default: the run's)")
 CONFIG = Argument("config", "options from a TOML file", metavar="FILE.toml", default=None)
 TRAIN_OPTIONS = tuple(
     Argument(name, _train_help(name), default=_default(name), if_given=True) for name in FIELDS
@@ -291,7 +299,12 @@ COMMANDS = (
     Command(
         "evaluate",
         "score a run on its test rows; prints JSON",
-        (RUN, Argument("data", "score all rows of this table instead", metavar="FILE"), TRUST),
+        (
+            RUN,
+            Argument("data", "score all rows of this table instead", metavar="FILE"),
+            DATA_ARGS,
+            TRUST,
+        ),
         _evaluate,
     ),
     Command(
@@ -307,6 +320,7 @@ COMMANDS = (
             ),
             Argument("keep", "columns to copy to the output, comma-separated", metavar="COLUMNS"),
             _switch("probabilities", "add a column TARGET=CLASS for each class"),
+            DATA_ARGS,
             TRUST,
         ),
         _predict,

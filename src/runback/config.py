@@ -128,6 +128,9 @@ class TrainConfig:
     missing_target: MissingTarget = _option(
         "refuse", "rows of a table without a target; drop: leave them out"
     )
+    data_args: Arguments = _option(
+        {}, "arguments of a dataset of your own as JSON, e.g. '{\"train\": true}'"
+    )
     model_args: Arguments = _option({}, "arguments of the model as JSON, e.g. '{\"degree\": 2}'")
     loss: LossName = _option(
         "mse", "cost function; auto, for other tables than the example's: by the target"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,13 +13,14 @@ from torch import Tensor
 
 from runback.commands.load import Loaded, loading, stored_file
 from runback.commands.recorded import require_fingerprint, with_data
+from runback.config import parse
 from runback.console.progress import say
 from runback.data.csv_format import CsvFormat
 from runback.data.files import is_dataset
 from runback.data.frame import is_frame, named_frame, write_frame
 from runback.data.split import Split, split_from_json
 from runback.data.table import Table, read_table, tell_left_out
-from runback.errors import DataError, JournalError, UsageError
+from runback.errors import ConfigError, DataError, JournalError, UsageError
 from runback.model.batched_forward import predict_rows
 from runback.storage.journal import recorded_keys
 from runback.storage.paths import run_dir
@@ -53,7 +55,11 @@ class EvaluationResult:
 
 
 def evaluate(
-    run: str, data: str | Path | pd.DataFrame | None = None, trust: bool = False
+    run: str,
+    data: str | Path | pd.DataFrame | None = None,
+    trust: bool = False,
+    *,
+    data_args: Mapping[str, Any] | None = None,
 ) -> EvaluationResult:
     """Scores a run's model on the run's test rows, or on another table.
 
@@ -63,13 +69,16 @@ def evaluate(
         run: RUN in any of its forms.
         data: a table's path or a frame, with the run's features and targets; all rows are scored.
         trust: as in `load_model`.
+        data_args: arguments of a dataset in `data`; None for those of the run.
 
     Raises:
+        ConfigError: `data_args` without a dataset in `data`.
         DataError: the run's table has changed, or `data` does not fit.
         UsageError: the run's split has no test rows.
         RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
     with loading(run, trust=trust) as loaded:
+        loaded = with_data_args(loaded, data, data_args)
         if is_frame(data):
             return _score_frame(loaded, data)
         if data is not None:
@@ -105,6 +114,20 @@ def _score_frame(loaded: Loaded, frame: pd.DataFrame) -> EvaluationResult:
         file = write_frame(frame, Path(folder) / "frame.parquet")
         with named_frame(file):
             return dataclasses.replace(score(loaded, str(file)), data="frame")
+
+
+def with_data_args(loaded: Loaded, data: Any, args: Mapping[str, Any] | None) -> Loaded:
+    """The model with other arguments for a dataset that the user names; None keeps the run's.
+
+    Raises:
+        ConfigError: `data` is no dataset, or the arguments are no JSON object.
+    """
+    if args is None:
+        return loaded
+    if not isinstance(data, str) or not is_dataset(data):
+        raise ConfigError("option data_args: is for a dataset in data, file.py:Class")
+    config = dataclasses.replace(loaded.config, data_args=parse("data_args", args))
+    return dataclasses.replace(loaded, config=config)
 
 
 def split_of(loaded: Loaded) -> Split:
@@ -151,7 +174,7 @@ def _table(loaded: Loaded, data: str) -> Table:
         )
     table = read_table(
         data, spec.targets, spec.features, spec.torch_dtype, spec.columns, form, spec.labels,
-        loaded.config.missing_target,
+        loaded.config.missing_target, loaded.config.data_args,
     )  # fmt: skip
     if table.sample_shape != spec.shape:
         raise DataError(

@@ -19,6 +19,7 @@ class TrainOptions(TypedDict, total=False):
     columns: Mapping[str, Any]
     csv: Mapping[str, Any]
     missing_target: str
+    data_args: Mapping[str, Any]
     model_args: Mapping[str, Any]
     loss: str
     class_weights: str

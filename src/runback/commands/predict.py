@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from runback.columns.number import in_pandas
 from runback.columns.tensors import require_columns
+from runback.commands.evaluate import with_data_args
 from runback.commands.load import loading
 from runback.console.streams import write_result
 from runback.data.csv_format import PLAIN, CsvFormat
@@ -75,6 +76,7 @@ def predict_file(
     keep: Sequence[str] = (),
     probabilities: bool = False,
     trust: bool = False,
+    data_args: Mapping[str, Any] | None = None,
 ) -> int:
     """Writes the predictions for a table: the columns to keep, then one column for each target.
 
@@ -89,6 +91,7 @@ def predict_file(
             the text of CSV cells, and the types of Parquet columns; see `write_csv`.
         probabilities: as in `predict`.
         trust: as in `load_model`.
+        data_args: as in `evaluate`.
 
     Returns:
         The number of rows.
@@ -103,12 +106,14 @@ def predict_file(
     """
     target = _checked_output(output, Path(data).expanduser())
     with loading(run, trust=trust) as loaded:
+        loaded = with_data_args(loaded, data, data_args)
         _check_keep(keep, loaded.spec, probabilities)
         form = CsvFormat.from_option(loaded.config.csv)
         predictor = Predictor(loaded.module, loaded.spec)
         if is_dataset(data):
             _require_no_keep(keep)
-            tables = _of_samples(predictor, data, probabilities)
+            samples = UserDataset(data, loaded.spec.torch_dtype, loaded.config.data_args)
+            tables = _of_samples(predictor, samples, probabilities)
         else:
             _require_columns(loaded.spec)
             tables = _predicted(predictor, Path(data), keep, form, probabilities)
@@ -154,9 +159,11 @@ def _require_no_keep(keep: Sequence[str]) -> None:
         raise UsageError(f"--keep {keep[0]}: samples have no columns to keep")
 
 
-def _of_samples(predictor: Predictor, data: str, probabilities: bool) -> Iterator[pa.Table]:
+def _of_samples(
+    predictor: Predictor, samples: UserDataset, probabilities: bool
+) -> Iterator[pa.Table]:
     """The predictions for all samples of a dataset, in one table."""
-    x, _ = UserDataset(data, predictor.spec.torch_dtype).materialise()
+    x, _ = samples.materialise()
     yield pa.Table.from_pandas(predictor.predict_samples(x, probabilities), preserve_index=False)
 
 

@@ -136,7 +136,7 @@ def _as_trained(loaded: Loaded) -> TrainConfig:
 
 
 def _require_same_table(config: TrainConfig, loaded: Loaded) -> None:
-    found = fingerprint_of(config.data, dtype_of(config.precision))
+    found = fingerprint_of(config.data, dtype_of(config.precision), config.data_args)
     require_fingerprint(found, loaded.record, config.data)
 
 

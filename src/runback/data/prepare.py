@@ -70,6 +70,8 @@ def prepare_table(
     """
     if is_dataset(config.data):
         return _prepared_dataset(config, dtype, has_classes)
+    if config.data_args:
+        raise ConfigError("option data_args: has no effect on a table; data names no dataset")
     form = CsvFormat.from_option(config.csv)
     wanted, kinds = _wanted(config, form, bool(has_classes))
     raw = read_raw(wanted, dtype)
@@ -128,7 +130,7 @@ def _prepared_dataset(
             raise ConfigError(f"option {option}: has no effect on a dataset")
     if config.missing_target != REFUSE:
         raise ConfigError("option missing_target: has no effect on a dataset")
-    table = read_dataset(config.data, config.target, config.features, dtype)
+    table = read_dataset(config.data, config.target, config.features, dtype, args=config.data_args)
     y, names = table.targets, table.columns.targets
     if has_classes is None:
         has_classes = len(names) == 1 and not y.is_floating_point()

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import torch
@@ -23,7 +24,7 @@ from runback.data.files import data_name, existing, is_dataset
 from runback.data.missing_targets import REFUSE, rows_with_targets
 from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import blocks, column_names, fingerprint, schema_of
-from runback.data.user_dataset import UserDataset, content_fingerprint
+from runback.data.user_dataset import NO_ARGS, UserDataset, content_fingerprint
 from runback.errors import DataError
 
 
@@ -75,6 +76,7 @@ def read_table(
     form: CsvFormat = PLAIN,
     labels: Sequence[LabelColumn] = (),
     missing_target: str = REFUSE,
+    args: Mapping[str, Any] = NO_ARGS,
 ) -> Table:
     """Reads a CSV or Parquet file, or all samples of a user's dataset, into two tensors.
 
@@ -87,13 +89,14 @@ def read_table(
         form: of a CSV file.
         labels: the classes of the targets; empty for numbers.
         missing_target: what becomes of rows without a target, "refuse" or "drop".
+        args: of a dataset's class; not used for a file.
 
     Raises:
         DataError: no such file, no rows, duplicate or unknown columns, a feature that is also a
             target, a row without a target, or a cell that is not of its column's kind.
     """
     if is_dataset(path):
-        return read_dataset(str(path), target, features, dtype, labels)
+        return read_dataset(str(path), target, features, dtype, labels, args)
     file = existing(path)
     names = column_names(file, form)
     chosen = choose_columns(file, names, target, features)
@@ -112,14 +115,14 @@ def tell_left_out(table: Table) -> None:
         say(f"left out, as they have no target: {table.left_out} of {total} rows")
 
 
-def fingerprint_of(data: str, dtype: torch.dtype) -> str:
-    """SHA-256 of a table file, or of all samples of a dataset in a dtype.
+def fingerprint_of(data: str, dtype: torch.dtype, args: Mapping[str, Any] = NO_ARGS) -> str:
+    """SHA-256 of a table file, or of all samples of a dataset with these arguments in a dtype.
 
     Raises:
         DataError: no such file, or the dataset cannot be read.
     """
     if is_dataset(data):
-        return read_dataset(data, (), (), dtype).fingerprint
+        return read_dataset(data, (), (), dtype, args=args).fingerprint
     return fingerprint(existing(data))
 
 
@@ -159,13 +162,14 @@ def read_dataset(
     features: Sequence[str],
     dtype: torch.dtype,
     labels: Sequence[LabelColumn] = (),
+    args: Mapping[str, Any] = NO_ARGS,
 ) -> Table:
     """Reads all samples; `target` and `features` must be empty or the dataset's own names.
 
     The targets are the codes of classes if `labels` are given, else int64 if all are whole numbers.
     Features of more than one dimension have one name, x.
     """
-    dataset = UserDataset(data, dtype)
+    dataset = UserDataset(data, dtype, args)
     x, y = dataset.materialise()
     names = ("x",) if x.dim() > 2 else dataset.names("feature", x.shape[1], features)
     columns = Columns(names, dataset.names("target", y.shape[1], target))

@@ -8,9 +8,11 @@ the global generators, which are seeded for each epoch.
 from __future__ import annotations
 
 import hashlib
+import json
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -23,6 +25,8 @@ from runback.data.classes import encode_classes
 from runback.errors import DataError, ModelError, first_line
 from runback.user_code import import_class, locate, pass_interruptions
 
+NO_ARGS: Mapping[str, Any] = MappingProxyType({})
+
 
 class UserDataset(Dataset[tuple[Tensor, Tensor]]):
     """A user-defined dataset; every sample is checked and converted.
@@ -33,8 +37,9 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
     `target_names` name them.
 
     Args:
-        data: `file.py:Class` or `package.module:Class`; the class is called without arguments.
+        data: `file.py:Class` or `package.module:Class`.
         dtype: of `x`, and of `y` where its numbers are not whole.
+        args: keyword arguments of the class.
 
     Attributes:
         code: the location of the class.
@@ -45,20 +50,22 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         DataError: the class cannot be imported or called, has no samples, or no indices.
     """
 
-    def __init__(self, data: str, dtype: torch.dtype) -> None:
+    def __init__(self, data: str, dtype: torch.dtype, args: Mapping[str, Any] = NO_ARGS) -> None:
         self.data, self.dtype = data, dtype
         self._shapes: tuple[torch.Size, torch.Size] | None = None  # of all samples
         try:
             self.code = locate(data, "data")
             own = import_class(self.code, Dataset, "data")
-            self.files, self.samples = own.files, own.cls()
+            self.files, self.samples = own.files, own.cls(**args)
             _require_indices(self.samples)
             self.n_rows = len(self.samples)
         except ModelError as error:
             raise DataError(str(error)) from error
         except BaseException as error:  # a user's class can raise anything
             pass_interruptions(error)
-            raise DataError(f"{data}: cannot be used as a dataset: {first_line(error)}") from error
+            given = f" with data_args {json.dumps(dict(args))}" if args else ""
+            problem = f"{data}: cannot be used as a dataset{given}: {first_line(error)}"
+            raise DataError(problem) from error
         self.path = self.code.root / f"{self.code.module.replace('.', '/')}.py:{self.code.name}"
         if self.n_rows == 0:
             raise DataError(f"{data}: the dataset is empty")

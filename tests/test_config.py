@@ -272,9 +272,10 @@ def test_any_text_is_parsed_or_refused_by_name(name: str, text: str) -> None:
 def test_the_identity_ignores_options_without_effect() -> None:
     changed: dict[str, Any] = {
         "data": "x.csv", "epochs": 5, "device": "cpu", "register": "m", "checkpoint_every": 2,
-        "checkpoint_minutes": 1.0, "keep_checkpoints": 3, "name": "n",
+        "checkpoint_minutes": 1.0, "keep_checkpoints": 3, "name": "n", "key": "k",
         "target": ("y",), "features": ("x",), "columns": {"x": "category"},
-        "csv": {"delimiter": ";"}, "missing_target": "drop", "model": "linear",
+        "csv": {"delimiter": ";"}, "missing_target": "drop", "data_args": {"n": 1},
+        "model": "linear",
         "model_args": {"degree": 3},
         "loss": "l1", "class_weights": "balanced",
         "optimizer": "adam", "optimizer_args": {"alpha": 0.5},
@@ -286,7 +287,7 @@ def test_the_identity_ignores_options_without_effect() -> None:
     }  # fmt: skip
     indifferent = {
         "data", "epochs", "patience", "device", "register", "checkpoint_every",
-        "checkpoint_minutes", "keep_checkpoints", "name",
+        "checkpoint_minutes", "keep_checkpoints", "name", "key",
     }  # fmt: skip
     for name, value in changed.items():
         other = dataclasses.replace(DEFAULT, **{name: value})

@@ -85,7 +85,7 @@ def test_every_command_line_option_is_read(name: str) -> None:
         "data_args": '{"train": true}', "model_args": '{"degree": 3}', "optimizer": "RMSprop",
         "optimizer_args": '{"alpha": 0.5}', "scheduler": "ExponentialLR",
         "scheduler_args": '{"gamma": 0.5}', "split": "7:2:1",
-        "device": "cpu", "register": "m", "name": "n",
+        "device": "cpu", "register": "m", "name": "n", "key": "k",
     }  # fmt: skip
     default = getattr(TrainConfig(), name)
     if name in other:

@@ -106,9 +106,9 @@ def _train(options: argparse.Namespace) -> int:
     from runback.tracking.client import CourierClient
 
     with CourierClient() as courier:  # imports mlflow while this process imports torch
-        from runback.commands.train import run_training
+        from runback.commands.train import train_or_resume
 
-        result = run_training(config, courier)
+        result = train_or_resume(config, courier)
     return _finished(result)
 
 

@@ -203,6 +203,9 @@ class TrainConfig:
         "", "registered model name; empty: the data file's name; none: do not register"
     )
     name: str = _option("", "name of the run; empty: model, data, and options of other values")
+    key: str = _option(
+        "", "continue the unfinished run with this key in the experiment, or begin one with it"
+    )
 
     def __post_init__(self) -> None:
         for name in OPTION_NAMES:  # data and model come first: the other defaults depend on them
@@ -270,6 +273,7 @@ MUTABLE_ON_RESUME = frozenset(
     {
         "data",
         "epochs",
+        "key",
         "patience",
         "device",
         "register",

@@ -50,3 +50,4 @@ class TrainOptions(TypedDict, total=False):
     threads: int
     register: str
     name: str
+    key: str

@@ -104,7 +104,7 @@ def _trained_again(loaded: Loaded) -> str:
     config = with_data(
         _as_trained(loaded), loaded.record.tags, lambda path: stored_file(loaded, path)
     )
-    config = dataclasses.replace(config, register="none")
+    config = dataclasses.replace(config, register="none", key="", name="")
     _require_same_table(config, loaded)
     source, frame = loaded.folder / SOURCE_FOLDER, None  # never the file that the options name
     if loaded.record.tags.data_path == STORED_FRAME:

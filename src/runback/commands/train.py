@@ -18,7 +18,7 @@ import torch
 
 from runback import tasks
 from runback.commands.finish import finish, require_finite
-from runback.commands.launch import launch_id, require_adoptable
+from runback.commands.launch import changes_from, launch_id, require_adoptable
 from runback.commands.model_class import model_of
 from runback.commands.options import TrainOptions
 from runback.commands.recorded import STORED_FRAME
@@ -30,6 +30,7 @@ from runback.errors import ConfigError, ModelError, RunbackError
 from runback.limits import artifact_path_problem
 from runback.model.rebuild import Rebuilder
 from runback.open_run.checkpoints import Checkpointing
+from runback.open_run.keys import holding_key, key_of, unfinished_run
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.storage.atomic import naming_a_full_disk
@@ -74,7 +75,7 @@ def train(
     /,
     **options: Unpack[TrainOptions],
 ) -> TrainResult:
-    """Trains a new run, or the run in MLFLOW_RUN_ID.
+    """Trains a new run, or the run in MLFLOW_RUN_ID. An unfinished run is resumed, also by its key.
 
         train("houses.csv", target="price", model="mlp")
         train(frame, target="price", model="mlp")
@@ -109,7 +110,7 @@ def train(
         if is_frame(data):
             return _train_frame(data, config, source)
         with CourierClient() as courier:
-            return run_training(config, courier, source)
+            return train_or_resume(config, courier, source)
 
 
 def configured(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
@@ -125,7 +126,34 @@ def _train_frame(frame: pd.DataFrame, config: TrainConfig, source: Path | None) 
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         file = write_frame(frame, Path(folder) / Path(STORED_FRAME).name)
         with named_frame(file), CourierClient() as courier:
-            return run_training(config, courier, source, file)
+            return train_or_resume(config, courier, source, file)
+
+
+def train_or_resume(
+    config: TrainConfig,
+    courier: CourierClient,
+    source: Path | None = None,
+    frame: Path | None = None,
+) -> TrainResult:
+    """Resumes the run in MLFLOW_RUN_ID, or the unfinished one with the key; else trains a new run.
+
+    The options must be those of the run; the ones that a resume can change are changed. Arguments as
+    in `run_training`.
+
+    Raises:
+        UsageError: another option, or the run is not one of `train`.
+        RunHeldError: another process holds the run or the key.
+    """
+    if key := key_of(config.key or None):
+        config = dataclasses.replace(config, key=key)
+    with holding_key(config.key):
+        earlier = launch_id() or unfinished_run(courier, config.key)
+        record = courier.ask(FindRun(earlier)) if earlier else None
+        if record is None or not record.tags.is_described:
+            return run_training(config, courier, source, frame)
+        from runback.commands.resume import run_resume  # which needs this module
+
+        return run_resume(record.run_id, changes_from(record, config, frame), courier)
 
 
 def run_training(
@@ -134,11 +162,11 @@ def run_training(
     source: Path | None = None,
     frame: Path | None = None,
 ) -> TrainResult:
-    """`train` with a courier that the caller has started, before torch was imported.
+    """Trains a new run, or the one in MLFLOW_RUN_ID.
 
     Args:
         config: of the run.
-        courier: delivers the run to the tracking server.
+        courier: delivers the run to the tracking server; started before torch was imported.
         source: a folder with the code of a user-defined module; None to import it.
         frame: the Parquet file of a DataFrame, to keep with the run; None for a table of its own.
     """
@@ -352,6 +380,7 @@ def description_of(setup: TrainingSetup) -> RunDescription:
             tags.CONFIG: config.as_json(),
             tags.DATA_FINGERPRINT: table.fingerprint,
             tags.DATA_PATH: str(table.path),
+            **({tags.KEY: config.key} if config.key else {}),
         },
         datasets=tuple(_dataset_parts(setup)),
     )

@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 import torch
 from mlflow.types.schema import TensorSpec
+from torch.utils.data import Dataset, Subset, TensorDataset
 
 from clean_env import CleanEnvironment
 from conftest import PROGRAMS, ROOT, Workspace
@@ -29,6 +30,7 @@ from runback.model.batched_forward import chunk_rows
 from runback.model.samples import samples_to_tensor
 from runback.model.spec import ModelSpec, load_built, save_model
 from runback.training.setup import TrainingSetup, prepare
+from runback.user_code import import_class, locate
 
 DIGITS = ROOT / "examples" / "digits.py"
 IMAGES = f"{PROGRAMS}/images.py:Images"
@@ -248,11 +250,37 @@ def test_the_arguments_of_a_dataset_are_used_again(
     assert len(capsys.readouterr().out.splitlines()) == 8
 
 
+def test_a_dataset_object_trains_and_is_given_again(workspace: Workspace) -> None:
+    images = import_class(locate(IMAGES), Dataset).cls(n=40)
+    run_id = train(images, model=NET, epochs=2, batch_size=8, lr=0.01).run_id
+    assert workspace.client.get_run(run_id).data.params["data"] == "object of Images"
+    own = evaluate(run_id, images)
+    assert (own.rows, own.data) == (4, "object of Images")
+    other = import_class(locate(IMAGES), Dataset).cls(n=30)
+    assert evaluate(run_id, other).rows == 30
+    assert len(predict(run_id, images)) == 40
+    assert evaluate(run_id, Subset(images, range(9))).rows == 9
+    assert resume(run_id, data=images, epochs=3).delivered
+    with pytest.raises(DataError, match="not the data of the run"):
+        resume(run_id, data=other, epochs=4)
+    for command in (evaluate, resume, reproduce):
+        with pytest.raises(DataError, match=r"object of Images.* give the dataset in Python"):
+            command(run_id)
+    versions = workspace.client.search_model_versions("name = 'Images'")
+    assert {version.run_id for version in versions} == {run_id}
+
+
 def test_a_dataset_without_names_takes_those_of_the_options() -> None:
     setup = prepare(config_of(target="species"))
     assert setup.built.spec.targets == ("species",)
     with pytest.raises(DataError, match=r"option target: .* has the columns mean, first"):
         prepare(config_of(data=HEIGHTS, target="a,b"))
+
+
+def test_a_dataset_object_takes_no_arguments() -> None:
+    x = torch.zeros(30, 2)
+    with pytest.raises(UsageError, match="no effect on a dataset object"):
+        train(TensorDataset(x, x), data_args={"a": 1})
 
 
 def test_a_stratified_split_has_all_classes_alike() -> None:

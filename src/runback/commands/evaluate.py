@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from runback.commands.load import Loaded, loading, stored_file
 from runback.commands.recorded import require_fingerprint, with_data
 from runback.config import parse
 from runback.console.progress import say
 from runback.data.csv_format import CsvFormat
-from runback.data.files import is_dataset
+from runback.data.files import is_dataset, object_name
 from runback.data.frame import is_frame, named_frame, write_frame
 from runback.data.split import Split, split_from_json
-from runback.data.table import Table, read_table, tell_left_out
+from runback.data.table import Table, read_dataset, read_table, tell_left_out
 from runback.errors import ConfigError, DataError, JournalError, UsageError
 from runback.model.batched_forward import predict_rows
+from runback.model.spec import ModelSpec
 from runback.storage.journal import recorded_keys
 from runback.storage.paths import run_dir
 from runback.tasks import by_name, criterion
@@ -56,7 +58,7 @@ class EvaluationResult:
 
 def evaluate(
     run: str,
-    data: str | Path | pd.DataFrame | None = None,
+    data: str | Path | pd.DataFrame | Dataset[Any] | None = None,
     trust: bool = False,
     *,
     data_args: Mapping[str, Any] | None = None,
@@ -68,6 +70,7 @@ def evaluate(
     Args:
         run: RUN in any of its forms.
         data: a table's path or a frame, with the run's features and targets; all rows are scored.
+            Or a dataset: the run's test rows if it is the run's own, otherwise all rows.
         trust: as in `load_model`.
         data_args: arguments of a dataset in `data`; None for those of the run.
 
@@ -81,6 +84,8 @@ def evaluate(
         loaded = with_data_args(loaded, data, data_args)
         if is_frame(data):
             return _score_frame(loaded, data)
+        if isinstance(data, Dataset):
+            return _score_object(loaded, data)
         if data is not None:
             return score(loaded, str(data))
         result = score(loaded)
@@ -95,12 +100,15 @@ def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
         DataError: the run's table has changed, or `data` does not fit.
         UsageError: the run's split has no test rows.
     """
-    spec = loaded.spec
     if data is None:
-        x, y, data = _test_rows(loaded)
-    else:
-        table = _table(loaded, data)
-        x, y = table.features, table.targets
+        return _scored(loaded, *_test_rows(loaded))
+    table = _table(loaded, data)
+    return _scored(loaded, table.features, table.targets, data)
+
+
+def _scored(loaded: Loaded, x: Tensor, y: Tensor, data: str) -> EvaluationResult:
+    """The scores of rows of a table."""
+    spec = loaded.spec
     output = predict_rows(loaded.module, x)
     targets = spec.target_columns
     task = by_name(spec.task)
@@ -114,6 +122,21 @@ def _score_frame(loaded: Loaded, frame: pd.DataFrame) -> EvaluationResult:
         file = write_frame(frame, Path(folder) / "frame.parquet")
         with named_frame(file):
             return dataclasses.replace(score(loaded, str(file)), data="frame")
+
+
+def _score_object(loaded: Loaded, samples: Dataset[Any]) -> EvaluationResult:
+    """Scores the test rows if it is the run's own dataset, otherwise all rows."""
+    name, spec = object_name(samples), loaded.spec
+    table = read_dataset(
+        name, spec.targets, spec.features, spec.torch_dtype, spec.labels, samples=samples
+    )
+    _require_shape(spec, table, name)
+    if table.fingerprint != loaded.record.tags.data_fingerprint:
+        return _scored(loaded, table.features, table.targets, name)
+    rows = _require_test_rows(loaded, table, name)
+    result = _scored(loaded, table.features[rows], table.targets[rows], name)
+    _record(loaded, result.scores)
+    return result
 
 
 def with_data_args(loaded: Loaded, data: Any, args: Mapping[str, Any] | None) -> Loaded:
@@ -145,19 +168,29 @@ def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
     config = with_data(loaded.config, loaded.record.tags, lambda path: stored_file(loaded, path))
     table = _table(loaded, config.data)
     require_fingerprint(table.fingerprint, loaded.record, config.data)
+    rows = _require_test_rows(loaded, table, config.data)
+    return table.features[rows], table.targets[rows], config.data
+
+
+def _require_test_rows(loaded: Loaded, table: Table, data: str) -> Tensor:
+    """The row numbers of the test part of the run's own table.
+
+    Raises:
+        DataError: the split is one of another number of rows.
+        UsageError: it has no test rows.
+    """
     split = split_of(loaded)
     if split.n_rows != len(table):
         raise DataError(
             f"split.json of run {loaded.record.run_id}: a split of {split.n_rows} rows, but "
-            f"{config.data} has {len(table)}"
+            f"{data} has {len(table)}"
         )
-    rows = split.test
-    if not len(rows):
+    if not len(split.test):
         raise UsageError(
-            f"run {loaded.record.run_id}: split {config.split} has no test rows; score another "
+            f"run {loaded.record.run_id}: split {loaded.config.split} has no test rows; score another "
             "table with --data"
         )
-    return table.features[rows], table.targets[rows], config.data
+    return split.test
 
 
 def _table(loaded: Loaded, data: str) -> Table:
@@ -176,13 +209,17 @@ def _table(loaded: Loaded, data: str) -> Table:
         data, spec.targets, spec.features, spec.torch_dtype, spec.columns, form, spec.labels,
         loaded.config.missing_target, loaded.config.data_args,
     )  # fmt: skip
+    _require_shape(spec, table, data)
+    tell_left_out(table)
+    return table
+
+
+def _require_shape(spec: ModelSpec, table: Table, data: str) -> None:
     if table.sample_shape != spec.shape:
         raise DataError(
             f"{data}: the shape of the samples is {list(table.features.shape[1:])}, and the model "
             f"takes {list(spec.shape) or 'rows of numbers'}"
         )
-    tell_left_out(table)
-    return table
 
 
 def _record(loaded: Loaded, scores: dict[str, float]) -> None:

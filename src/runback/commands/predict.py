@@ -11,6 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 from torch import Tensor
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from runback.columns.number import in_pandas
@@ -19,7 +20,7 @@ from runback.commands.evaluate import with_data_args
 from runback.commands.load import loading
 from runback.console.streams import write_result
 from runback.data.csv_format import PLAIN, CsvFormat
-from runback.data.files import is_dataset
+from runback.data.files import is_dataset, object_name
 from runback.data.table import read_parts
 from runback.data.user_dataset import UserDataset
 from runback.data.writers import write_csv, write_parquet
@@ -33,7 +34,7 @@ from runback.tasks import by_name
 
 def predict(
     run: str,
-    frame: pd.DataFrame | npt.NDArray[Any] | Tensor,
+    frame: pd.DataFrame | npt.NDArray[Any] | Tensor | Dataset[Any],
     device: str = "cpu",
     *,
     keep: Sequence[str] = (),
@@ -44,8 +45,8 @@ def predict(
 
     Args:
         run: RUN in any of its forms.
-        frame: at least the feature columns, in any order; or an array of samples `[n, ...]`, for a
-            model that was trained on a dataset.
+        frame: at least the feature columns, in any order; or, for a model that was trained on a
+            dataset, an array of samples `[n, ...]` or a dataset.
         device: as the option `device`.
         keep: columns of the frame to put before the predictions, with their dtypes.
         probabilities: adds a column `TARGET=CLASS` for each class.
@@ -62,6 +63,9 @@ def predict(
         predictor = Predictor(loaded.module, loaded.spec)
         if not isinstance(frame, pd.DataFrame):
             _require_no_keep(keep)
+            if isinstance(frame, Dataset):
+                name, dtype = object_name(frame), loaded.spec.torch_dtype
+                frame, _ = UserDataset(name, dtype, samples=frame).materialise()
             return predictor.predict_samples(frame, probabilities)
         _require_columns(loaded.spec)
         kept = _kept(frame, keep)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runback.config import TrainConfig, parse_all
-from runback.data.files import is_dataset
+from runback.data.files import is_dataset, is_object
 from runback.errors import ConfigError, DataError, ModelError, TrackingError, TrustError
 from runback.storage.trust import known_in
 from runback.tracking import tags as names
@@ -58,11 +58,16 @@ def with_data(config: TrainConfig, tags: Tags, stored: Callable[[str], Path]) ->
         stored: returns the local file of an artifact of the run, for the table of a frame.
 
     Raises:
-        DataError: neither that file nor the option `data` exists.
+        DataError: neither that file nor the option `data` exists, or the data was an object.
         TrustError: it is a class that is not known on this machine.
     """
     if tags.data_path == STORED_FRAME:
         return dataclasses.replace(config, data=str(stored(STORED_FRAME)))
+    if is_object(config.data):
+        raise DataError(
+            f"the run was trained on an {config.data}, which is not stored with it; give the dataset "
+            "in Python, as in evaluate(run, dataset) and resume(run, data=dataset)"
+        )
     if tags.data_path and _exists(tags.data_path):
         config = dataclasses.replace(config, data=tags.data_path)
     if is_dataset(config.data):

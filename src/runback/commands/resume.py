@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.utils.data import Dataset
+
 from runback.commands.launch import launch_id
 from runback.commands.recorded import (
     config_of,
@@ -53,20 +55,22 @@ class Consent:
     """What the user said in this command.
 
     Attributes:
-        names_data: whether the table is named.
+        names_data: whether the table is named, or a dataset given.
         from_scratch: whether to train again from epoch 0.
         trust: whether to run stored code that is not known here.
+        samples: a dataset object, which is the data.
     """
 
     names_data: bool
     from_scratch: bool
     trust: bool
+    samples: Dataset[Any] | None = None
 
 
 def resume(
     run: str,
     *,
-    data: str | None = None,
+    data: str | Dataset[Any] | None = None,
     epochs: int | None = None,
     patience: int | None = None,
     device: str | None = None,
@@ -82,7 +86,8 @@ def resume(
 
     Args:
         run: RUN in any of its forms.
-        data: the new path of the run's table; the content must be the same.
+        data: the new path of the run's table, or the dataset that was given to `train`; the content
+            must be the same.
         epochs: total number of epochs.
         patience: epochs without a better val_cost; 0 continues a run that patience ended.
         device: to train on.
@@ -101,8 +106,9 @@ def resume(
         RunHeldError: another process holds the run.
         DivergedError, Interrupted, TrackingError: as in `train`.
     """
+    samples = data if isinstance(data, Dataset) else None
     given = {
-        "data": data,
+        "data": data if samples is None else None,
         "epochs": epochs,
         "patience": patience,
         "device": device,
@@ -114,7 +120,7 @@ def resume(
     }
     with CourierClient() as courier:
         changes = {name: value for name, value in given.items() if value is not None}
-        return run_resume(run, changes, courier, from_scratch, trust)
+        return run_resume(run, changes, courier, from_scratch, trust, samples)
 
 
 def run_resume(
@@ -123,8 +129,12 @@ def run_resume(
     courier: CourierClient,
     from_scratch: bool = False,
     trust: bool = False,
+    samples: Dataset[Any] | None = None,
 ) -> TrainResult:
-    """`resume` with a courier that the caller has started, and changes by option name."""
+    """`resume` with a courier that the caller has started, and changes by option name.
+
+    `samples` is a dataset object, which is the data.
+    """
     with StopSignals(courier.report_signal) as signals:
         with loading_libraries():
             record = courier.ask(FindRun(run or launch_id()))
@@ -134,7 +144,8 @@ def run_resume(
         with Run.hold(courier, signals, record.run_id) as held:
             assert held.record is not None
             config, real = changed(config_of(held.record), changes)
-            consent = Consent("data" in changes, from_scratch, trust)
+            named = "data" in changes or samples is not None
+            consent = Consent(named, from_scratch, trust, samples)
             setup = _restored(held, config, consent, courier)
             if held.record.status == "FINISHED" and setup.is_done():
                 return _already_finished(held, setup, real)
@@ -197,7 +208,7 @@ def _restored(
     source = _user_source(run, config, courier, consent.trust)
 
     def prepared() -> TrainingSetup:
-        setup = prepare(dataclasses.replace(config, epochs=began_with), source)
+        setup = prepare(dataclasses.replace(config, epochs=began_with), source, consent.samples)
         require_fingerprint(setup.table.fingerprint, record, config.data)
         keep(run, setup)
         return setup

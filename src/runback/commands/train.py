@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
+from torch.utils.data import Dataset
 
 from runback import tasks
 from runback.commands.finish import finish, require_finite
@@ -25,6 +26,7 @@ from runback.commands.recorded import STORED_FRAME
 from runback.commands.run_name import run_name
 from runback.config import AUTO, TrainConfig, parse_all
 from runback.console.progress import Progress, say
+from runback.data.files import object_name
 from runback.data.frame import is_frame, named_frame, write_frame
 from runback.errors import ConfigError, ModelError, RunbackError
 from runback.limits import artifact_path_problem
@@ -70,7 +72,7 @@ class TrainResult:
 
 
 def train(
-    data: str | Path | pd.DataFrame | TrainConfig | None = None,
+    data: str | Path | pd.DataFrame | Dataset[Any] | TrainConfig | None = None,
     config: TrainConfig | None = None,
     /,
     **options: Unpack[TrainOptions],
@@ -80,10 +82,12 @@ def train(
         train("houses.csv", target="price", model="mlp")
         train(frame, target="price", model="mlp")
         train(frame, target="price", model=Net)
+        train(dataset, model=Net)
         train(TrainConfig(data="houses.csv", epochs=50), lr=0.01)
 
     Args:
-        data: a table's path, a pandas DataFrame, or a configuration. A frame is kept with the run.
+        data: a table's path, a pandas DataFrame, a Dataset of torch.utils.data, or a configuration.
+            A frame is kept with the run. A dataset is not: `evaluate` and `resume` need it again.
         config: the options that are not given as keywords; by default, the defaults.
         options: fields of `TrainConfig`; `model` is a name or a class of nn.Module. Of a class in a
             script or a notebook, the class and the definitions it uses are kept with the run.
@@ -101,7 +105,7 @@ def train(
         data, config = None, data
     given: dict[str, Any] = dict(options)
     if data is not None:
-        given["data"] = STORED_FRAME if is_frame(data) else str(data)
+        given["data"] = _data_option(data)
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         source = None
         if not isinstance(given.get("model", ""), str):
@@ -109,8 +113,17 @@ def train(
         config = configured(config, given) if config else TrainConfig.from_mapping(given)
         if is_frame(data):
             return _train_frame(data, config, source)
+        samples = data if isinstance(data, Dataset) else None
+        if samples is not None and config.data_args:
+            raise ConfigError("option data_args: has no effect on a dataset object")
         with CourierClient() as courier:
-            return train_or_resume(config, courier, source)
+            return train_or_resume(config, courier, source, samples=samples)
+
+
+def _data_option(data: str | Path | pd.DataFrame | Dataset[Any]) -> str:
+    if isinstance(data, Dataset):
+        return object_name(data)
+    return STORED_FRAME if is_frame(data) else str(data)
 
 
 def configured(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
@@ -134,6 +147,7 @@ def train_or_resume(
     courier: CourierClient,
     source: Path | None = None,
     frame: Path | None = None,
+    samples: Dataset[Any] | None = None,
 ) -> TrainResult:
     """Resumes the run in MLFLOW_RUN_ID, or the unfinished one with the key; else trains a new run.
 
@@ -150,10 +164,11 @@ def train_or_resume(
         earlier = launch_id() or unfinished_run(courier, config.key)
         record = courier.ask(FindRun(earlier)) if earlier else None
         if record is None or not record.tags.is_described:
-            return run_training(config, courier, source, frame)
+            return run_training(config, courier, source, frame, samples)
         from runback.commands.resume import run_resume  # which needs this module
 
-        return run_resume(record.run_id, changes_from(record, config, frame), courier)
+        changes = changes_from(record, config, frame)
+        return run_resume(record.run_id, changes, courier, samples=samples)
 
 
 def run_training(
@@ -161,6 +176,7 @@ def run_training(
     courier: CourierClient,
     source: Path | None = None,
     frame: Path | None = None,
+    samples: Dataset[Any] | None = None,
 ) -> TrainResult:
     """Trains a new run, or the one in MLFLOW_RUN_ID.
 
@@ -169,9 +185,10 @@ def run_training(
         courier: delivers the run to the tracking server; started before torch was imported.
         source: a folder with the code of a user-defined module; None to import it.
         frame: the Parquet file of a DataFrame, to keep with the run; None for a table of its own.
+        samples: a dataset object, which is the data; None for the data that the options name.
     """
     with StopSignals(courier.report_signal) as signals:
-        setup = _prepared(config, courier, source, frame)
+        setup = _prepared(config, courier, source, frame, samples)
         with Rebuilder(setup.built) as rebuilder, Run.new(courier, signals, launch_id()) as run:
             keep(run, setup)
             _post_setup(run, setup, frame)
@@ -263,11 +280,16 @@ def _content(setup: TrainingSetup) -> str:
 
 
 def _prepared(
-    config: TrainConfig, courier: CourierClient, source: Path | None, frame: Path | None
+    config: TrainConfig,
+    courier: CourierClient,
+    source: Path | None,
+    frame: Path | None,
+    samples: Dataset[Any] | None,
 ) -> TrainingSetup:
     """The setup of a training; if it fails, a launched run becomes FAILED."""
+    table = dataclasses.replace(config, data=str(frame)) if frame else config
     try:
-        setup = prepare(dataclasses.replace(config, data=str(frame)) if frame else config, source)
+        setup = prepare(table, source, samples)
     except RunbackError as error:
         courier.fail_launch(str(error))
         raise
@@ -275,9 +297,10 @@ def _prepared(
         require_adoptable(courier.ask(FindRun(launch_id())), config)
     if frame is None:
         return setup
-    table = dataclasses.replace(setup.table, path=Path(STORED_FRAME))
     config = dataclasses.replace(setup.config, data=config.data)
-    return dataclasses.replace(setup, config=config, table=table)
+    return dataclasses.replace(
+        setup, config=config, table=dataclasses.replace(setup.table, path=Path(STORED_FRAME))
+    )
 
 
 def _loop(run: Run, setup: TrainingSetup) -> None:
@@ -364,7 +387,7 @@ def remember_code(setup: TrainingSetup) -> None:
     own, dataset = setup.built.user_class, setup.table.dataset
     if own is not None and own.files:
         remember(source_of(own.code.root, own.files), "trained")
-    if dataset is not None:
+    if dataset is not None and dataset.code is not None:
         code = dataset.code
         remember(source_of(code.root, dataset.files, code.reference), "trained")
 

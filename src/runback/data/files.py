@@ -9,6 +9,7 @@ from pathlib import Path
 from runback.errors import DataError
 
 COMPRESSED = (".gz", ".zst")
+OBJECT = "object of "
 _DATASET = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:\w+")
 
 
@@ -17,9 +18,20 @@ def is_dataset(data: str | Path) -> bool:
     return _DATASET.fullmatch(str(data)) is not None
 
 
+def object_name(samples: object) -> str:
+    """The value of the option `data` for a dataset object, which cannot be read again by its name."""
+    return OBJECT + type(samples).__name__
+
+
+def is_object(data: str) -> bool:
+    """Whether a data option is the name of a dataset object."""
+    return data.startswith(OBJECT)
+
+
 def data_name(file: Path) -> str:
     """A data file's name without its endings: "houses" for houses.csv and houses.csv.gz."""
-    return Path(file.stem).stem if file.suffix.lower() in COMPRESSED else file.stem
+    name = Path(file.stem).stem if file.suffix.lower() in COMPRESSED else file.stem
+    return name.removeprefix(OBJECT)
 
 
 def existing(path: str | Path) -> Path:

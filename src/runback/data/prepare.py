@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from runback.columns.label import LabelColumn
 from runback.columns.number import NotANumberError
@@ -52,7 +53,10 @@ class Prepared:
 
 
 def prepare_table(
-    config: TrainConfig, dtype: torch.dtype, has_classes: bool | None = False
+    config: TrainConfig,
+    dtype: torch.dtype,
+    has_classes: bool | None = False,
+    samples: Dataset[Any] | None = None,
 ) -> Prepared:
     """Reads and splits the table of a configuration, and encodes it.
 
@@ -63,13 +67,14 @@ def prepare_table(
         config: the options.
         dtype: of the features, and of targets that are numbers.
         has_classes: whether the targets are classes; None to find it: texts and truth values are.
+        samples: a dataset object, which is the data; None for the data that the options name.
 
     Raises:
         ConfigError: options that contradict the data.
         DataError: the table cannot be used.
     """
-    if is_dataset(config.data):
-        return _prepared_dataset(config, dtype, has_classes)
+    if samples is not None or is_dataset(config.data):
+        return _prepared_dataset(config, dtype, has_classes, samples)
     if config.data_args:
         raise ConfigError("option data_args: has no effect on a table; data names no dataset")
     form = CsvFormat.from_option(config.csv)
@@ -122,7 +127,10 @@ def _naming_classes(raw: RawTable) -> Iterator[None]:
 
 
 def _prepared_dataset(
-    config: TrainConfig, dtype: torch.dtype, has_classes: bool | None
+    config: TrainConfig,
+    dtype: torch.dtype,
+    has_classes: bool | None,
+    samples: Dataset[Any] | None,
 ) -> Prepared:
     """The samples of a dataset; one target of whole numbers is a class, if the loss is open."""
     for option in ("columns", "csv"):
@@ -130,7 +138,9 @@ def _prepared_dataset(
             raise ConfigError(f"option {option}: has no effect on a dataset")
     if config.missing_target != REFUSE:
         raise ConfigError("option missing_target: has no effect on a dataset")
-    table = read_dataset(config.data, config.target, config.features, dtype, args=config.data_args)
+    table = read_dataset(
+        config.data, config.target, config.features, dtype, (), config.data_args, samples
+    )
     y, names = table.targets, table.columns.targets
     if has_classes is None:
         has_classes = len(names) == 1 and not y.is_floating_point()

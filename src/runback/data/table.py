@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from runback.columns.column import Column
 from runback.columns.label import LabelColumn
@@ -163,13 +164,14 @@ def read_dataset(
     dtype: torch.dtype,
     labels: Sequence[LabelColumn] = (),
     args: Mapping[str, Any] = NO_ARGS,
+    samples: Dataset[Any] | None = None,
 ) -> Table:
     """Reads all samples; `target` and `features` must be empty or the dataset's own names.
 
     The targets are the codes of classes if `labels` are given, else int64 if all are whole numbers.
     Features of more than one dimension have one name, x.
     """
-    dataset = UserDataset(data, dtype, args)
+    dataset = UserDataset(data, dtype, args, samples)
     x, y = dataset.materialise()
     names = ("x",) if x.dim() > 2 else dataset.names("feature", x.shape[1], features)
     columns = Columns(names, dataset.names("target", y.shape[1], target))

@@ -12,6 +12,7 @@ import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch.utils.data import Dataset, IterableDataset
 from runback.columns.label import LabelColumn
 from runback.data.classes import encode_classes
 from runback.errors import DataError, ModelError, first_line
-from runback.user_code import import_class, locate, pass_interruptions
+from runback.user_code import UserCode, import_class, locate, pass_interruptions
 
 NO_ARGS: Mapping[str, Any] = MappingProxyType({})
 
@@ -37,12 +38,13 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
     `target_names` name them.
 
     Args:
-        data: `file.py:Class` or `package.module:Class`.
+        data: `file.py:Class` or `package.module:Class`; for an object, its `object_name`.
         dtype: of `x`, and of `y` where its numbers are not whole.
         args: keyword arguments of the class.
+        samples: the dataset itself; None to import its class and call it.
 
     Attributes:
-        code: the location of the class.
+        code: the location of the class; None for an object.
         files: the source files that its import read.
         samples: the instance.
 
@@ -50,13 +52,23 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         DataError: the class cannot be imported or called, has no samples, or no indices.
     """
 
-    def __init__(self, data: str, dtype: torch.dtype, args: Mapping[str, Any] = NO_ARGS) -> None:
+    def __init__(
+        self,
+        data: str,
+        dtype: torch.dtype,
+        args: Mapping[str, Any] = NO_ARGS,
+        samples: Dataset[Any] | None = None,
+    ) -> None:
         self.data, self.dtype = data, dtype
         self._shapes: tuple[torch.Size, torch.Size] | None = None  # of all samples
+        self.code: UserCode | None = None
+        self.files: tuple[Path, ...] = ()
+        self.samples: Any = samples
         try:
-            self.code = locate(data, "data")
-            own = import_class(self.code, Dataset, "data")
-            self.files, self.samples = own.files, own.cls(**args)
+            if samples is None:
+                self.code = locate(data, "data")
+                own = import_class(self.code, Dataset, "data")
+                self.files, self.samples = own.files, own.cls(**args)
             _require_indices(self.samples)
             self.n_rows = len(self.samples)
         except ModelError as error:
@@ -66,7 +78,7 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
             given = f" with data_args {json.dumps(dict(args))}" if args else ""
             problem = f"{data}: cannot be used as a dataset{given}: {first_line(error)}"
             raise DataError(problem) from error
-        self.path = self.code.root / f"{self.code.module.replace('.', '/')}.py:{self.code.name}"
+        self.path = _path_of(self.code) if self.code else Path(data)
         if self.n_rows == 0:
             raise DataError(f"{data}: the dataset is empty")
 
@@ -220,6 +232,10 @@ def _numbers(value: Any, name: str) -> Tensor:
 def _described(value: Any) -> str:
     dtype = getattr(value, "dtype", None)
     return f"a {type(value).__name__}" + (f" of {dtype}" if dtype is not None else "")
+
+
+def _path_of(code: UserCode) -> Path:
+    return code.root / f"{code.module.replace('.', '/')}.py:{code.name}"
 
 
 def _require_indices(samples: Any) -> None:

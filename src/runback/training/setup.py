@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from runback.columns.column import Column
 from runback.columns.label import LabelColumn
@@ -87,12 +88,15 @@ class TrainingSetup:
         return self.state.epoch >= self.config.epochs or out_of_patience
 
 
-def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
+def prepare(
+    config: TrainConfig, source: Path | None = None, samples: Dataset[Any] | None = None
+) -> TrainingSetup:
     """Reads the table, splits it, builds the module and checks everything before a run is created.
 
     Args:
         config: the run's configuration.
         source: a folder with the recorded code of a user-defined module; None to import it.
+        samples: a dataset object, which is the data; None for the data that the options name.
 
     Raises:
         ConfigError: a missing device, or options that contradict the data.
@@ -107,7 +111,7 @@ def prepare(config: TrainConfig, source: Path | None = None) -> TrainingSetup:
     if missing:
         say(f"warning: option compile: {missing} on this machine; the step runs uncompiled")
     has_classes = None if config.loss == AUTO else by_loss(config.loss).has_classes
-    prepared = prepare_table(config, dtype_of(config.precision), has_classes)
+    prepared = prepare_table(config, dtype_of(config.precision), has_classes, samples)
     _tell(prepared)
     config = _resolved(config, prepared)
     task = by_loss(config.loss)

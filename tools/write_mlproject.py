@@ -8,6 +8,7 @@ from pathlib import Path
 from runback.cli import COMMANDS, Argument, Command
 
 RUN_PARAMETER = "run_id"
+POSITIONAL = ("positional", "several")
 FILE = Path(__file__).parents[1] / "MLproject"
 HEADER = """\
 name: runback
@@ -33,7 +34,7 @@ def mlproject() -> str:
 
 def _entry_point(command: Command) -> str:
     name = "main" if command.name == "train" else command.name
-    run = [argument for argument in command.arguments if argument.kind == "positional"]
+    run = [argument for argument in command.arguments if argument.kind in POSITIONAL]
     lines = [
         f"  {name}:",
         *("    parameters:" for _ in run),

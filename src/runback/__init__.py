@@ -31,6 +31,7 @@ from runback.errors import (
 )
 
 if TYPE_CHECKING:
+    from runback.commands.compare import compare
     from runback.commands.evaluate import evaluate
     from runback.commands.export import export
     from runback.commands.load import load_model
@@ -61,6 +62,7 @@ __all__ = [
     "reproduce",
     "runs",
     "show",
+    "compare",
     "ui",
     "sync",
     "load_model",
@@ -95,6 +97,7 @@ _MODULES = {
     "reproduce": "runback.commands.reproduce",
     "runs": "runback.commands.runs",
     "show": "runback.commands.show",
+    "compare": "runback.commands.compare",
     "ui": "runback.commands.ui",
     "sync": "runback.commands.sync",
     "load_model": "runback.commands.load",

@@ -63,7 +63,8 @@ class Argument:
         name: of the option and of the parameter; the parameter of RUN is `run_id`, the only one
             that is declared.
         help: one line; if empty, the argument is accepted but hidden.
-        kind: a switch takes no value, or true or false, as `mlflow run` passes a value.
+        kind: a switch takes no value, or true or false, as `mlflow run` passes a value; several are
+            one positional argument or more, whose value is one text.
         required: whether the argument is mandatory.
         default: None if the entry point has no default either.
         if_given: whether to pass the argument to the command only if it is given.
@@ -71,7 +72,7 @@ class Argument:
 
     name: str
     help: str
-    kind: Literal["positional", "option", "switch"] = "option"
+    kind: Literal["positional", "several", "option", "switch"] = "option"
     metavar: str | None = None
     required: bool = False
     default: str | None = ""
@@ -220,6 +221,38 @@ def _show(options: argparse.Namespace) -> int:
     else:
         _print(as_screen(found))
     return EXIT_DONE
+
+
+def _compare(options: argparse.Namespace) -> int:
+    as_json, names = _truth("json", options.json), _names(options.run)
+    if len(names) < 2:
+        raise UsageError("give two runs or more to compare")
+    for name in names:
+        require_form(name)
+    from runback.commands.early import check_new_file
+    from runback.data.files import existing
+
+    output = check_new_file(options.output) if options.output else None
+    if options.data:
+        existing(options.data)
+    from runback.commands.compared_text import as_text
+
+    found = runback.compare(*names, data=options.data or None, trust=_trusts(options))
+    if output:
+        from runback.commands.compared_html import write_page
+
+        write_page(found, output)
+    if as_json:
+        _print_json(found)
+    else:
+        _print(as_text(found))
+    return EXIT_DONE
+
+
+def _names(text: str) -> list[str]:
+    """The runs of a command; `mlflow run` passes one text, with commas."""
+    names = text.split(_Several.SEPARATOR)
+    return names if len(names) > 1 else [name.strip() for name in text.split(",")]
 
 
 def _ui(options: argparse.Namespace) -> int:
@@ -377,6 +410,18 @@ COMMANDS = (
         _show,
     ),
     Command(
+        "compare",
+        "compare runs, and rank their models; prints a table",
+        (
+            dataclasses.replace(RUN, kind="several", help=f"two or more, each a {RUN_HELP}"),
+            Argument("data", "rank the models on all rows of this table", metavar="FILE"),
+            Argument("output", "also write a page, one HTML file", metavar="FILE.html"),
+            _switch("json", "print JSON"),
+            TRUST,
+        ),
+        _compare,
+    ),
+    Command(
         "ui",
         "open MLflow's UI on our view of the runs; prints the link",
         (
@@ -393,6 +438,21 @@ COMMANDS = (
         _sync,
     ),
 )
+
+
+class _Several(argparse.Action):
+    """Stores several values as one text: the values of all arguments are texts."""
+
+    SEPARATOR = "\n"
+
+    def __call__(
+        self,
+        _parser: argparse.ArgumentParser,
+        options: argparse.Namespace,
+        values: Any,
+        _: Any = None,
+    ) -> None:
+        setattr(options, self.dest, self.SEPARATOR.join(values))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -428,6 +488,9 @@ def _add_argument(parser: argparse.ArgumentParser, argument: Argument) -> None:
         "help": argument.help.replace("%", "%%") or argparse.SUPPRESS,
         "metavar": argument.metavar or argument.name.upper(),
     }
+    if argument.kind == "several":
+        parser.add_argument(argument.name, nargs="+", action=_Several, **shared)
+        return
     if argument.kind == "positional":
         parser.add_argument(argument.name, nargs=None if argument.required else "?", **shared)
         return

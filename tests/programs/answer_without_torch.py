@@ -26,7 +26,9 @@ REFUSED = (
     ["promote", "latest", "--data", "missing.csv"], ["evaluate", "abc"], ["resume", "../../etc"],
     ["export", "models:/name", "--format", "onnx", "--output", "x"], ["reproduce", "runs:/"],
     ["show", "abc"], ["show"], ["show", "latest", "--json", "perhaps"],
-    ["ui", "abc"], ["ui", "--port", "abc"], ["runs", "--last", "-1"],
+    ["ui", "abc"], ["compare"], ["compare", "latest"],
+    ["compare", "latest", "abc"], ["compare", "latest", "best", "--data", "missing.csv"],
+    ["ui", "--port", "abc"], ["runs", "--last", "-1"],
 )  # fmt: skip
 
 

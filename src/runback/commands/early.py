@@ -44,6 +44,15 @@ def check_export(name: str, output: str) -> Path:
     """
     if name not in EXPORT_FORMATS:
         raise UsageError(f"--format {name}: not one of {', '.join(EXPORT_FORMATS)}")
+    return check_new_file(output)
+
+
+def check_new_file(output: str) -> Path:
+    """Checks the option `output`; returns the path of the file.
+
+    Raises:
+        UsageError: the file exists, or its folder does not.
+    """
     target = Path(output).expanduser()
     if target.exists():
         raise UsageError(f"--output {output}: exists already; use another file name")

@@ -101,8 +101,8 @@ def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
         UsageError: the run's split has no test rows.
     """
     if data is None:
-        return _scored(loaded, *_test_rows(loaded))
-    table = _table(loaded, data)
+        return _scored(loaded, *test_rows(loaded))
+    table = table_of(loaded, data)
     return _scored(loaded, table.features, table.targets, data)
 
 
@@ -163,10 +163,15 @@ def split_of(loaded: Loaded) -> Split:
     return split_from_json(read_json(loaded.client, loaded.record.run_id, "split.json"))
 
 
-def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
-    """The run's test rows: features, targets and the table's path."""
+def test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
+    """The run's test rows: features, targets and the table's path.
+
+    Raises:
+        DataError: the run's table is missing or has changed.
+        UsageError: the run's split has no test rows.
+    """
     config = with_data(loaded.config, loaded.record.tags, lambda path: stored_file(loaded, path))
-    table = _table(loaded, config.data)
+    table = table_of(loaded, config.data)
     require_fingerprint(table.fingerprint, loaded.record, config.data)
     rows = _require_test_rows(loaded, table, config.data)
     return table.features[rows], table.targets[rows], config.data
@@ -193,7 +198,7 @@ def _require_test_rows(loaded: Loaded, table: Table, data: str) -> Tensor:
     return split.test
 
 
-def _table(loaded: Loaded, data: str) -> Table:
+def table_of(loaded: Loaded, data: str) -> Table:
     """A table with the columns of the model, or a dataset with samples of its shape.
 
     Raises:

@@ -115,12 +115,17 @@ def show(run: str) -> RunDetails:
         TrackingError: the server is unreachable, or a tag of the run is damaged.
     """
     client = connect()
-    record = find_run(client, run)
-    found = request(f"run {run}", partial(client.get_run, record.run_id))
+    return details_of(client, find_run(client, run))
+
+
+def details_of(client: MlflowClient, record: RunRecord) -> RunDetails:
+    """`show` of a run that is found."""
+    what = f"run {record.run_id}"
+    found = request(what, partial(client.get_run, record.run_id))
     points = {name: history(client, record.run_id, name) for name in COSTS}
     experiment = request("experiment", partial(client.get_experiment, found.info.experiment_id))
     version, aliases = registered_as(client, [record.run_id]).get(record.run_id, ("", ()))
-    left, config = _unsent(record.run_id), _options(record)
+    left = _unsent(record.run_id)
     metrics, steps = record.metrics, [point.step for point in points["cost"]]
     return RunDetails(
         run_id=record.run_id,
@@ -131,7 +136,7 @@ def show(run: str) -> RunDetails:
         ended_ms=found.info.end_time,
         data=record.tags.data_path,
         rows=_rows(found),
-        options=config,
+        options=_options(record),
         epochs=max(steps) if steps else None,
         planned_epochs=_planned(record),
         best_epoch=int(metrics["best_epoch"]) if "best_epoch" in metrics else None,

@@ -57,15 +57,20 @@ def new_figure() -> tuple[Figure, Axes]:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, with a grid and a legend; the folder is created if missing."""
+    with_grid(figure)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():  # glyphs missing in matplotlib's font
+        warnings.simplefilter("ignore")
+        figure.savefig(path)
+
+
+def with_grid(figure: Figure) -> None:
+    """Adds a grid and a legend."""
     for axes in figure.axes:
         if not axes.images:  # lines over an image's cells mislead
             axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:
             axes.legend(frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():  # glyphs missing in matplotlib's font
-        warnings.simplefilter("ignore")
-        figure.savefig(path)
 
 
 def drawable(values: Sequence[float] | Array) -> npt.NDArray[np.float64]:
@@ -75,7 +80,7 @@ def drawable(values: Sequence[float] | Array) -> npt.NDArray[np.float64]:
     return drawn
 
 
-def label(name: str) -> str:
+def label(name: str, most: int = MAX_LABEL) -> str:
     """A name escaped for matplotlib: `$` begins a formula, `_` hides a legend entry."""
-    shown = name if len(name) <= MAX_LABEL else name[:MAX_LABEL] + "..."
+    shown = name if len(name) <= most else name[:most] + "..."
     return (" " if name.startswith("_") else "") + shown.replace("$", r"\$")

@@ -23,7 +23,7 @@ train: $(READY)  ## train the default job, the non-linear regression, as an MLfl
 	PATH="$(abspath $(BIN)):$$PATH" mlflow run . --env-manager local
 
 test: $(READY) lint  ## run lint, types and tests: everything that CI runs
-	$(BIN)/python -m pytest -m "not chaos" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not chaos" --numprocesses 2 --dist worksteal
 
 lint: $(READY)  ## run ruff (check, format) and mypy
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ from runback.user_code import import_class, locate
 
 DIGITS = ROOT / "examples" / "digits.py"
 IMAGES = f"{PROGRAMS}/images.py:Images"
+STREAM = f"{PROGRAMS}/images.py:Stream"
 HEIGHTS = f"{PROGRAMS}/images.py:Heights"
 NET = f"{PROGRAMS}/images.py:Net"
 
@@ -172,9 +173,10 @@ def test_other_data_than_the_images_are_refused(
     assert out == "" and problem in err
 
 
-def test_a_killed_run_of_images_resumes_bit_identical(tmp_path: Path) -> None:
+@pytest.mark.parametrize("data", [IMAGES, STREAM])
+def test_a_killed_run_of_images_resumes_bit_identical(tmp_path: Path, data: str) -> None:
     """At each batch; the samples are noisy, so the state of the generators counts."""
-    config = config_of()
+    config = config_of(data=data, shuffle=str(data == IMAGES).lower())
     train_until(tmp_path / "whole", config)
     assert len(history(tmp_path / "whole")) > 3
     for epoch, batch in [(0, 1), (0, 2), (1, 0), (1, 1), (2, 0), (2, 2)]:
@@ -290,7 +292,7 @@ def test_a_stratified_split_has_all_classes_alike() -> None:
     assert counts == [[6, 6, 6], [2, 2, 2], [2, 2, 2]]
 
 
-HEAD = "import torch\nfrom torch.utils.data import Dataset, IterableDataset\n"
+HEAD = "import torch\nfrom torch.utils.data import Dataset\n"
 LENGTH = "\n    def __len__(self): return 30\n"
 GET = "    def __getitem__(self, i): return "
 IMAGE = "torch.zeros(1, 4, 4)"
@@ -322,11 +324,34 @@ def test_unusable_samples_are_refused_with_their_index(
     assert problem in str(refused.value)
 
 
-def test_a_dataset_without_indices_is_refused(tmp_path: Path) -> None:
-    body = "class D(IterableDataset):\n    def __iter__(self): return iter([(1.0, 2.0)])\n"
-    (tmp_path / "own.py").write_text(HEAD + body)
-    with pytest.raises(DataError, match="is an IterableDataset; samples are split"):
-        read_table(f"{tmp_path}/own.py:D", (), (), torch.float32)
+def test_a_stream_is_read_in_its_own_order() -> None:
+    setup = prepare(config_of(data=STREAM, shuffle="false", batch_size=5))
+    x, y = (torch.cat(parts) for parts in zip(*setup.batches.epoch(1), strict=True))
+    images = import_class(locate(IMAGES), Dataset).cls()
+    own = [7 * index % 30 for index in setup.split.train.tolist()]
+    expected = (
+        images.images[own] + torch.tensor([images.classes[i] for i in own])[:, None, None, None] / 4
+    )
+    assert torch.allclose(x, expected, atol=0.1)
+    assert torch.equal(y[:, 0], torch.tensor(own) % 3)
+    assert [len(part) for part, _ in setup.batches.epoch(1, start=2)] == [5, 5, 4]
+    assert [len(part) for part, _ in setup.batches.epoch(1, group=2)] == [10, 10, 4]
+
+
+def test_a_stream_with_other_options_is_refused() -> None:
+    with pytest.raises(UsageError, match="option shuffle: an IterableDataset"):
+        prepare(config_of(data=STREAM))
+    with pytest.raises(UsageError, match="option num_workers"):
+        prepare(config_of(data=STREAM, shuffle="false", num_workers=1))
+    with pytest.raises(DataError, match="the dataset is empty"):
+        prepare(config_of(data=STREAM, shuffle="false", data_args={"n": 0}))
+
+
+def test_a_stream_that_ends_early_is_refused() -> None:
+    setup = prepare(config_of(data=STREAM, shuffle="false"))
+    setup.table.dataset.samples.end = 20
+    with pytest.raises(DataError, match="ends before its 30 samples"):
+        list(setup.batches.epoch(1))
 
 
 def test_a_sample_that_changes_its_shape_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import torch
 from torch import nn
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 
 class Images(Dataset):
@@ -42,3 +42,14 @@ class Net(nn.Module):
     def forward(self, x):
         x = torch.relu(self.norm(self.convolution(x)))
         return self.linear(self.dropout(x.flatten(1)))
+
+
+class Stream(IterableDataset):
+    """The samples of `Images`, in an order of its own."""
+
+    def __init__(self, n=30, end=None):
+        self.images, self.end = Images(n), end
+
+    def __iter__(self):
+        for index in range(len(self.images))[: self.end]:
+            yield self.images[7 * index % len(self.images)]

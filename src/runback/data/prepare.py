@@ -141,6 +141,8 @@ def _prepared_dataset(
     table = read_dataset(
         config.data, config.target, config.features, dtype, (), config.data_args, samples
     )
+    if table.dataset is not None and table.dataset.is_stream:
+        _check_stream(config)
     y, names = table.targets, table.columns.targets
     if has_classes is None:
         has_classes = len(names) == 1 and not y.is_floating_point()
@@ -149,6 +151,15 @@ def _prepared_dataset(
     if labels:
         table = dataclasses.replace(table, targets=encode_classes(config.data, labels, y))
     return Prepared(table, split, _example_of_samples(table.features, split.train), (), labels)
+
+
+def _check_stream(config: TrainConfig) -> None:
+    if config.shuffle:
+        raise ConfigError("option shuffle: an IterableDataset has its own order; use false")
+    if config.num_workers:
+        raise ConfigError(
+            "option num_workers: each process would read the whole IterableDataset; use 0"
+        )
 
 
 def _split_of_samples(config: TrainConfig, table: Table, has_classes: bool) -> Split:

@@ -8,6 +8,7 @@ the global generators, which are seeded for each epoch.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +38,8 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
     a vector of numbers, or a class index. The optional attributes `feature_names` and
     `target_names` name them.
 
+    An `IterableDataset` has an order instead of indices: it is read from its beginning by `stream`.
+
     Args:
         data: `file.py:Class` or `package.module:Class`; for an object, its `object_name`.
         dtype: of `x`, and of `y` where its numbers are not whole.
@@ -47,9 +50,10 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         code: the location of the class; None for an object.
         files: the source files that its import read.
         samples: the instance.
+        is_stream: whether it is an IterableDataset.
 
     Raises:
-        DataError: the class cannot be imported or called, has no samples, or no indices.
+        DataError: the class cannot be imported or called, or has no samples.
     """
 
     def __init__(
@@ -69,8 +73,8 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
                 self.code = locate(data, "data")
                 own = import_class(self.code, Dataset, "data")
                 self.files, self.samples = own.files, own.cls(**args)
-            _require_indices(self.samples)
-            self.n_rows = len(self.samples)
+            self.is_stream = isinstance(self.samples, IterableDataset)
+            self.n_rows = 0 if self.is_stream else len(self.samples)
         except ModelError as error:
             raise DataError(str(error)) from error
         except BaseException as error:  # a user's class can raise anything
@@ -79,8 +83,6 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
             problem = f"{data}: cannot be used as a dataset{given}: {first_line(error)}"
             raise DataError(problem) from error
         self.path = _path_of(self.code) if self.code else Path(data)
-        if self.n_rows == 0:
-            raise DataError(f"{data}: the dataset is empty")
 
     def __len__(self) -> int:
         return self.n_rows
@@ -91,23 +93,33 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         Raises:
             DataError: the sample cannot be read, or has another shape than the others.
         """
-        try:
-            x, y = self.samples[index]
-            sample = as_input(x).to(self.dtype), as_target(y, self.dtype)
-        except BaseException as error:  # as above
-            pass_interruptions(error)
-            raise DataError(f"{self.data}: sample {index}: {first_line(error)}") from error
-        self._require_shapes(index, sample)
-        return sample
+        with self._naming(index):
+            return self._converted(index, self.samples[index])
+
+    def stream(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields all samples of an IterableDataset, as `__getitem__` gives those of others."""
+        with self._naming(0):
+            samples = iter(self.samples)
+        for index in itertools.count():
+            with self._naming(index):
+                pair = next(samples, None)
+                if pair is None:
+                    return
+                sample = self._converted(index, pair)
+            yield sample
 
     def materialise(self) -> tuple[Tensor, Tensor]:
         """All samples, read with fixed seeds: `[n, ...]`, and `[n, n_targets]`, int64 if all are whole.
 
         Raises:
-            DataError: the samples differ in shape, or a value is not finite.
+            DataError: there are none, they differ in shape, or a value is not finite.
         """
         with _fixed_seeds():
-            rows = [self._finite(index) for index in range(self.n_rows)]
+            found = self.stream() if self.is_stream else map(self.__getitem__, range(self.n_rows))
+            rows = [self._finite(index, sample) for index, sample in enumerate(found)]
+        if not rows:
+            raise DataError(f"{self.data}: the dataset is empty")
+        self.n_rows = len(rows)
         is_whole = not any(y.is_floating_point() for _, y in rows)
         dtype = torch.int64 if is_whole else self.dtype
         return torch.stack([x for x, _ in rows]), torch.stack([y.to(dtype) for _, y in rows])
@@ -134,8 +146,25 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
             raise DataError(f"{self.data}: {kind}_names {list(names)} do not name {count} columns")
         return names
 
-    def _finite(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = self[index]
+    @contextmanager
+    def _naming(self, index: int) -> Iterator[None]:
+        """Names the sample in errors of the user's class."""
+        try:
+            yield
+        except DataError:
+            raise
+        except BaseException as error:  # as above
+            pass_interruptions(error)
+            raise DataError(f"{self.data}: sample {index}: {first_line(error)}") from error
+
+    def _converted(self, index: int, pair: Any) -> tuple[Tensor, Tensor]:
+        x, y = pair
+        sample = as_input(x).to(self.dtype), as_target(y, self.dtype)
+        self._require_shapes(index, sample)
+        return sample
+
+    def _finite(self, index: int, sample: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        x, y = sample
         if not (x.isfinite().all() and y.isfinite().all()):
             raise DataError(f"{self.data}: sample {index} has a value that is not finite")
         return x, y
@@ -176,13 +205,24 @@ class DatasetRows(Dataset[tuple[Tensor, Tensor]]):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = self.dataset[self.rows[index]]
-        return x, y.to(self.dtype)
+        x, y = self.__getitems__([index])
+        return x[0], y[0]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         rows = [self.rows[index] for index in indices]
-        batch = [self.dataset[row] for row in rows]
-        x, y = torch.stack([x for x, _ in batch]), torch.stack([y for _, y in batch])
+        return self.batch([(row, self.dataset[row]) for row in rows])
+
+    def stream(self) -> Iterator[tuple[int, tuple[Tensor, Tensor]]]:
+        """Yields the index and the sample of each row of an IterableDataset, in its own order."""
+        wanted = set(self.rows)
+        for index, sample in enumerate(self.dataset.stream()):
+            if index in wanted:
+                yield index, sample
+
+    def batch(self, samples: Sequence[tuple[int, tuple[Tensor, Tensor]]]) -> tuple[Tensor, Tensor]:
+        """Samples with their indices as one batch."""
+        rows = [index for index, _ in samples]
+        x, y = torch.stack([x for _, (x, _) in samples]), torch.stack([y for _, (_, y) in samples])
         codes = encode_classes(self.dataset.data, self.labels, y, rows) if self.labels else y
         return x, codes.to(self.dtype)
 
@@ -236,14 +276,6 @@ def _described(value: Any) -> str:
 
 def _path_of(code: UserCode) -> Path:
     return code.root / f"{code.module.replace('.', '/')}.py:{code.name}"
-
-
-def _require_indices(samples: Any) -> None:
-    if isinstance(samples, IterableDataset):
-        raise TypeError(
-            "it is an IterableDataset; samples are split, shuffled and read again by their index, so a "
-            "Dataset with __len__ and __getitem__ is needed"
-        )
 
 
 def content_fingerprint(*parts: Tensor) -> str:

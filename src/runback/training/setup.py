@@ -25,6 +25,7 @@ from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, Te
 from runback.data.choose import Columns
 from runback.data.prepare import Prepared, prepare_table
 from runback.data.split import Split
+from runback.data.stream import StreamBatches
 from runback.data.table import Table, tell_left_out
 from runback.data.user_dataset import DatasetRows
 from runback.errors import ConfigError, DataError, ModelError
@@ -311,6 +312,8 @@ def _batches(
     split = prepared.split
     if table.dataset is not None:
         rows = DatasetRows(table.dataset, split.train, table.targets.dtype, prepared.labels)
+        if table.dataset.is_stream:
+            return StreamBatches(rows, order, device)
         return LoaderBatches(rows, order, config.num_workers, device)
     if config.num_workers:
         cpu = _part(table, split.train, torch.device("cpu"))

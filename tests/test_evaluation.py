@@ -128,14 +128,20 @@ def drawn(file: Path) -> bool:
 def test_any_costs_are_plotted(tmp_path: Path, values: list[float]) -> None:
     file = tmp_path / "plots" / "cost.png"
     steps = range(1, len(values) + 1)
-    plot_costs(file, {"cost": (steps, values), "val_cost": (steps, values[::-1])})
+    curves = {"cost": (steps, values), "val_cost": (steps, values[::-1])}
+    plot_costs(file, curves)
+    assert drawn(file)
+    plot_costs(file, curves, "$a_title$", best=(1, values[0]), rates=([1, 2], values[:1] * 2))
     assert drawn(file)
 
 
 def plot_predictions(file: Path, actual: Tensor, predicted: Tensor, names: list[str]) -> None:
-    ((stem, figure),) = Regression().plots(predicted, actual, list(map(NumberTarget, names)))
-    assert stem == "predictions"
-    save_figure(figure, file)
+    stems = []
+    for stem, figure in Regression().plots(predicted, actual, list(map(NumberTarget, names))):
+        save_figure(figure, file)
+        assert drawn(file)
+        stems.append(stem)
+    assert stems == ["predictions", "residuals"]
 
 
 @pytest.mark.parametrize(
@@ -145,6 +151,16 @@ def test_columns_of_any_name_are_plotted(tmp_path: Path, name: str) -> None:
     file = tmp_path / "predictions.png"
     plot_predictions(file, torch.ones(3, 1), torch.zeros(3, 1), [name])
     assert drawn(file)
+
+
+def test_many_predictions_are_drawn_as_a_density(tmp_path: Path) -> None:
+    """Of a few equal rows, and of many: the latter have a colour bar."""
+    for rows, n_axes in ((3, 1), (5000, 2)):
+        y = torch.linspace(0, 1, rows, dtype=torch.float64).reshape(-1, 1)
+        for stem, figure in Regression().plots(y.round(decimals=1), y, [NumberTarget("y")]):
+            assert len(figure.axes) == n_axes, stem
+            assert f"{rows} test rows" in figure.axes[0].get_title()
+            save_figure(figure, tmp_path / "plot.png")
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-300, 1.7e308, math.nan, math.inf])

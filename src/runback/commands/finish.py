@@ -12,6 +12,7 @@ from torch import Tensor
 
 from runback.commands.baselines import compare_with_baselines
 from runback.commands.note import note
+from runback.commands.run_name import run_name
 from runback.console.progress import say
 from runback.errors import DivergedError, RebuildError
 from runback.model.batched_forward import chunk_rows, predict_rows
@@ -120,7 +121,14 @@ def _plot(run: Run, setup: TrainingSetup, tested: tuple[Tensor, Tensor] | None) 
     run.journal.flush()
     folder = run.folder.outbox / "plots"
     curves = {name: _curve(run, name) for name in ("cost", "val_cost")}
-    plot_costs(folder / "cost.png", {name: c for name, c in curves.items() if c[0]})
+    best, rates = setup.state.best, run.journal.points("lr")
+    plot_costs(
+        folder / "cost.png",
+        {name: c for name, c in curves.items() if c[0]},
+        title=run_name(setup.config),
+        best=None if best is None else (best.epoch, best.val_cost),
+        rates=([p.step for p in rates], [p.value for p in rates]),
+    )
     run.post_file(folder / "cost.png", "plots")
     if tested is None:
         return

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.floating]
 Curves = Mapping[str, tuple[Sequence[int], Sequence[float]]]
 MAX_LABEL = 30
+MAX_TITLE = 60
 # matplotlib overflows far below the largest float64.
 MAX_DRAWN = 1e100
 FEW_POINTS = 20
+# More points overlap, and are drawn as a density.
+MANY_POINTS = 1000
 
 
 def load_libraries() -> None:
@@ -30,19 +33,52 @@ def load_libraries() -> None:
         importlib.import_module(name)
 
 
-def plot_costs(path: Path, curves: Curves) -> None:
-    """Plots cost curves over epochs, on a logarithmic scale if all values are positive."""
+def plot_costs(
+    path: Path,
+    curves: Curves,
+    title: str = "",
+    best: tuple[int, float] | None = None,
+    rates: tuple[Sequence[int], Sequence[float]] = ((), ()),
+) -> None:
+    """Plots cost curves over epochs, on a logarithmic scale if all values are positive.
+
+    Args:
+        path: of the PNG.
+        curves: epochs and values by name.
+        title: of the figure.
+        best: the epoch with the lowest val_cost and its value, which are marked.
+        rates: epochs from which the learning rate has a value, and the values; drawn below the costs
+            if there is more than one.
+    """
     figure, axes = new_figure()
+    if len(rates[0]) > 1:
+        axes = _with_rates(figure, rates, max(max(steps) for steps, _ in curves.values()))
     lowest = math.inf
     for name, (steps, values) in curves.items():
         drawn = drawable(values)
         marker = "." if len(drawn) < FEW_POINTS else ""  # a single point has no line
         axes.plot(steps, drawn, label=label(name), linewidth=1.2, marker=marker)
         lowest = min(lowest, *drawn[np.isfinite(drawn)], math.inf)
+    if best is not None and abs(best[1]) <= MAX_DRAWN:
+        text = f"best: epoch {best[0]}, {best[1]:.4g}"
+        axes.plot(*best, "o", markersize=7, fillstyle="none", color="black", label=text)
     if MAX_DRAWN > lowest > 1 / MAX_DRAWN:
         axes.set_yscale("log")
-    axes.set(xlabel="epoch", ylabel="cost")
+    axes.set(ylabel="cost", title=label(title, MAX_TITLE))
+    figure.axes[-1].set_xlabel("epoch")
+    figure.axes[-1].locator_params(axis="x", integer=True, min_n_ticks=1)
     save_figure(figure, path)
+
+
+def _with_rates(figure: Figure, rates: tuple[Sequence[int], Sequence[float]], last: int) -> Axes:
+    """Adds axes with the learning rate below new axes for the costs, which are returned."""
+    figure.clear()
+    upper: Axes
+    upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))
+    steps, values = [*rates[0], last], drawable([*rates[1], rates[1][-1]])
+    lower.step(steps, values, where="post", color="0.3", linewidth=1.2)
+    lower.set(ylabel="lr")
+    return upper
 
 
 def new_figure() -> tuple[Figure, Axes]:
@@ -53,6 +89,18 @@ def new_figure() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(6.4, 4.2), dpi=110, layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
+
+
+def scatter(axes: Axes, x: Array, y: Array, name: str) -> None:
+    """Draws points, or their density where they are many, with a scale of its own."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    if finite.sum() <= MANY_POINTS:
+        axes.scatter(x, y, s=14, alpha=0.7, label=label(name))
+        return
+    cells = axes.hexbin(
+        x[finite], y[finite], gridsize=40, mincnt=1, bins="log", cmap="viridis", linewidths=0.1
+    )
+    axes.figure.colorbar(cells, ax=axes, label="rows")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -70,7 +118,7 @@ def with_grid(figure: Figure) -> None:
         if not axes.images:  # lines over an image's cells mislead
             axes.grid(alpha=0.25)
         if axes.get_legend_handles_labels()[0]:
-            axes.legend(frameon=False)
+            axes.legend(edgecolor="none")  # lines behind it stay readable
 
 
 def drawable(values: Sequence[float] | Array) -> npt.NDArray[np.float64]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
+Drawn = npt.NDArray[np.float64]
 MAX_PLOTTED = 2000
 MAX_COLUMNS = 8
 
@@ -107,22 +109,51 @@ class Regression:
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:
-        """Predicted over actual values with the diagonal: at most 2000 rows and 8 targets."""
-        figure, axes = figures.new_figure()
-        step = max(1, len(y) // MAX_PLOTTED)
-        actual = figures.drawable(y.numpy()[::step])
-        predicted = figures.drawable(output.numpy()[::step])
-        for column, target in enumerate(targets[:MAX_COLUMNS]):
-            x, height = actual[:, column], predicted[:, column]
-            axes.scatter(x, height, s=14, alpha=0.7, label=figures.label(target.name))
-        shown = actual[:, :MAX_COLUMNS][np.isfinite(actual[:, :MAX_COLUMNS])]
-        low, high = (shown.min(), shown.max()) if shown.size else (0.0, 0.0)
-        axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle="--", label="exact")
-        axes.set(xlabel="actual", ylabel="predicted")
-        yield "predictions", figure
+        """Predicted over actual values with the diagonal, and the residuals: at most 8 targets.
+
+        Of one target all rows are drawn, where they are many as a density; of several, at most 2000.
+        """
+        step = 1 if len(targets) == 1 else max(1, len(y) // MAX_PLOTTED)
+        actual = figures.drawable(y.numpy()[::step, :MAX_COLUMNS])
+        predicted = figures.drawable(output.numpy()[::step, :MAX_COLUMNS])
+        names = [target.name for target in targets[:MAX_COLUMNS]]
+        rows = f"{len(y)} test rows" if step == 1 else f"{len(actual)} of {len(y)} test rows"
+        if len(targets) > MAX_COLUMNS:
+            rows += f", {MAX_COLUMNS} of {len(targets)} targets"
+        yield "predictions", _predictions(actual, predicted, names, rows)
+        yield "residuals", _residuals(actual, predicted, names, rows)
 
     def load_libraries(self) -> None:
         """Imports scikit-learn's metrics and matplotlib."""
         figures.load_libraries()
         for name in ("sklearn.metrics", *baselines.LIBRARIES):
             importlib.import_module(name)
+
+
+def _predictions(actual: Drawn, predicted: Drawn, names: Sequence[str], rows: str) -> Figure:
+    """Predicted over actual values `[n, n_targets]`, with the diagonal."""
+    figure, axes = figures.new_figure()
+    for column, name in enumerate(names):
+        figures.scatter(axes, actual[:, column], predicted[:, column], name)
+    shown = actual[np.isfinite(actual)]
+    low, high = (shown.min(), shown.max()) if shown.size else (0.0, 0.0)
+    axes.plot([low, high], [low, high], color="0.5", linewidth=1, linestyle="--", label="exact")
+    axes.set(xlabel=f"actual{_of(names)}", ylabel=f"predicted{_of(names)}")
+    axes.set_title(f"Predicted against actual, {rows}")
+    return figure
+
+
+def _residuals(actual: Drawn, predicted: Drawn, names: Sequence[str], rows: str) -> Figure:
+    """Predicted minus actual over predicted values `[n, n_targets]`."""
+    figure, axes = figures.new_figure()
+    for column, name in enumerate(names):
+        errors = figures.drawable(predicted[:, column] - actual[:, column])
+        figures.scatter(axes, predicted[:, column], errors, name)
+    axes.axhline(0.0, color="0.5", linewidth=1, linestyle="--", label="exact")
+    axes.set(xlabel=f"predicted{_of(names)}", ylabel="predicted - actual")
+    axes.set_title(f"Residuals, {rows}")
+    return figure
+
+
+def _of(names: Sequence[str]) -> str:
+    return f" {figures.label(names[0])}" if len(names) == 1 else ""

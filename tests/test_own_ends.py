@@ -58,6 +58,8 @@ def test_a_loop_left_with_break_records_its_last_epoch(workspace: Workspace) -> 
     (stored,) = runs_of(workspace)
     assert points(workspace, stored.info.run_id, "cost") == [(1, 0), (2, 1), (3, 2)]
     assert points(workspace, stored.info.run_id, "score") == [(3, 4)]
+    with pytest.raises(runback.RunNotFoundError, match="start its script again"):
+        runback.resume(run.id)
     with runback.run("own", resume=run.id) as again:
         again.keep(model=nn.Linear(1, 1))
         assert list(again.epochs(4)) == [3]

@@ -102,8 +102,13 @@ class RunRecord:
         """The options before any resume; schedules depend on their epochs.
 
         Raises:
-            RunNotFoundError: not a run of runback.
+            RunNotFoundError: not a run of `runback train`.
         """
+        if self.tags.options is None and self.tags.is_described:
+            raise RunNotFoundError(
+                f"run {self.run_id} has a loop of its own (runback.run): start its script again, with "
+                f"its key or MLFLOW_RUN_ID={self.run_id}"
+            )
         if self.tags.options is None:
             raise RunNotFoundError(
                 f"run {self.run_id} was not trained by runback (it has no tag {names.CONFIG})"

@@ -39,12 +39,14 @@ def own_loop(place: Workspace, *arguments: object) -> subprocess.CompletedProces
 @pytest.mark.parametrize(
     ("kill", "options"),
     [
-        ((signal.SIGKILL, 2, 0), []),
+        pytest.param((signal.SIGKILL, 2, 0), [], marks=pytest.mark.chaos),
         ((signal.SIGKILL, 3, 2), ["--every-batch"]),
         ((signal.SIGKILL, 1, 3), ["--every-batch", "--workers", 2]),
         ((signal.SIGTERM, 2, 4), ["--loader", "noisy"]),
         ((signal.SIGINT, 4, 1), ["--loader", "stream"]),
-        ((signal.SIGKILL, 2, 3), ["--every-batch", "--seed", -1]),
+        pytest.param(
+            (signal.SIGKILL, 2, 3), ["--every-batch", "--seed", -1], marks=pytest.mark.chaos
+        ),
     ],
     ids=["epoch", "batch", "workers", "noisy_sigterm", "stream_sigint", "no_seed"],
 )

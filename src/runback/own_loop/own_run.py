@@ -8,6 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from runback.console.progress import say
 from runback.errors import UsageError
 from runback.open_run.run import Run
 from runback.own_loop.files import keep_figure, keep_file
@@ -216,6 +217,8 @@ class OwnRun:
         self._begun = Loop(
             opened.run, opened.signals, self._request.loop, self._request.description
         )
+        seen = opened.run.seen()
+        say(f"run {self.id}" + (f": see it {seen}" if seen else ""))
         return self
 
     def __exit__(
@@ -232,4 +235,7 @@ class OwnRun:
         with self._stack:
             if run.is_live:
                 loop.end()
+                seen = run.seen()
                 run.finish()
+                if seen:
+                    say(f"see it {seen}")

@@ -131,6 +131,10 @@ def workspace(
         mlflow.set_tracking_uri(None)
 
 
+# Seven processes of MLflow's for jobs on traces and prompts, which start with each server.
+NO_JOBS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+
+
 class Server:
     """A real `mlflow server` on loopback that can be killed and started again on the same port."""
 
@@ -151,8 +155,9 @@ class Server:
         ]  # fmt: skip
         log = (self.folder / "server.log").open("ab")
         self._process = subprocess.Popen(
-            command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
-        )
+            command, cwd=self.folder, env={**os.environ, **NO_JOBS},
+            stdout=log, stderr=log, start_new_session=True,
+        )  # fmt: skip
         log.close()
         deadline = time.monotonic() + SECONDS
         while not self._answers():

@@ -136,6 +136,7 @@ def _started(port: int, log: IO[bytes]) -> subprocess.Popen[bytes]:
     """Starts the server in a session of its own; the URI, which may have a password, is not shown."""
     uri = str(connect().tracking_uri)
     env = {name: text for name, text in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    env.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")  # seven processes, for traces
     command = [sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port)]
     return subprocess.Popen(
         [*command, "--workers", "1"], env={**env, "MLFLOW_BACKEND_STORE_URI": uri},

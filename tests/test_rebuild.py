@@ -160,7 +160,7 @@ def test_a_module_that_is_not_rebuilt_is_not_registered(workspace: Workspace) ->
     assert workspace.client.search_logged_models(["0"]) == []
     assert workspace.client.search_model_versions("") == []
     files = {f.path for f in workspace.client.list_artifacts(run.info.run_id, "plots")}
-    assert files == {"plots/cost.png", "plots/predictions.png"}
+    assert {"plots/cost.png", "plots/predictions.png"} <= files
     assert len(workspace.client.list_artifacts(run.info.run_id, "checkpoints")) == 4
 
 

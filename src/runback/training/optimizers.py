@@ -159,18 +159,21 @@ class Schedule:
             self.torch_schedule = kind(optimizer, **args)
         except Exception as error:  # it does not fit this optimizer
             raise _schedule_refusal(config, args, error) from None
-        ends = (getattr(self.torch_schedule, name, None) for name in ("T_max", "total_steps"))
-        self.last = next((end for end in ends if end is not None), math.inf)
 
     def step(self, cost: float) -> None:
         """Completes an epoch; `cost` is val_cost or, without one, cost, and used by plateau only."""
-        if self.steps >= self.last:
+        if self.steps >= self._last():
             return
         self.steps += 1
         if self.needs_cost:
             self.torch_schedule.step(cost)
         else:
             self.torch_schedule.step()
+
+    def _last(self) -> float:
+        """The step after which the rate stays; of the restored schedule, whose run may be shorter."""
+        ends = (getattr(self.torch_schedule, name, None) for name in ("T_max", "total_steps"))
+        return next((float(end) for end in ends if end is not None), math.inf)
 
     def state_dict(self) -> dict[str, Any]:
         """The state, in plain values."""

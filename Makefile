@@ -23,7 +23,7 @@ train: $(READY)  ## train the default job, the non-linear regression, as an MLfl
 	PATH="$(abspath $(BIN)):$$PATH" mlflow run . --env-manager local
 
 test: $(READY) lint  ## run lint, types and tests: everything that CI runs
-	$(BIN)/python -m pytest -m "not chaos" --numprocesses 2 --dist worksteal
+	$(BIN)/python -m pytest -m "not chaos and not long" --numprocesses 2 --dist worksteal
 
 lint: $(READY)  ## run ruff (check, format) and mypy
 	$(BIN)/ruff check .
@@ -41,7 +41,7 @@ fuzz: $(READY)  ## try 100,000 generated tables, options, tags, models, URIs and
 	FUZZ_INPUTS=$(FUZZ_INPUTS) $(BIN)/python -m pytest tests/fuzz
 
 chaos: $(READY)  ## run the long campaigns: hundreds of kills, outages and damaged files
-	$(BIN)/python -m pytest -m chaos
+	$(BIN)/python -m pytest -m "chaos or long"
 
 bench: $(READY)  ## run all benchmarks with the peers: a quarter of an hour
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -19,6 +19,7 @@ import pytest
 from hypothesis import settings
 
 from clean_env import CleanEnvironment
+from long_tests import is_long
 
 if TYPE_CHECKING:
     from finished_runs import FinishedRuns
@@ -199,6 +200,13 @@ def remote(workspace: Workspace, server: Server, monkeypatch: pytest.MonkeyPatch
     return Workspace(
         workspace.folder, server.uri, {**workspace.env, "MLFLOW_TRACKING_URI": server.uri}
     )
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that `make test` leaves to `make chaos`."""
+    for item in items:
+        if is_long(item.name):
+            item.add_marker(pytest.mark.long)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -1,0 +1,39 @@
+"""Tests that take longest; `make chaos` runs them, so that `make test` stays below half an hour.
+
+Each has a shorter sibling that `make test` runs, but for the blocks of the README. Names are those of
+functions, with the parameters if only some of a test's cases are meant.
+"""
+
+LONG = {
+    "test_a_damaged_configuration_is_one_sentence[resume]",
+    "test_a_frame_and_a_file_give_the_same_bits[bce]",
+    "test_a_healthy_store_under_load_is_not_mentioned",
+    "test_a_killed_example_is_bit_identical[characters-1]",
+    "test_a_killed_loop_run_again_is_bit_identical[batch]",
+    "test_a_killed_loop_run_again_is_bit_identical[stream_sigint]",
+    "test_a_loop_over_steps_is_bit_identical",
+    "test_a_model_of_torch_itself_needs_no_consent",
+    "test_a_real_table_works_with_a_command_each[bikeshare]",
+    "test_a_real_table_works_with_a_command_each[iris]",
+    "test_a_real_table_works_with_a_command_each[wage]",
+    "test_a_real_table_works_with_a_command_each[wine]",
+    "test_a_resume_registers_a_second_version",
+    "test_a_resume_renames_and_has_one_best_a_step",
+    "test_a_resume_waits_for_a_stopped_old_courier",
+    "test_a_row_longer_than_a_read_block_is_read",
+    "test_a_run_killed_in_its_first_moment_can_be_whole",
+    "test_a_training_needs_fewer_than_64_open_files[resume]",
+    "test_an_older_folder_put_back_resumes_to_equal_bits",
+    "test_faults_at_any_time_leave_whole_runs",
+    "test_killed_commands_resume_to_equal_results",
+    "test_multiple_regression_converges",
+    "test_other_test_rows_need_a_common_table",
+    "test_server_outages_lose_and_slow_nothing",
+    "test_the_arguments_of_a_dataset_are_used_again",
+    "test_the_readme_blocks_run_in_order",
+}
+
+
+def is_long(name: str) -> bool:
+    """Whether a test's name, with its parameters, is listed."""
+    return name in LONG or name.partition("[")[0] in LONG

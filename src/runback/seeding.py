@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -30,12 +32,12 @@ def _splitmix64(state: int) -> int:
     return state ^ (state >> 31)
 
 
-def seed_generators(seed: int, epoch: int, device: torch.device) -> None:
-    """Seeds Python, NumPy, torch and the training device for one epoch.
+def seed_generators(seed: int, epoch: int, device: torch.device, stream: int = 0) -> None:
+    """Seeds Python, NumPy, torch and the training device for one epoch; streams as in `derive_seed`.
 
     `torch.manual_seed` is avoided: it seeds every backend and takes 100 us.
     """
-    value = derive_seed(seed, epoch)
+    value = derive_seed(seed, epoch, stream)
     random.seed(value)
     np.random.seed(value & 0xFFFFFFFF)  # users' modules draw from the global generator
     torch.default_generator.manual_seed(value)
@@ -67,6 +69,16 @@ def generator_states() -> dict[str, Any]:
     if torch.backends.mps.is_available():
         states["mps"] = torch.mps.get_rng_state()
     return states
+
+
+@contextmanager
+def kept_generators() -> Iterator[None]:
+    """Restores all global generators at the end of the block."""
+    before = generator_states()
+    try:
+        yield
+    finally:
+        restore_generators(before)
 
 
 def restore_generators(states: dict[str, Any]) -> None:

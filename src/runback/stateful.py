@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 from typing import Any, NamedTuple, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -50,3 +52,11 @@ def cloned(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return type(value)(cloned(item) for item in value)
     return copy.deepcopy(value)
+
+
+def require_loadable(state: Any) -> None:
+    """Writes and reads a state as a checkpoint does; raises what torch raises."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    torch.load(file, weights_only=True)

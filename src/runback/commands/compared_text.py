@@ -10,6 +10,7 @@ from runback.commands.runs import SHORT_ID
 from runback.commands.show import RunDetails
 from runback.console.curves import BLOCKS, LETTERS, curve_lines
 from runback.console.streams import can_write
+from runback.console.text import aligned, number, plain
 
 if TYPE_CHECKING:
     from runback.commands.rank import Ranked
@@ -22,9 +23,9 @@ def as_text(found: Comparison) -> str:
     """A comparison as lines of text: a column for each run, the ranking, and the curves."""
     table = [[line[0], *(_cut(text, MAX_CELL) for text in line[1:])] for line in table_lines(found)]
     (head,), *ranked = ranking_lines(found)
-    ranking = [head, *(f"  {line}" for line in _aligned(ranked))]
-    parts = [_aligned(table), ranking, _curves(found.runs)]
-    return "\n\n".join("\n".join(_plain(line) for line in part) for part in parts if part)
+    ranking = [head, *(f"  {line}" for line in aligned(ranked))]
+    parts = [aligned(table), ranking, _curves(found.runs)]
+    return "\n\n".join("\n".join(plain(line).rstrip() for line in part) for part in parts if part)
 
 
 def table_lines(found: Comparison) -> list[list[str]]:
@@ -36,10 +37,10 @@ def table_lines(found: Comparison) -> list[list[str]]:
         ["experiment", *(run.experiment for run in runs)],
         ["status", *(run.status for run in runs)],
         ["epochs", *(str(run.epochs or 0) for run in runs)],
-        ["best_val_cost", *(_number(run.best_val_cost) for run in runs)],
+        ["best_val_cost", *(number(run.best_val_cost) for run in runs)],
     ]
     names = dict.fromkeys(name for run in runs for name in run.scores)
-    lines += [[f"test_{name}", *(_number(run.scores.get(name)) for run in runs)] for name in names]
+    lines += [[f"test_{name}", *(number(run.scores.get(name)) for run in runs)] for name in names]
     lines += [[name, *texts] for name, texts in found.options.items()]
     for prefix in ("data", "code", "versions"):
         lines += [[f"{prefix}: {n}", *texts] for n, texts in getattr(found, prefix).items()]
@@ -65,12 +66,6 @@ def labels(runs: Sequence[RunDetails]) -> dict[str, str]:
     return {run.run_id: f"{_cut(run.name, MAX_NAME)} ({run.run_id[:SHORT_ID]})" for run in runs}
 
 
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Lines with columns of equal width."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-
-
 def _ranked(model: Ranked, name: str) -> list[str]:
     if model.low is None or model.high is None:
         text = f"{model.difference:+.4g}" if model.difference else "best"
@@ -90,13 +85,5 @@ def _curves(runs: Sequence[RunDetails]) -> list[str]:
     return [f"{metric}:", *lines] if lines else []
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.6g}"
-
-
 def _cut(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text).rstrip()

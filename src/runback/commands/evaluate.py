@@ -100,10 +100,7 @@ def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
         DataError: the run's table has changed, or `data` does not fit.
         UsageError: the run's split has no test rows.
     """
-    if data is None:
-        return _scored(loaded, *test_rows(loaded))
-    table = table_of(loaded, data)
-    return _scored(loaded, table.features, table.targets, data)
+    return _scored(loaded, *rows_of(loaded, data))
 
 
 def _scored(loaded: Loaded, x: Tensor, y: Tensor, data: str) -> EvaluationResult:
@@ -163,7 +160,19 @@ def split_of(loaded: Loaded) -> Split:
     return split_from_json(read_json(loaded.client, loaded.record.run_id, "split.json"))
 
 
-def test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
+def rows_of(loaded: Loaded, data: str | None) -> tuple[Tensor, Tensor, str]:
+    """All rows of a table, or the run's test rows: features, targets and the table's path.
+
+    Raises:
+        DataError, UsageError: as in `score`.
+    """
+    if data is None:
+        return _test_rows(loaded)
+    table = _table_of(loaded, data)
+    return table.features, table.targets, data
+
+
+def _test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
     """The run's test rows: features, targets and the table's path.
 
     Raises:
@@ -171,7 +180,7 @@ def test_rows(loaded: Loaded) -> tuple[Tensor, Tensor, str]:
         UsageError: the run's split has no test rows.
     """
     config = with_data(loaded.config, loaded.record.tags, lambda path: stored_file(loaded, path))
-    table = table_of(loaded, config.data)
+    table = _table_of(loaded, config.data)
     require_fingerprint(table.fingerprint, loaded.record, config.data)
     rows = _require_test_rows(loaded, table, config.data)
     return table.features[rows], table.targets[rows], config.data
@@ -198,7 +207,7 @@ def _require_test_rows(loaded: Loaded, table: Table, data: str) -> Tensor:
     return split.test
 
 
-def table_of(loaded: Loaded, data: str) -> Table:
+def _table_of(loaded: Loaded, data: str) -> Table:
     """A table with the columns of the model, or a dataset with samples of its shape.
 
     Raises:

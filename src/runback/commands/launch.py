@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import shlex
-from pathlib import Path
 from typing import Any
 
-from runback.commands.recorded import config_of, original_config_of, require_fingerprint
-from runback.config import AUTO, FIELDS, TrainConfig, parse
-from runback.data.readers import fingerprint
+from runback.config import FIELDS, TrainConfig, parse
 from runback.errors import ConfigError, UsageError
 from runback.tracking.record import RunRecord
 
@@ -17,30 +14,6 @@ from runback.tracking.record import RunRecord
 def launch_id() -> str:
     """The run ID in MLFLOW_RUN_ID; empty if it is not set."""
     return os.environ.get("MLFLOW_RUN_ID", "")
-
-
-def changes_from(record: RunRecord, config: TrainConfig, frame: Path | None) -> dict[str, Any]:
-    """The options in which a configuration differs from the one that a run was begun with.
-
-    Options that are left to the data, such as `loss` auto, do not differ from what was chosen.
-
-    Args:
-        record: of the run.
-        config: of the command that is given once more.
-        frame: the Parquet file of its DataFrame; None for a table of its own.
-
-    Raises:
-        UsageError: the DataFrame is another one.
-    """
-    began_with, recorded = original_config_of(record), config_of(record)
-    changes = {}
-    for name in FIELDS:
-        value = getattr(config, name)
-        if value not in (AUTO, getattr(began_with, name), getattr(recorded, name)):
-            changes[name] = value
-    if frame is not None:
-        require_fingerprint(fingerprint(frame), record, "the DataFrame")
-    return changes
 
 
 def require_adoptable(record: RunRecord, config: TrainConfig) -> None:

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from runback.commands.evaluate import table_of, test_rows
+from runback.commands.evaluate import rows_of
 from runback.commands.load import Loaded, loading
 from runback.errors import RunNotFoundError, UsageError
 from runback.model.batched_forward import predict_rows
@@ -118,11 +118,7 @@ def _predicted(run_id: str, data: str | None, trust: bool) -> _Predicted | None:
 
 
 def _predictions(loaded: Loaded, data: str | None) -> _Predicted:
-    if data is None:
-        x, y, data = test_rows(loaded)
-    else:
-        table = table_of(loaded, data)
-        x, y = table.features, table.targets
+    x, y, data = rows_of(loaded, data)
     spec, config = loaded.spec, loaded.config
     task, targets = by_name(spec.task), spec.target_columns
     return _Predicted(

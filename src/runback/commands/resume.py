@@ -30,6 +30,8 @@ from runback.commands.train import (
     train_to_end,
 )
 from runback.config import (
+    AUTO,
+    FIELDS,
     MUTABLE_ON_RESUME,
     OPTION_NAMES,
     TrainConfig,
@@ -38,6 +40,7 @@ from runback.config import (
     unknown_option,
 )
 from runback.console.progress import say
+from runback.data.readers import fingerprint
 from runback.errors import ConfigError, TrackingError, UsageError
 from runback.model.rebuild import Rebuilder
 from runback.open_run.run import Run
@@ -45,6 +48,7 @@ from runback.open_run.signals import StopSignals
 from runback.storage.trust import require_trust
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import FetchArtifact, FindRun, ListArtifacts, NestLaunch
+from runback.tracking.record import RunRecord
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState
 from runback.user_code import is_of_library, is_user_defined
@@ -159,6 +163,30 @@ def run_resume(
                     post(held, setup)
                 say(f"run {held.id} resumed after {_position_text(setup.state)}: {summary(setup)}")
                 return train_to_end(held, setup, signals, rebuilder)
+
+
+def changes_from(record: RunRecord, config: TrainConfig, frame: Path | None) -> dict[str, Any]:
+    """The options in which a configuration differs from the one that a run was begun with.
+
+    Options that are left to the data, such as `loss` auto, do not differ from what was chosen.
+
+    Args:
+        record: of the run.
+        config: of the command that is given once more.
+        frame: the Parquet file of its DataFrame; None for a table of its own.
+
+    Raises:
+        UsageError: the DataFrame is another one.
+    """
+    began_with, recorded = original_config_of(record), config_of(record)
+    changes = {}
+    for name in FIELDS:
+        value = getattr(config, name)
+        if value not in (AUTO, getattr(began_with, name), getattr(recorded, name)):
+            changes[name] = value
+    if frame is not None:
+        require_fingerprint(fingerprint(frame), record, "the DataFrame")
+    return changes
 
 
 def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, dict[str, Any]]:

@@ -6,6 +6,7 @@ import time
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from runback.console.text import aligned, number, plain
 from runback.errors import UsageError
 from runback.tracking.connection import connect
 from runback.tracking.list_runs import experiment_ids, listed, registered_as
@@ -76,9 +77,7 @@ def as_table(summaries: list[RunSummary]) -> str:
     scores = list(dict.fromkeys(name for run in summaries for name in run.scores))[:MOST_SCORES]
     head = ["NAME", "ID", "STATUS", "AGE", "EPOCHS", "BEST_VAL_COST", *scores, "REGISTERED"]
     lines = [head, *(_cells(run, scores) for run in summaries)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
-    texts = ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
-    return "\n".join(text.rstrip() for text in texts)
+    return "\n".join(text.rstrip() for text in aligned(lines))
 
 
 def _summary(run: Run, version: str, aliases: tuple[str, ...]) -> RunSummary:
@@ -98,13 +97,11 @@ def _summary(run: Run, version: str, aliases: tuple[str, ...]) -> RunSummary:
 
 
 def _cells(run: RunSummary, scores: list[str]) -> list[str]:
-    values = [run.best_val_cost, *(run.scores.get(name) for name in scores)]
-    numbers = ["" if value is None else f"{value:.6g}" for value in values]
+    numbers = map(number, [run.best_val_cost, *(run.scores.get(name) for name in scores)])
     epochs = "" if run.epochs is None else str(run.epochs)
     registered = run.registered_as + "".join(f" @{alias}" for alias in run.aliases)
-    name = "".join(c if c.isprintable() else " " for c in run.name)
     since = age(time.time() - run.started_ms / 1000)
-    return [name, run.run_id[:SHORT_ID], run.status, since, epochs, *numbers, registered]
+    return [plain(run.name), run.run_id[:SHORT_ID], run.status, since, epochs, *numbers, registered]
 
 
 def age(seconds: float) -> str:

@@ -8,6 +8,7 @@ from runback.commands.runs import age
 from runback.commands.show import RunDetails, Times
 from runback.console.curves import BLOCKS, LETTERS, curve_lines
 from runback.console.streams import can_write
+from runback.console.text import aligned, number, plain
 
 MAX_LINE = 400
 
@@ -73,9 +74,8 @@ def _scores(run: RunDetails) -> list[str]:
     lines = [["test score", "this run", *run.baselines]]
     for name, value in run.scores.items():
         others = [found.get(name) for found in run.baselines.values()]
-        lines.append([name, *("" if v is None else f"{v:.6g}" for v in (value, *others))])
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return ["  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines]
+        lines.append([name, *map(number, (value, *others))])
+    return aligned(lines)
 
 
 def _curves(run: RunDetails) -> list[str]:
@@ -88,5 +88,5 @@ def _next(run: RunDetails) -> list[str]:
 
 def _plain(text: str) -> str:
     """A line without characters that cannot be printed, and not longer than `MAX_LINE`."""
-    shown = "".join(c if c.isprintable() else " " for c in text).rstrip()
+    shown = plain(text).rstrip()
     return shown if len(shown) <= MAX_LINE else f"{shown[:MAX_LINE]}..."

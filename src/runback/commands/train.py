@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from runback import tasks
 from runback.commands.finish import finish, require_finite
-from runback.commands.launch import changes_from, launch_id, require_adoptable
+from runback.commands.launch import launch_id, require_adoptable
 from runback.commands.model_class import model_of
 from runback.commands.options import TrainOptions
 from runback.commands.recorded import STORED_FRAME
@@ -165,7 +165,7 @@ def train_or_resume(
         record = courier.ask(FindRun(earlier)) if earlier else None
         if record is None or not record.tags.is_described:
             return run_training(config, courier, source, frame, samples)
-        from runback.commands.resume import run_resume  # which needs this module
+        from runback.commands.resume import changes_from, run_resume  # which needs this module
 
         changes = changes_from(record, config, frame)
         return run_resume(record.run_id, changes, courier, samples=samples)

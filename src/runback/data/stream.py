@@ -10,7 +10,7 @@ import torch
 from runback.data.batches import Batch, Order
 from runback.data.user_dataset import DatasetRows
 from runback.errors import DataError
-from runback.seeding import generator_states, restore_generators
+from runback.seeding import kept_generators
 
 
 class StreamBatches:
@@ -49,6 +49,6 @@ class StreamBatches:
 
     def _skip(self, samples: Iterator[object], count: int) -> None:
         """Reads samples of an epoch that is resumed; the generators stay as they were restored."""
-        states = generator_states()
-        if sum(1 for _ in islice(samples, count)):
-            restore_generators(states)
+        with kept_generators():
+            for _ in islice(samples, count):
+                pass

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import count
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, IterableDataset
 
 from runback.console.progress import say
 from runback.errors import UsageError
-from runback.seeding import derive_seed
+from runback.seeding import (
+    derive_seed,
+    generator_states,
+    kept_generators,
+    restore_generators,
+    seed_generators,
+)
 
 # Streams of `derive_seed`.
 ORDER, WORKERS = 1, 2
@@ -79,22 +82,29 @@ class OrderedBatches:
                 generator.manual_seed(seed)
             if hasattr(part, "set_epoch"):
                 part.set_epoch(epoch)
-        with _generators(_states_of(seed)):
+        with kept_generators():
+            self._seed_order(epoch)
             return list(sampler)
+
+    def _seed_order(self, epoch: int) -> None:
+        seed_generators(self._seed, epoch, torch.device("cpu"), ORDER)
 
     def _replayed(self, epoch: int, start: int) -> Iterator[Any]:
         """Reads the loader with generators of its own, so that a replay draws the same numbers."""
         if start:
             say(f"batches: the loader is read again from its beginning, to batch {start}")
-        states = _states_of(derive_seed(self._seed, epoch, ORDER))
-        with _generators(states):
+        with kept_generators():
+            self._seed_order(epoch)
             batches = iter(self.loader)
+            states = generator_states()
         for number in count():
-            with _generators(states):
+            with kept_generators():
+                restore_generators(states)
                 try:
                     batch = next(batches)
                 except StopIteration:
                     return
+                states = generator_states()
             if number >= start:
                 yield batch
 
@@ -147,42 +157,3 @@ def _with_last(batches: Iterator[Any]) -> Iterator[tuple[Any, bool]]:
         yield last, False
         last = batch
     yield last, True
-
-
-class _States:
-    """The states of the global generators of Python, NumPy and torch's CPU."""
-
-    def __init__(self) -> None:
-        self.update()
-
-    def update(self) -> None:
-        """Takes the generators' states."""
-        self._python, self._numpy = random.getstate(), np.random.get_state()
-        self._torch = torch.get_rng_state()
-
-    def set(self) -> None:
-        """Sets the generators."""
-        random.setstate(self._python)
-        np.random.set_state(self._numpy)
-        torch.set_rng_state(self._torch)
-
-
-def _states_of(seed: int) -> _States:
-    states = _States()
-    with _generators(states):
-        random.seed(seed)
-        np.random.seed(seed & 0xFFFFFFFF)  # users' samplers draw from the global generator
-        torch.default_generator.manual_seed(seed)
-    return states
-
-
-@contextmanager
-def _generators(states: _States) -> Iterator[None]:
-    """Sets the global generators inside the block; afterwards `states` is what the block left."""
-    before = _States()
-    states.set()
-    try:
-        yield
-    finally:
-        states.update()
-        before.set()

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from runback.console.progress import say
 from runback.errors import UsageError, first_line
 from runback.model.hidden_state import generators_of, listed
-from runback.stateful import Stateful, snapshot
+from runback.stateful import Stateful, require_loadable, snapshot
 
 
 class Kept:
@@ -67,11 +65,8 @@ class Kept:
             ) from error
 
     def _require_loadable(self, state: dict[str, Any]) -> None:
-        file = io.BytesIO()
         try:
-            torch.save(_without_tensors(state), file)
-            file.seek(0)
-            torch.load(file, weights_only=True)
+            require_loadable(_without_tensors(state))
         except Exception as error:  # of pickle, or of weights_only
             raise UsageError(
                 f"keep: {self._name}: its state_dict has something other than tensors, numbers, "

@@ -18,6 +18,7 @@ from runback.own_loop.values import copied, numbers
 from runback.seeding import generator_states, restore_generators, seed_generators
 from runback.stateful import Position, Stateful, snapshot
 from runback.tracking.messages import RunDescription
+from runback.training.device import choose_device
 
 EPOCHS, STEPS = "epochs", "steps"
 # What a checkpoint has besides the kept objects.
@@ -245,7 +246,7 @@ class Loop:
 
     def _seed(self) -> None:
         if self._settings.seed is not None:
-            seed_generators(self._settings.seed, self.place.done, _device())
+            seed_generators(self._settings.seed, self.place.done, choose_device("auto"))
 
     # Batches
 
@@ -299,7 +300,3 @@ class Loop:
         if self._batches is None or self._batches.loader is not loader:
             self._batches = OrderedBatches(loader, self.place.order_seed)
         return self._batches
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

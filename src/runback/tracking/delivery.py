@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from runback.tracking.connection import (
     public_uri,
     repeated,
 )
+from runback.tracking.notes import note_tags
 from runback.tracking.record import EndStatus
 from runback.tracking.status import end_run, now_ms
 from runback.tracking.views import write_view
@@ -185,9 +185,7 @@ class Delivery:
     def _send_note(self, item: Item) -> None:
         """Sets the run's description, unless it has one that runback has not written."""
         stored, text = self.client.get_run(self.run_id).data.tags, str(item.payload["text"])
-        found = stored.get(tags.NOTE, "")
-        if not found or _sha256(found) == stored.get(tags.NOTE_SHA256):
-            new = {tags.NOTE: text, tags.NOTE_SHA256: _sha256(text)}
+        if new := note_tags(stored, text):
             entries = [RunTag(key, value) for key, value in new.items()]
             self.client.log_batch(self.run_id, tags=entries)
 
@@ -304,10 +302,6 @@ def describe(waiting: dict[str, int]) -> str:
     if waiting.get("refused"):
         counts.append(f"{waiting['refused']} refused files or tags")
     return " and ".join(counts) or "the final status"
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _name(item: Item) -> str:

@@ -7,7 +7,6 @@ a fixed ID, so that it is written again, not twice; views and notes of users are
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import time
 import zlib
@@ -18,6 +17,7 @@ from mlflow import MlflowClient
 
 from runback.decoding import decode
 from runback.tracking import tags
+from runback.tracking.notes import note_tags
 
 NAME = "runback"
 NOTE = (
@@ -45,10 +45,9 @@ def write_view(client: MlflowClient, experiment_id: str) -> None:
     if _stored_state(stored.get(tags.VIEW, "")) != state:
         value = {"name": NAME, "createdAt": time.time_ns() // 1_000_000, "state": state}
         client.set_experiment_tag(experiment_id, tags.VIEW, json.dumps(value))
-    note, is_ours = stored.get(tags.NOTE, ""), stored.get(tags.NOTE_SHA256, "")
-    if note != NOTE and (not note or _sha256(note) == is_ours):
-        client.set_experiment_tag(experiment_id, tags.NOTE, NOTE)
-        client.set_experiment_tag(experiment_id, tags.NOTE_SHA256, _sha256(NOTE))
+    if stored.get(tags.NOTE) != NOTE:
+        for key, text in note_tags(stored, NOTE).items():
+            client.set_experiment_tag(experiment_id, key, text)
 
 
 def _scores(client: MlflowClient, experiment_id: str) -> list[str]:
@@ -151,7 +150,3 @@ def _stored_state(text: str) -> str:
     except ValueError:
         return ""
     return str(value.get("state", "")) if isinstance(value, dict) else ""
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import io
 import math
 from collections.abc import Iterable, Mapping
 from types import ModuleType
@@ -16,6 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnP
 
 from runback.config import TrainConfig
 from runback.errors import ConfigError, first_line
+from runback.stateful import require_loadable
 from runback.training.fastpaths import SGD, Adam, AdamW
 
 TRIAL_EPOCHS = 3
@@ -123,7 +123,7 @@ def _try_optimizer(config: TrainConfig, args: dict[str, Any]) -> None:
         for _ in range(TRIAL_EPOCHS):
             weight.grad = torch.ones(2, 2)
             optimizer.step()
-        _require_storable(optimizer.state_dict())
+        require_loadable(optimizer.state_dict())
     except Exception as error:
         raise _refusal(config, error) from None
 
@@ -131,14 +131,6 @@ def _try_optimizer(config: TrainConfig, args: dict[str, Any]) -> None:
 def _refusal(config: TrainConfig, error: Exception) -> ConfigError:
     given = f"{config.optimizer} refuses {config.optimizer_args}"
     return ConfigError(f"option optimizer_args: {given}: {first_line(error)}")
-
-
-def _require_storable(state: dict[str, Any]) -> None:
-    """Writes and reads a state as a checkpoint does; raises what torch raises."""
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    buffer.seek(0)
-    torch.load(buffer, weights_only=True)
 
 
 class Schedule:
@@ -223,7 +215,7 @@ def _check_schedule(config: TrainConfig, args: dict[str, Any]) -> None:
             schedule.step(*([1.0] if kind is ReduceLROnPlateau else []))
         if not math.isfinite(learning_rate(optimizer)):
             raise ValueError("the learning rate does not stay finite")
-        _require_storable(schedule.state_dict())
+        require_loadable(schedule.state_dict())
     except Exception as error:  # unchecked arguments can raise anything
         raise _schedule_refusal(config, args, error) from None
 

@@ -85,10 +85,43 @@ def test_the_kind_follows_from_the_cells(cells: Any, kind: str) -> None:
         (["2026-01-01", "soon", "2026-01-03"], "column 'c', data row 2: 'soon' is not a date, as"),
         ([[1], [2]], "column 'c' has cells of type list<"),
         ([b"a", b"b"], "column 'c' has cells of type binary"),
+        (
+            pa.array([-(2**60), 0], pa.timestamp("us", "Europe/Berlin")),
+            "column 'c': a cell of type timestamp[us, tz=Europe/Berlin] lies outside of the years",
+        ),
+        (pa.array([2**61, 0], pa.timestamp("s")), "column 'c': a cell of type timestamp[s] lies"),
+        (pa.array([-(2**30), 0], pa.int32()).cast(pa.date32()), "column 'c': a cell of type date"),
     ],
 )
 def test_cells_of_no_kind_are_unusable(cells: Any, problem: str) -> None:
     assert unusable(cells).startswith(problem)
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        pa.array([None, -(2**60)], pa.timestamp("us", "UTC")),
+        pa.array([None, 2**61], pa.timestamp("s")),
+        pa.array([None, -(2**30)], pa.int32()).cast(pa.date32()),
+        pa.array([None, [1]]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["number", "boolean", "category", "date"])
+def test_cells_without_text_are_refused_by_each_kind(cells: pa.Array, kind: str) -> None:
+    """At prediction, with cells of another type; a date may be any with microseconds in 64 bits."""
+    fitted = {
+        "number": pa.array([1.0, 2.0]),
+        "boolean": pa.array(["yes", "no"]),
+        "category": pa.array(["a", "b"] * 9),
+        "date": pa.array(["2026-01-01", "2026-01-02"]),
+    }[kind]
+    column = infer("c", fitted, np.arange(len(fitted)), kind)
+    microseconds = pa.types.is_timestamp(cells.type) and cells.type.unit == "us"
+    if kind == "date" and microseconds:
+        assert np.isfinite(column.encode(cells[1:], "t", 0)).all()
+        return
+    with pytest.raises(DataError, match=r"^t: column 'c'"):
+        column.encode(cells[1:], "t", 0)
 
 
 @pytest.mark.parametrize(

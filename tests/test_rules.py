@@ -25,7 +25,7 @@ TABLE = Path("t.csv")
 
 
 def drawn(text: str, cells: Any, seed: int = 0) -> Split:
-    array = cells if isinstance(cells, np.ndarray) else pa.array(cells)
+    array = cells if isinstance(cells, np.ndarray | pa.Array) else pa.array(cells)
     return draw_split(TABLE, parse_split(text), text, seed, len(array), lambda _: array, "y")
 
 
@@ -129,6 +129,14 @@ def test_stratified_parts_have_equal_shares_of_classes() -> None:
     assert "cannot be stratified: The least populated class" in refused(
         "stratified:1:1:1", ["a"] * 8 + ["b"]
     )
+
+
+@pytest.mark.parametrize("text", ["column:c", "group:c", "stratified", "time:c"])
+@pytest.mark.parametrize(
+    "cells", [pa.array([[1]] * 9), pa.array([2**61] * 9, pa.timestamp("s"))], ids=["list", "time"]
+)
+def test_cells_without_text_split_no_table(text: str, cells: pa.Array) -> None:
+    assert refused(text, cells).startswith(("column 'c'", "column 'y'"))
 
 
 @pytest.mark.parametrize("listed", [True, False])

@@ -301,7 +301,7 @@ def test_parquet_numbers_of_every_type_are_read(tmp_path: Path) -> None:
         (pa.array([b"1", b"two"]), "b'two' is not a number"),
         (pa.array([[1], [2]]), "array([1]) is not a number"),
         (pa.array([{"a": 1}, {"a": 2}]), "{'a': 1} is not a number"),
-        (pa.array([datetime(2026, 1, 1)] * 2), "Timestamp('2026-01-01 00:00:00') is not a number"),
+        (pa.array([datetime(2026, 1, 1)] * 2), "'2026-01-01 00:00:00.000000' is not a number"),
     ],
 )
 def test_parquet_cells_that_are_not_numbers_are_refused(
@@ -439,7 +439,7 @@ def test_frame_numbers_of_any_dtype_are_read(column: Any) -> None:
         (pd.Series(["1", ""]), "data row 2: has no value"),
         (pd.Series(["1", "b"]), "data row 2: 'b' is not a number"),
         (pd.Series([1j, 2j]), "data row 1: 1j is not a number"),
-        (pd.Series(pd.to_datetime(["2026-01-01", "2026-01-02"])), "data row 1: Timestamp("),
+        (pd.Series(pd.to_datetime(["2026-01-01", "2026-01-02"])), "data row 1: '2026-01-01"),
         (pd.Series([1e300, 1.0]), "data row 1: 1e+300 does not fit float32"),
     ],
 )

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from runback.columns import stored as entries
-from runback.columns.cells import distinct, shown, to_arrow
+from runback.columns.cells import distinct, shown, texts_in, to_arrow
 from runback.columns.column import Numbers
 from runback.errors import DataError
 
@@ -59,7 +59,7 @@ class BooleanColumn:
 
     def encode(self, cells: Any, where: Path | str, first: int) -> Numbers:
         """See `Column.encode`."""
-        found = distinct(cells)
+        found = texts_in(where, self.name, cells)
         numbers = [truth_of(text) for text in found.values]
         wrong = found.first(number is None for number in numbers)
         if wrong is not None:

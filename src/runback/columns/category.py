@@ -11,9 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from runback.columns import stored as entries
-from runback.columns.cells import distinct
+from runback.columns.cells import distinct, texts_in
 from runback.columns.column import Numbers
-from runback.errors import DataError
 
 # A value in fewer training rows than this, or than one row in 100 of a small table, is rare.
 RARE_ROWS = 10
@@ -71,10 +70,7 @@ class CategoryColumn:
 
     def encode(self, cells: Any, where: Path | str, first: int) -> Numbers:
         """See `Column.encode`; any text is accepted."""
-        try:
-            found = distinct(cells)
-        except TypeError as error:
-            raise DataError(f"{where}: column {self.name!r}: {error}") from None
+        found = texts_in(where, self.name, cells)
         code_of = {text: code for code, text in enumerate(self.categories, 1)}
         codes = np.array([code_of.get(text, OTHER) for text in found.values], np.float64)
         encoded: Numbers = found.take(codes, self.codes - 1 if self.missing else OTHER)

@@ -7,12 +7,15 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.types as kinds
+
+from runback.errors import DataError
 
 # The texts that pandas reads as missing values, in all sources.
 MISSING = [
@@ -117,6 +120,18 @@ def distinct(cells: Any) -> Distinct:
     return Distinct(merged[codes], values)
 
 
+def texts_in(where: Path | str, name: str, cells: Any) -> Distinct:
+    """As `distinct`, of the column of a table.
+
+    Raises:
+        DataError: cells of this type have no text.
+    """
+    try:
+        return distinct(cells)
+    except TypeError as error:
+        raise DataError(f"{where}: column {name!r}: {error}") from None
+
+
 def text_of(values: pa.Array) -> list[str | None]:
     """Values as text; None if a value is missing.
 
@@ -130,14 +145,31 @@ def text_of(values: pa.Array) -> list[str | None]:
         return text_of(values.dictionary_decode())
     if not (is_text(kind) or is_number(kind) or is_date(kind) or kinds.is_boolean(kind)):
         raise TypeError(f"cells of type {kind} cannot be used")
-    if kinds.is_timestamp(kind):  # nanoseconds have no Python type
-        values = values.cast(pa.timestamp("us", kind.tz), safe=False)
-    return [_text(value) for value in values.to_pylist()]
+    try:
+        plain = in_microseconds(values) if kinds.is_timestamp(kind) else values
+        return [_text(value) for value in plain.to_pylist()]
+    except (pa.ArrowException, ValueError, OverflowError):
+        raise TypeError(f"a cell of type {kind} lies outside of the years 1 to 9999") from None
+
+
+def in_microseconds(values: pa.Array) -> pa.Array:
+    """Dates or times as `timestamp("us")`; nanoseconds, which have no Python type, are cut off.
+
+    Raises:
+        pa.ArrowInvalid: a time has no int64 in microseconds.
+    """
+    kind = values.type
+    is_time = kinds.is_timestamp(kind)
+    target = pa.timestamp("us", kind.tz if is_time else None)
+    return values.cast(target, safe=not (is_time and kind.unit == "ns"))
 
 
 def shown(value: Any) -> str:
     """A cell in an error message."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except (ValueError, OverflowError, NotImplementedError):  # times outside of Python's calendar
+        text = f"a {type(value).__name__}"
     return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
 
 

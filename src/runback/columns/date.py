@@ -20,7 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from runback.columns import stored as entries
-from runback.columns.cells import distinct, is_date, shown, to_arrow
+from runback.columns.cells import in_microseconds, is_date, shown, texts_in, to_arrow
 from runback.columns.column import Numbers
 from runback.errors import DataError
 
@@ -135,11 +135,15 @@ def parse_moments(name: str, cells: Any, where: Path | str, first: int) -> npt.N
     """
     array = to_arrow(cells)
     if is_date(array.type):
-        zone = array.type.tz if pa.types.is_timestamp(array.type) else None
-        whole = array.cast(pa.timestamp("us", zone), safe=False).cast(pa.int64())
+        try:
+            whole = in_microseconds(array).cast(pa.int64())
+        except pa.ArrowInvalid:
+            raise DataError(
+                f"{where}: column {name!r}: a date is too far away for microseconds in 64 bits"
+            ) from None
         moments = whole.fill_null(int(_MISSING))
         return np.asarray(np.from_dlpack(moments)) if len(moments) else np.empty(0, np.int64)
-    found = distinct(array)
+    found = texts_in(where, name, array)
     parsed = [moment_of(text) for text in found.values]
     wrong = found.first(moment is None for moment in parsed)
     if wrong is not None:

@@ -52,7 +52,10 @@ def infer(name: str, cells: pa.Array, rows: Any, kind: str = "") -> Column:
     """
     if not _is_usable(cells.type):
         raise Unusable(f"column {name!r} has cells of type {cells.type}", as_category=False)
-    found = distinct(cells)
+    try:
+        found = distinct(cells)
+    except TypeError as error:
+        raise Unusable(f"column {name!r}: {error}", as_category=False) from None
     counts = found.counts()
     if not counts or (len(counts) == 1 and not found.n_missing):
         raise Constant

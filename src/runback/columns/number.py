@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from runback.columns import stored as entries
-from runback.columns.cells import distinct, is_missing, is_text, shown
+from runback.columns.cells import distinct, is_date, is_missing, is_text, shown, to_arrow
 from runback.columns.column import Numbers
 from runback.errors import DataError
 
@@ -135,7 +136,7 @@ def in_pandas(where: Path | str, name: str, cells: pa.Array | pa.ChunkedArray) -
 
 def not_a_number(name: str, row: int, value: Any) -> str:
     """The error message for a cell: its column, row and value."""
-    truth = str(value).strip().lower() in ("true", "false")
+    truth = isinstance(value, str) and value.strip().lower() in ("true", "false")
     hint = "; write 1 for true and 0 for false" if truth else ""
     return f"column {name!r}, data row {row}: {shown(value)} is not a number{hint}"
 
@@ -146,6 +147,8 @@ def _arrow_numbers(where: Path | str, name: str, column: Any, first: int) -> Num
         column = column.cast(pa.uint8())
     elif is_text(kind):
         return _text_numbers(where, name, column, first)
+    elif is_date(kind):
+        return _no_dates(where, name, column, first)
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
         return _series_numbers(where, name, in_pandas(where, name, column), first)
     column = column.cast(pa.float64(), safe=False)
@@ -168,9 +171,23 @@ def _text_numbers(where: Path | str, name: str, column: Any, first: int) -> Numb
     return found
 
 
+def _no_dates(where: Path | str, name: str, column: Any, first: int) -> Numbers:
+    """Missing cells only; a date is shown by Arrow, whose calendar has more years than Python's."""
+    row = pc.index(pc.is_valid(column), True).as_py()
+    if row < 0:
+        return np.full(len(column), math.nan)
+    cell = column.slice(row, 1)
+    if pa.types.is_timestamp(cell.type):
+        cell = cell.cast(pa.timestamp(cell.type.unit))
+    date = cell.cast(pa.string())[0].as_py()
+    raise NotANumberError(f"{where}: {not_a_number(name, first + row + 1, date)}")
+
+
 def _series_numbers(where: Path | str, name: str, column: pd.Series, first: int) -> Numbers:
     import pandas as pd
 
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return _no_dates(where, name, to_arrow(column), first)
     is_number = pd.api.types.is_numeric_dtype(column)
     if is_number and not pd.api.types.is_complex_dtype(column):
         return column.to_numpy(dtype=np.float64, na_value=np.nan)

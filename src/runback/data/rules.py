@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from runback.columns.cells import Distinct, distinct, is_date, is_text, shown, to_arrow
+from runback.columns.cells import Distinct, is_date, is_text, shown, texts_in, to_arrow
 from runback.columns.date import moment_of, parse_moments
 from runback.columns.number import parse_numbers
 from runback.config import SplitParts
@@ -66,7 +66,7 @@ def _require_rows(path: Path, text: str, rule: SplitParts, parts: Parts) -> None
 
 def _by_column(path: Path, name: str, cells: Any, ratio: str, seed: int) -> Parts:
     """The part that each row names: train, validation or test."""
-    found = distinct(cells)
+    found = texts_in(path, name, cells)
     _require_values(path, name, found)
     numbers = [PART_OF.get(text.strip().lower()) for text in found.values]
     wrong = found.first(number is None for number in numbers)
@@ -94,9 +94,9 @@ def _times(path: Path, name: str, cells: Any) -> npt.NDArray[Any]:
     """Dates as microseconds, or numbers."""
     if not isinstance(cells, np.ndarray):
         array = to_arrow(cells)
-        texts = distinct(array).values if is_text(array.type) else []
+        texts = texts_in(path, name, array).values if is_text(array.type) else []
         if is_date(array.type) or (texts and moment_of(texts[0]) is not None):
-            found = distinct(array)
+            found = texts_in(path, name, array)
             _require_values(path, name, found)
             return parse_moments(name, array, path, 0)
     numbers = parse_numbers(name, cells, path, 0)
@@ -108,7 +108,7 @@ def _times(path: Path, name: str, cells: Any) -> npt.NDArray[Any]:
 
 def _by_group(path: Path, name: str, cells: Any, ratio: str, seed: int) -> Parts:
     """All rows of a group are in the same part; the groups are in a random order."""
-    found = distinct(cells)
+    found = texts_in(path, name, cells)
     _require_values(path, name, found)
     used, group_of = np.unique(found.codes, return_inverse=True)
     by_text = np.argsort(np.array([found.values[code] for code in used], dtype=object))
@@ -126,7 +126,7 @@ def _stratified(path: Path, name: str, cells: Any, ratio: str, seed: int) -> Par
     """The parts have the same shares of all classes of the target."""
     from sklearn.model_selection import train_test_split
 
-    found = distinct(cells)
+    found = texts_in(path, name, cells)
     _require_values(path, name, found)
     names = np.array(found.values, dtype=object)[found.codes].astype(str)
     parts = np.zeros(len(names), np.uint8)

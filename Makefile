@@ -7,7 +7,7 @@ FUZZ_INPUTS ?= 100000
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint audit fuzz chaos bench ui mlproject clean
+.PHONY: help install train test lint audit fuzz chaos bench browser ui mlproject clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -46,6 +46,10 @@ chaos: $(READY)  ## run the long campaigns: hundreds of kills, outages and damag
 bench: $(READY)  ## run all benchmarks with the peers: a quarter of an hour
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	$(BIN)/python -m benchmarks
+
+browser: $(READY)  ## test MLflow's UI in Chromium (packages chromium, chromium-driver); write the pictures of the docs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[browser]'
+	SCREENSHOTS=docs/images $(BIN)/python -m pytest tests/test_browser.py
 
 ui: $(READY)  ## open MLflow's UI on our view of the runs (of a local store on 127.0.0.1, PORT=5000)
 	$(BIN)/python -m runback ui --port $(PORT)

@@ -49,9 +49,13 @@ def test_a_training_writes_the_view_and_says_where(workspace: Workspace) -> None
     state = state_of(workspace)
     for column in ("metrics.`best_val_cost`", "metrics.`test_rmse`", "params.`lr`"):
         assert column in state["selectedColumns"]
-    line, *bars = state["compareRunCharts"]
+    line, table, *bars = [chart for chart in state["compareRunCharts"] if not chart["deleted"]]
     assert (line["type"], line["scaleType"]) == ("LINE", "log")
     assert line["selectedMetricKeys"] == ["cost", "val_cost"]
+    assert (table["type"], table["compareGroups"]) == (
+        "DIFFERENCE",
+        ["Model metrics", "Parameters"],
+    )
     assert {"best_val_cost", "test_rmse", "test_r2"} <= {bar["metricKey"] for bar in bars}
     assert {bar["type"] for bar in bars} == {"BAR"}
     sections = {section["uuid"] for section in state["compareRunSections"]}

@@ -22,10 +22,10 @@ def now_ms() -> int:
 def end_run(
     client: MlflowClient, run_id: str, status: EndStatus, error: str, ended_ms: int
 ) -> None:
-    """Sets a run's final status, clears its lease, and tags the error, if any."""
-    entries = [RunTag(tags.LEASE, "")]
-    entries += [RunTag(tags.ERROR, error[:MAX_TAG])] if error else []
-    client.log_batch(run_id, tags=entries)
+    """Sets a run's final status, deletes its lease, and tags the error, if any."""
+    if error:
+        client.set_tag(run_id, tags.ERROR, error[:MAX_TAG])
+    _delete_tag(client, run_id, tags.LEASE)
     client.set_terminated(run_id, status, end_time=ended_ms)
 
 

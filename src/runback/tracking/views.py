@@ -29,6 +29,7 @@ NOTE = (
 COSTS = ("cost", "val_cost")
 PARAMS = ("model", "lr", "data")
 BEST = "best_val_cost"
+WITHOUT_CHART = ("val_cost", "best_epoch", "lr")  # else MLflow appends a chart of each
 RUNS_READ = 20
 MOST_SCORES = 8
 _SECTIONS = ("runback-costs", "runback-scores")
@@ -86,12 +87,14 @@ def _state(scores: Sequence[str]) -> dict[str, Any]:
         "groupBy": None,
         "groupsExpanded": {},
         "compareRunSections": [
-            _section(name, title)
-            for name, title in zip(_SECTIONS, ("Costs", "Scores"), strict=True)
+            _section(_SECTIONS[0], "Costs", columns=2, height=400),
+            _section(_SECTIONS[1], "Scores", columns=3, height=300),
         ],
         "compareRunCharts": [
             _lines(COSTS),
+            _differences(),
             *(_chart("BAR", name, _SECTIONS[1]) for name in (BEST, *scores)),
+            *(_chart("BAR", name, _SECTIONS[1], deleted=True) for name in WITHOUT_CHART),
         ],
         "globalLineChartConfig": {
             "xAxisKey": "step",
@@ -101,20 +104,35 @@ def _state(scores: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _section(name: str, title: str) -> dict[str, Any]:
+def _section(name: str, title: str, *, columns: int, height: int) -> dict[str, Any]:
+    """A group of charts: `columns` in a row, each `height` pixels high."""
     flags = {"display": True, "isReordered": True, "deleted": False, "isGenerated": False}
-    return {"uuid": name, "name": title, **flags}
+    return {"uuid": name, "name": title, "columns": columns, "cardHeight": height, **flags}
 
 
-def _chart(kind: str, metric: str, section: str) -> dict[str, Any]:
+def _chart(kind: str, metric: str, section: str, deleted: bool = False) -> dict[str, Any]:
     return {
         "uuid": f"runback-{metric}",
         "type": kind,
         "metricSectionId": section,
         "runsCountToCompare": RUNS_READ,
-        "deleted": False,
+        "deleted": deleted,
         "isGenerated": False,
         "metricKey": metric,
+    }
+
+
+def _differences() -> dict[str, Any]:
+    """A table with a column for each run: its metrics and parameters."""
+    chart = _chart("DIFFERENCE", "", _SECTIONS[0])
+    return {
+        **chart,
+        "uuid": "runback-differences",
+        "chartName": "Metrics and parameters",
+        "compareGroups": ["Model metrics", "Parameters"],
+        "showChangeFromBaseline": False,
+        "showDifferencesOnly": False,
+        "baselineColumnUuid": "",
     }
 
 

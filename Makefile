@@ -7,7 +7,7 @@ FUZZ_INPUTS ?= 100000
 READY  := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint audit fuzz chaos bench browser ui mlproject clean
+.PHONY: help install train test lint docs audit fuzz chaos bench browser ui mlproject clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -29,6 +29,10 @@ lint: $(READY)  ## run ruff (check, format) and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(READY)  ## build docs/ into build/docs; a warning is an error
+	$(BIN)/python -m sphinx -E -W --keep-going -n -q docs build/docs
+	@echo "see build/docs/index.html"
 
 audit: $(VENV)/.audit  ## look up known vulnerabilities of all pinned packages (needs the network)
 	$(VENV)/audit/bin/pip-audit --strict --no-deps --disable-pip --requirement constraints.txt

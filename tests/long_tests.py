@@ -1,7 +1,7 @@
 """Tests that take longest; `make chaos` runs them, so that `make test` stays below half an hour.
 
-Each has a shorter sibling that `make test` runs, but for the blocks of the README. Names are those of
-functions, with the parameters if only some of a test's cases are meant.
+Each has a shorter sibling that `make test` runs: of the blocks of all pages, those of one page. Names
+are those of functions, with the parameters if only some of a test's cases are meant.
 """
 
 LONG = {
@@ -30,7 +30,7 @@ LONG = {
     "test_other_test_rows_need_a_common_table",
     "test_server_outages_lose_and_slow_nothing",
     "test_the_arguments_of_a_dataset_are_used_again",
-    "test_the_readme_blocks_run_in_order",
+    "test_the_blocks_of_each_page_run",
 }
 
 

@@ -11,6 +11,7 @@ LONG = {
     "test_a_killed_example_is_bit_identical[characters-1]",
     "test_a_killed_loop_run_again_is_bit_identical[batch]",
     "test_a_killed_loop_run_again_is_bit_identical[stream_sigint]",
+    "test_a_killed_fork_resumes_bit_identically[later]",
     "test_a_loop_over_steps_is_bit_identical",
     "test_a_model_of_torch_itself_needs_no_consent",
     "test_a_real_table_works_with_a_command_each[bikeshare]",

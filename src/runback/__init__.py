@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from runback.commands.compare import compare
     from runback.commands.evaluate import evaluate
     from runback.commands.export import export
+    from runback.commands.fork import fork
     from runback.commands.load import load_model
     from runback.commands.predict import predict
     from runback.commands.promote import promote, rollback
@@ -54,6 +55,7 @@ __all__ = [
     "train",
     "run",
     "resume",
+    "fork",
     "evaluate",
     "predict",
     "promote",
@@ -88,6 +90,7 @@ _MODULES = {
     "TrainConfig": "runback.config",
     "train": "runback.commands.train",
     "resume": "runback.commands.resume",
+    "fork": "runback.commands.fork",
     "run": "runback.commands.run",
     "evaluate": "runback.commands.evaluate",
     "predict": "runback.commands.predict",

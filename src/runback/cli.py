@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 import runback
 from runback.config import (
     FIELDS,
+    FIXED_IN_FORK,
     MUTABLE_ON_RESUME,
     TrainConfig,
     choices,
@@ -126,6 +127,23 @@ def _resume(options: argparse.Namespace) -> int:
         from runback.commands.resume import run_resume
 
         result = run_resume(name, _given(options), courier, from_scratch, trust)
+    return _finished(result)
+
+
+def _fork(options: argparse.Namespace) -> int:
+    trust, at = _trusts(options), _whole_number("at", options.at) if options.at else None
+    require_form(options.run)
+    given = parse_all(_given(options))
+    from runback.commands.early import importing
+    from runback.tracking.client import CourierClient
+    from runback.tracking.messages import FindRun
+
+    with _failing_launch(trains=True), CourierClient() as courier:
+        with importing("runback.commands.fork"):
+            courier.ask(FindRun(options.run))  # an unknown run is reported before torch is imported
+        from runback.commands.fork import run_fork
+
+        result = run_fork(options.run, at, given, courier, trust)
     return _finished(result)
 
 
@@ -298,6 +316,13 @@ def _resume_help(name: str) -> str:
     return text if name in MUTABLE_ON_RESUME else ""
 
 
+def _fork_help(name: str) -> str:
+    """The help text; empty for the options that a fork may not change."""
+    default = "empty" if name in ("name", "key") else "as RUN has it"
+    text = f"{FIELDS[name].metadata['help']} (default: {default})"
+    return "" if name in FIXED_IN_FORK else text
+
+
 def _default(name: str) -> str:
     return render(FIELDS[name].metadata["default"])
 
@@ -313,7 +338,8 @@ CONFIG = Argument("config", "options from a TOML file", metavar="FILE.toml", def
 TRAIN_OPTIONS = tuple(
     Argument(name, _train_help(name), default=_default(name), if_given=True) for name in FIELDS
 )
-# All options, so that the error message can name one that a resume may not change.
+# All options, so that the error message can name one that a resume or a fork may not change.
+FORK_OPTIONS = tuple(Argument(name, _fork_help(name), if_given=True) for name in FIELDS)
 RESUME_OPTIONS = tuple(Argument(name, _resume_help(name), if_given=True) for name in FIELDS)
 
 COMMANDS = (
@@ -328,6 +354,19 @@ COMMANDS = (
             TRUST,
         ),
         _resume,
+    ),
+    Command(
+        "fork",
+        "train a new run from a checkpoint of RUN; prints the run ID",
+        (
+            RUN,
+            Argument(
+                "at", "epochs completed at the checkpoint (default: the newest)", metavar="EPOCH"
+            ),
+            *FORK_OPTIONS,
+            TRUST,
+        ),
+        _fork,
     ),
     Command(
         "evaluate",
@@ -520,7 +559,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> int:
     try:
-        with _failing_launch(trains=argv[:1] == ["train"]):
+        with _failing_launch(trains=argv[:1] in (["train"], ["fork"])):
             options, extra = build_parser().parse_known_args(argv)
             if extra:
                 raise ConfigError(_unknown(extra[0]))

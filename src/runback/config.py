@@ -283,6 +283,22 @@ MUTABLE_ON_RESUME = frozenset(
         "name",
     }
 )
+# Options that choose the rows, the columns and the module; a fork has those of its run.
+FIXED_IN_FORK = frozenset(
+    {
+        "model",
+        "model_args",
+        "target",
+        "features",
+        "columns",
+        "csv",
+        "missing_target",
+        "data_args",
+        "split",
+        "normalize",
+        "normalize_target",
+    }
+)
 FIELDS: dict[str, dataclasses.Field[Any]] = {f.name: f for f in dataclasses.fields(TrainConfig)}
 OPTION_NAMES: tuple[str, ...] = tuple(FIELDS)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from runback.commands.baselines import Scores
+from runback.commands.fork_point import fork_of
 from runback.config import MUTABLE_ON_RESUME
+from runback.open_run.forking import sentence
 from runback.open_run.run import Run
 from runback.training.setup import TrainingSetup
 
@@ -25,7 +27,14 @@ def note(
         scores: of the test rows, empty without any.
         baselines: those of simple models by name.
     """
-    parts = [_what(setup, chosen), _table(scores, baselines), _unusual(run, setup), _commands(run)]
+    fork = fork_of(run)
+    parts = [
+        sentence(fork) if fork else "",
+        _what(setup, chosen),
+        _table(scores, baselines),
+        _unusual(run, setup),
+        _commands(run),
+    ]
     return "\n\n".join(part for part in parts if part)[:LARGEST_NOTE]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from runback.commands.fork_point import ForkPoint
 from runback.commands.load import Loaded, loading, stored_file
 from runback.commands.recorded import (
     STORED_FRAME,
@@ -23,6 +24,8 @@ from runback.config import TrainConfig
 from runback.data.table import fingerprint_of
 from runback.errors import TrackingError, UsageError
 from runback.model.spec import SOURCE_FOLDER
+from runback.open_run.forking import FORK, Start
+from runback.storage.checkpoints import checkpoint_name, manifest_name
 from runback.tracking import tags
 from runback.tracking.client import CourierClient
 from runback.tracking.points import published_points
@@ -110,7 +113,7 @@ def _trained_again(loaded: Loaded) -> str:
     if loaded.record.tags.data_path == STORED_FRAME:
         frame, config = Path(config.data), dataclasses.replace(config, data=STORED_FRAME)
     with CourierClient() as courier:
-        outcome = run_training(config, courier, source, frame)
+        outcome = run_training(config, courier, source, frame, None, _point(loaded))
     if not outcome.delivered:
         raise TrackingError(
             f"run {outcome.run_id} is trained, but not completely delivered to the tracking "
@@ -118,6 +121,20 @@ def _trained_again(loaded: Loaded) -> str:
         )
     loaded.client.set_tag(outcome.run_id, tags.REPRODUCTION_OF, loaded.record.run_id)
     return outcome.run_id
+
+
+def _point(loaded: Loaded) -> ForkPoint | None:
+    """The checkpoint with which a fork begins; None for other runs.
+
+    Raises:
+        TrackingError: it is not among the run's artifacts.
+    """
+    fork = loaded.record.tags.fork
+    if fork is None:
+        return None
+    name = f"{FORK}/{manifest_name(checkpoint_name(fork.epoch))}"
+    start = Start(fork.run_id, fork.epoch, stored_file(loaded, name).parent)
+    return ForkPoint(start, fork.kept, fork.changed)
 
 
 def _as_trained(loaded: Loaded) -> TrainConfig:

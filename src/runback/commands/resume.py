@@ -10,6 +10,7 @@ from typing import Any
 
 from torch.utils.data import Dataset
 
+from runback.commands.fork_point import begin_again
 from runback.commands.launch import launch_id
 from runback.commands.recorded import (
     config_of,
@@ -45,6 +46,7 @@ from runback.errors import ConfigError, TrackingError, UsageError
 from runback.model.rebuild import Rebuilder
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
+from runback.storage.paths import RunDir
 from runback.storage.trust import require_trust
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import FetchArtifact, FindRun, ListArtifacts, NestLaunch
@@ -214,7 +216,7 @@ def changed(config: TrainConfig, changes: dict[str, Any]) -> tuple[TrainConfig, 
 def _restored(
     run: Run, config: TrainConfig, consent: Consent, courier: CourierClient
 ) -> TrainingSetup:
-    """The setup at the newest valid checkpoint or, without one, before the first epoch.
+    """The setup at the newest valid checkpoint or, without one, where the run begins.
 
     It is prepared with the run's original number of epochs, on which schedules depend.
 
@@ -231,9 +233,9 @@ def _restored(
     record = run.record
     assert record is not None
     if not consent.names_data:
-        config = with_data(config, record.tags, lambda path: _stored_file(run, path, courier))
+        config = with_data(config, record.tags, lambda path: stored_file(run.folder, path, courier))
     began_with = original_config_of(record).epochs
-    source = _user_source(run, config, courier, consent.trust)
+    source = user_source(run.folder, config, courier, consent.trust)
 
     def prepared() -> TrainingSetup:
         setup = prepare(dataclasses.replace(config, epochs=began_with), source, consent.samples)
@@ -242,16 +244,31 @@ def _restored(
         return setup
 
     setup, recorded = prepared(), run.catch_up()
-    if consent.from_scratch:
-        say(f"run {run.id}: training starts again from epoch 0")
-    elif not restore_into(run, setup):
-        run.require_untrained()
-        say(f"run {run.id} has no checkpoint yet: training starts from epoch 0")
+    if consent.from_scratch or not restore_into(run, setup):
         setup = prepared()  # a failed restore may have changed the objects
+        _begin(run, setup, consent)
     setup = dataclasses.replace(setup, config=config)
     run.state["config"] = config.as_json()
     _require_enough_epochs(setup, recorded)
     return setup
+
+
+def _begin(run: Run, setup: TrainingSetup, consent: Consent) -> None:
+    """Begins the training of a resumed run: from epoch 0 or, of a fork, from its checkpoint.
+
+    Raises:
+        UsageError: the run has trained, and training it again is not what the user has said.
+    """
+    assert run.record is not None
+    fork = run.record.tags.fork
+    first = fork.epoch if fork else 0
+    if consent.from_scratch:
+        say(f"run {run.id}: training starts again from epoch {first}")
+    else:
+        run.require_untrained()
+        say(f"run {run.id} has no checkpoint yet: training starts from epoch {first}")
+    if fork:
+        begin_again(run, setup)
 
 
 def _missing_files(
@@ -283,14 +300,16 @@ def restore_into(run: Run, setup: TrainingSetup) -> bool:
     return True
 
 
-def _stored_file(run: Run, path: str, courier: CourierClient) -> Path:
+def stored_file(run: RunDir, path: str, courier: CourierClient) -> Path:
     """The local file of an artifact in the run's folder; its folder is downloaded if missing."""
-    if not (run.folder.path / path).is_file():
-        courier.ask(FetchArtifact(run.id, Path(path).parent.name, str(run.folder.path)))
-    return run.folder.path / path
+    if not (run.path / path).is_file():
+        courier.ask(FetchArtifact(run.run_id, Path(path).parent.name, str(run.path)))
+    return run.path / path
 
 
-def _user_source(run: Run, config: TrainConfig, courier: CourierClient, trust: bool) -> Path | None:
+def user_source(
+    run: RunDir, config: TrainConfig, courier: CourierClient, trust: bool
+) -> Path | None:
     """The folder with the recorded code of a user-defined module, downloaded if missing.
 
     Raises:
@@ -300,16 +319,16 @@ def _user_source(run: Run, config: TrainConfig, courier: CourierClient, trust: b
     """
     if not is_user_defined(config.model) or is_of_library(config.model):
         return None
-    folder = run.folder.source
+    folder = run.source
     if not folder.is_dir():
         try:
-            courier.ask(FetchArtifact(run.id, "source", str(run.folder.path)))
+            courier.ask(FetchArtifact(run.run_id, "source", str(run.path)))
         except TrackingError as error:
             raise UsageError(
-                f"run {run.id}: the recorded source of {config.model} is neither in {folder} nor "
+                f"run {run.run_id}: the recorded source of {config.model} is neither in {folder} nor "
                 f"among its artifacts ({error}); restore one of them"
             ) from None
-    require_trust(folder, f"the module of run {run.id}", trust)
+    require_trust(folder, f"the module of run {run.run_id}", trust)
     return folder
 
 

@@ -7,24 +7,29 @@ from pathlib import PurePath
 
 from runback.config import TrainConfig, default_in, render
 from runback.limits import MAX_RUN_NAME
+from runback.tracking.record import ForkTags
 
 # In the order of their weight; the first `MOST` that differ from the defaults are shown.
 SHOWN = ("lr", "optimizer", "batch_size", "epochs", "weight_decay", "model_args", "split", "seed")
 MOST = 2
+SHORT_ID = 8
 
 
-def run_name(config: TrainConfig) -> str:
-    """The option `name`, else MLFLOW_RUN_NAME, else for example "mlp diabetes lr=0.003"."""
-    return (config.name or os.environ.get("MLFLOW_RUN_NAME", "") or _composed(config))[
-        :MAX_RUN_NAME
-    ]
+def run_name(config: TrainConfig, fork: ForkTags | None = None) -> str:
+    """The option `name`, else MLFLOW_RUN_NAME, else for example "mlp diabetes lr=0.003".
+
+    A fork is called "mlp diabetes lr=0.003 (fork of 1a2b3c4d after 20)".
+    """
+    given = config.name or os.environ.get("MLFLOW_RUN_NAME", "")
+    return (given or _composed(config, fork))[:MAX_RUN_NAME]
 
 
-def _composed(config: TrainConfig) -> str:
+def _composed(config: TrainConfig, fork: ForkTags | None) -> str:
     values = {name: getattr(config, name) for name in SHOWN}
     others = [name for name, value in values.items() if value != default_in(config, name)]
     options = [f"{name}={render(values[name])}" for name in others[:MOST]]
-    return " ".join([_short(config.model), _short(config.data), *options])
+    begin = [f"(fork of {fork.run_id[:SHORT_ID]} after {fork.epoch})"] if fork else []
+    return " ".join([_short(config.model), _short(config.data), *options, *begin])
 
 
 def _short(name: str) -> str:

@@ -22,7 +22,7 @@ def as_screen(run: RunDetails) -> str:
         "options": "  ".join(f"{name}={text}" for name, text in run.options.items()),
         "epochs": _epochs(run),
         "model": run.registered_as + "".join(f" @{alias}" for alias in run.aliases),
-        "time": _time(run.times, run.epochs),
+        "time": _time(run.times, (run.epochs or 0) - run.begins_after),
     }
     lines = [f"{run.name}  {run.status}"]
     lines += [f"{name:<9} {text}" for name, text in facts.items() if text]
@@ -48,10 +48,10 @@ def _epochs(run: RunDetails) -> str:
     return f"{run.epochs or 0}{planned}{best}{value if best else ''}"
 
 
-def _time(times: Times, epochs: int | None) -> str:
+def _time(times: Times, epochs: int) -> str:
     if times.before is None or times.epochs is None:
         return ""
-    rate = f" ({(epochs - 1) / times.epochs:.3g}/s)" if epochs and times.epochs > 0.05 else ""
+    rate = f" ({(epochs - 1) / times.epochs:.3g}/s)" if epochs > 0 and times.epochs > 0.05 else ""
     parts = [
         f"{_seconds(times.before)} to the first epoch",
         f"{_seconds(times.epochs)} in epochs{rate}",

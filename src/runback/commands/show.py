@@ -74,6 +74,7 @@ class RunDetails:
         notes: what is unusual, in sentences.
         waiting: the points and files in the local journal that the server does not have yet.
         commands: what can be done next.
+        begins_after: the epoch after which a fork begins; 0 of other runs.
     """
 
     run_id: str
@@ -98,6 +99,7 @@ class RunDetails:
     notes: tuple[str, ...]
     waiting: int
     commands: tuple[str, ...]
+    begins_after: int
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
@@ -150,6 +152,7 @@ def details_of(client: MlflowClient, record: RunRecord) -> RunDetails:
         notes=tuple(_notes(record, found, left)),
         waiting=left.points + left.items + left.refused,
         commands=tuple(_commands(record, bool(version), left)),
+        begins_after=record.tags.fork.epoch if record.tags.fork else 0,
     )
 
 
@@ -248,6 +251,9 @@ def _notes(record: RunRecord, run: Run, left: Unsent) -> list[str]:
     for tag in (tags.ERROR, tags.NON_FINITE, tags.MISMATCH):
         if stored.get(tag):
             notes.append(f"{tag.rpartition('.')[2]}: {stored[tag]}")
+    if fork := record.tags.fork:
+        changed = f", with {fork.changed}" if fork.changed else ""
+        notes.append(f"it is a fork of run {fork.run_id} after epoch {fork.epoch}{changed}")
     if stored.get(tags.REPRODUCTION_OF):
         notes.append(f"it reproduces run {stored[tags.REPRODUCTION_OF]}")
     return notes

@@ -19,6 +19,7 @@ from torch.utils.data import Dataset
 
 from runback import tasks
 from runback.commands.finish import finish, require_finite
+from runback.commands.fork_point import ForkPoint, begin_fork, say_taken_over
 from runback.commands.launch import launch_id, require_adoptable
 from runback.commands.model_class import model_of
 from runback.commands.options import TrainOptions
@@ -177,6 +178,7 @@ def run_training(
     source: Path | None = None,
     frame: Path | None = None,
     samples: Dataset[Any] | None = None,
+    point: ForkPoint | None = None,
 ) -> TrainResult:
     """Trains a new run, or the one in MLFLOW_RUN_ID.
 
@@ -186,15 +188,20 @@ def run_training(
         source: a folder with the code of a user-defined module; None to import it.
         frame: the Parquet file of a DataFrame, to keep with the run; None for a table of its own.
         samples: a dataset object, which is the data; None for the data that the options name.
+        point: where the run begins if it is a fork; None to begin with epoch 0.
     """
     with StopSignals(courier.report_signal) as signals:
         setup = _prepared(config, courier, source, frame, samples)
         with Rebuilder(setup.built) as rebuilder, Run.new(courier, signals, launch_id()) as run:
             keep(run, setup)
+            if point is not None:
+                begin_fork(run, setup, point)
             _post_setup(run, setup, frame)
             with loading_libraries():
-                run.create(description_of(setup))
+                run.create(description_of(setup, point), experiment_id=_experiment_id(point))
             say(f"run {run.id}: {summary(setup)}")
+            if point is not None:
+                say_taken_over(run, setup, point)
             if config.loss == AUTO:
                 say(f"loss {setup.config.loss}, as the target has {_content(setup)}")
             _warn(setup)
@@ -392,18 +399,24 @@ def remember_code(setup: TrainingSetup) -> None:
         remember(source_of(code.root, dataset.files, code.reference), "trained")
 
 
-def description_of(setup: TrainingSetup) -> RunDescription:
+def _experiment_id(point: ForkPoint | None) -> str:
+    """The experiment of a fork, which is that of its run; empty for the one of the environment."""
+    return point.record.experiment_id if point is not None and point.record is not None else ""
+
+
+def description_of(setup: TrainingSetup, point: ForkPoint | None = None) -> RunDescription:
     """What the run is described with at its start: params, tags, and dataset inputs."""
     config, table = setup.config, setup.table
     counted = {} if config.missing_target == "refuse" else {LEFT_OUT: str(table.left_out)}
     return RunDescription(
         params={**config.as_params(), **counted},
         tags={
-            tags.RUN_NAME: run_name(config),
+            tags.RUN_NAME: run_name(config, point.tags if point else None),
             tags.CONFIG: config.as_json(),
             tags.DATA_FINGERPRINT: table.fingerprint,
             tags.DATA_PATH: str(table.path),
             **({tags.KEY: config.key} if config.key else {}),
+            **(point.tags.as_tags() if point else {}),
         },
         datasets=tuple(_dataset_parts(setup)),
     )

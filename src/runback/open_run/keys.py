@@ -43,15 +43,18 @@ def holding_key(key: str, experiment: str = "") -> AbstractContextManager[object
     return FileLock(key_lock("\0".join([key, *scope]))).acquire(f"the key {key}")
 
 
-def unfinished_run(courier: CourierClient, key: str, experiment: str = "") -> str:
+def unfinished_run(
+    courier: CourierClient, key: str, experiment: str = "", experiment_id: str = ""
+) -> str:
     """The ID of the newest unfinished run with a key in an experiment; empty if there is none.
 
     Args:
         courier: asks the tracking server.
         key: empty for none.
         experiment: a name; by default the one of the environment.
+        experiment_id: of an experiment, in the place of a name.
 
     Raises:
         TrackingError: the server is unreachable.
     """
-    return courier.ask(FindKey(key, experiment)) if key else ""
+    return courier.ask(FindKey(key, experiment, experiment_id)) if key else ""

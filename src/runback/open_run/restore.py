@@ -58,10 +58,12 @@ class CaughtUp:
         epochs: the last one with all its points, here or on the server.
         may_have_checkpoints: whether a checkpoint may ever have been written; False only if the
             journal has recorded all of the run and knows of none.
+        begun: the epoch at which a fork begins; 0 for other runs.
     """
 
     epochs: int
     may_have_checkpoints: bool
+    begun: int = 0
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ def restore(
         UsageError: an object rejects its state, such as weights that do not fit the module.
     """
     remove_leftovers(folder.checkpoints)
-    remote = _remote_positions(folder, courier)
+    remote = remote_positions(folder, courier)
     for candidate in _candidates(folder, remote):
         if recorded is not None and candidate.position.epoch > recorded:
             file = checkpoint_name(*candidate.position)
@@ -97,7 +99,7 @@ def restore(
             continue
         try:
             manifest, state = _load(candidate, folder, courier, key)
-            values = _load_into(kept, state, manifest)
+            values = load_into(kept, state, manifest)
         except (CheckpointError, TrackingError) as error:
             say(f"warning: skipped {error}")
             continue
@@ -124,7 +126,8 @@ def catch_up(folder: RunDir, record: RunRecord, courier: CourierClient) -> Caugh
         courier.ask(AdoptPoints(folder.run_id))
     with contextlib.closing(Journal(folder.journal)) as journal:
         knows_of_none = is_whole and not journal.has_posted("artifact", "checkpoints")
-        return CaughtUp(journal.reached(), not knows_of_none)
+        begun = record.tags.fork.epoch if record.tags.fork else 0
+        return CaughtUp(max(journal.reached(), begun), not knows_of_none, begun)
 
 
 def _set_aside_if_damaged(folder: RunDir) -> None:
@@ -163,7 +166,7 @@ def _place(uri: str) -> str:
     return f"{parts.scheme}://{host}{parts.path}" if host else parts.path or uri
 
 
-def _remote_positions(folder: RunDir, courier: CourierClient) -> list[Position]:
+def remote_positions(folder: RunDir, courier: CourierClient) -> list[Position]:
     try:
         return positions(courier.ask(ListArtifacts(folder.run_id, "checkpoints")))
     except TrackingError as error:
@@ -196,10 +199,14 @@ def _read(folder: Path, file: str, key: CheckpointKey) -> tuple[Manifest, dict[s
     return manifest, load_checkpoint(folder, manifest)
 
 
-def _load_into(
+def load_into(
     kept: Mapping[str, Stateful], state: dict[str, Any], manifest: Manifest
 ) -> dict[str, Any]:
-    """Restores each object and the generators; returns the other values."""
+    """Restores each object and the generators; returns the other values.
+
+    Raises:
+        CheckpointError: the state of an object is missing or does not fit.
+    """
     rest = dict(state)
     try:
         for name, target in kept.items():

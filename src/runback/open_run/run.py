@@ -37,6 +37,7 @@ from runback.tracking import links, tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import (
     CreateRun,
+    FetchArtifact,
     FindRun,
     ReopenRun,
     RunDescription,
@@ -166,12 +167,21 @@ class Run:
             UsageError: the run has trained; the message names the places without a checkpoint.
         """
         assert self.record is not None and self._caught_up is not None
-        if self._caught_up.may_have_checkpoints and self._caught_up.epochs:
+        caught_up = self._caught_up
+        if caught_up.may_have_checkpoints and caught_up.epochs > caught_up.begun:
             raise UsageError(missing_checkpoints(self.folder, self.record, self._caught_up.epochs))
 
     def post_file(self, file: Path, artifact_path: str) -> None:
         """Adds a file of the run's folder to the outbox, with its digest."""
         self.journal.post_file(self.folder.path, file, artifact_path)
+
+    def fetch(self, path: str) -> None:
+        """Downloads an artifact of the run, a file or a folder, into the run's folder.
+
+        Raises:
+            TrackingError: no such artifact, or the server is unreachable.
+        """
+        self._courier.ask(FetchArtifact(self.id, path, str(self.folder.path)))
 
     def post_json(self, name: str, value: Any) -> None:
         """Adds a JSON artifact at the root of the run."""
@@ -182,12 +192,15 @@ class Run:
 
     # From held to live
 
-    def create(self, description: RunDescription, experiment: str = "") -> None:
+    def create(
+        self, description: RunDescription, experiment: str = "", experiment_id: str = ""
+    ) -> None:
         """Creates the run on the tracking server, or takes the existing one over.
 
         Args:
             description: of the run.
             experiment: its name; by default the one of the environment.
+            experiment_id: of the experiment, in the place of a name.
 
         Raises:
             UsageError: the experiment in the environment does not exist or is deleted.
@@ -197,7 +210,8 @@ class Run:
         self._close_journal()  # the folder is renamed
         self._is_requested = True
         if self.folder.is_pending:
-            run_id = self._courier.ask(CreateRun(self.folder.mark, description, experiment))
+            mark = self.folder.mark
+            run_id = self._courier.ask(CreateRun(mark, description, experiment, experiment_id))
             self.folder = run_dir(run_id)
         else:
             self._courier.ask(TakeOverRun(self.id, description))

@@ -529,13 +529,14 @@ def _last_complete(points: Iterable[tuple[str, int, Any, int]]) -> int:
 
     Points are published in the order of their steps, in batches of many steps, so that only the
     last step of a long training can be incomplete: if a metric with a value in each step before has
-    none in the last one.
+    none in the last one. The first step of a fork is not 1.
     """
     steps: dict[str, set[int]] = {}
     for key, step, _, _ in points:
         steps.setdefault(key, set()).add(step)
     last = max((max(found) for found in steps.values()), default=0)
-    is_incomplete = any(found == set(range(1, last)) for found in steps.values())
+    first = min((min(found) for found in steps.values() if len(found) > 1), default=1)
+    is_incomplete = any(found == set(range(first, last)) for found in steps.values())
     return last - 1 if is_incomplete and last > _SHORTEST_BATCH else last
 
 

@@ -49,7 +49,11 @@ FORGET_SECONDS = 600.0
 
 
 def create_run(
-    client: MlflowClient, pending: RunDir, first_tags: Mapping[str, str], experiment: str = ""
+    client: MlflowClient,
+    pending: RunDir,
+    first_tags: Mapping[str, str],
+    experiment: str = "",
+    given_id: str = "",
 ) -> RunDir:
     """Creates a run in an experiment and renames its pending directory.
 
@@ -58,6 +62,7 @@ def create_run(
         pending: the run's directory, locked by the caller.
         first_tags: tags that the run has from its first moment on.
         experiment: its name; by default the experiment of the environment.
+        given_id: of the experiment, in the place of a name.
 
     Returns:
         The run's directory. On an HTTP server its journal keeps the mark for `delete_duplicates`.
@@ -68,7 +73,7 @@ def create_run(
             pending directory is kept for `runback sync`.
     """
     try:
-        experiment_id = experiment_of(client, experiment)
+        experiment_id = experiment_of(client, experiment, given_id)
     except RunbackError:
         shutil.rmtree(pending.path, ignore_errors=True)
         raise

@@ -14,17 +14,19 @@ from runback.limits import experiment_name_problem
 from runback.tracking.connection import describe_error, is_permanent, repeated
 
 
-def experiment_of(client: MlflowClient, name: str = "") -> str:
+def experiment_of(client: MlflowClient, name: str = "", given_id: str = "") -> str:
     """The ID of an experiment by its name or, as in MLflow, from the environment.
 
-    The given name (created if missing), else MLFLOW_EXPERIMENT_ID, else MLFLOW_EXPERIMENT_NAME
-    (created if missing), else the default.
+    The given ID, else the given name (created if missing), else MLFLOW_EXPERIMENT_ID, else
+    MLFLOW_EXPERIMENT_NAME (created if missing), else the default.
 
     Raises:
         UsageError: the experiment does not exist or is deleted.
         TrackingError: the server is unreachable or refuses.
     """
     by_id, by_name = (os.environ.get(f"MLFLOW_EXPERIMENT_{what}") for what in ("ID", "NAME"))
+    if given_id:
+        return _usable("experiment", given_id, lambda: client.get_experiment(given_id))
     if name:
         return _usable("experiment", name, lambda: _by_name(client, "experiment", name))
     if by_id:

@@ -36,13 +36,13 @@ def find_run(client: MlflowClient, name: str) -> RunRecord:
     return record_of(_by_id(client, run_id_in(name)))
 
 
-def find_key(client: MlflowClient, key: str, experiment: str = "") -> str:
+def find_key(client: MlflowClient, key: str, experiment: str = "", given_id: str = "") -> str:
     """The ID of the newest unfinished run with a key in an experiment (`experiment_of`), or "".
 
     Raises:
         TrackingError: the server is unreachable.
     """
-    experiment_id = experiment_of(client, experiment)
+    experiment_id = experiment_of(client, experiment, given_id)
     query = f"tags.`{tags.KEY}` = '{key}' and attributes.status != 'FINISHED'"
     newest = ["attributes.start_time DESC"]
     search = partial(client.search_runs, [experiment_id], query, max_results=1, order_by=newest)

@@ -86,8 +86,8 @@ class Handlers:
             shutil.rmtree(pending.path, ignore_errors=True)
             raise
         lock = FileLock(pending.courier_lock).acquire(f"the delivery of {pending.path.name}")
-        first_tags, experiment = question.description.tags, question.experiment
-        folder = create_run(client, pending, first_tags, experiment)
+        first_tags, place = question.description.tags, (question.experiment, question.experiment_id)
+        folder = create_run(client, pending, first_tags, *place)
         record_start(folder)
         try:
             describe_run(client, folder.run_id, question.description)
@@ -128,7 +128,7 @@ class Handlers:
 
     def find_key(self, question: FindKey) -> str:
         """See `find_run.find_key`."""
-        return find_key(self.client, question.key, question.experiment)
+        return find_key(self.client, question.key, question.experiment, question.experiment_id)
 
     def reopen_run(self, question: ReopenRun) -> None:
         """See `status.reopen_run`; the journal's final status is cleared first.

@@ -78,11 +78,13 @@ class CreateRun(Question[str]):
         mark: of the directory (`storage.paths.RunDir.mark`), which is renamed to the ID.
         description: of the run.
         experiment: its name, created if missing; by default the one of the environment.
+        experiment_id: of an experiment that exists, in the place of a name.
     """
 
     mark: str
     description: RunDescription
     experiment: str = ""
+    experiment_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -107,10 +109,12 @@ class FindKey(Question[str]):
     Attributes:
         key: of the run.
         experiment: a name; by default the experiment of the environment.
+        experiment_id: of an experiment, in the place of a name.
     """
 
     key: str
     experiment: str = ""
+    experiment_id: str = ""
 
 
 @dataclass(frozen=True)

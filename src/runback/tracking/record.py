@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -20,6 +21,51 @@ LastPoints = dict[str, tuple[int, int]]
 
 
 @dataclass(frozen=True, kw_only=True)
+class ForkTags:
+    """The beginning of a fork.
+
+    Attributes:
+        run_id: of the run that it was forked from.
+        epoch: (or step) of the checkpoint that it begins with.
+        kept: the names of what it has taken over from the checkpoint.
+        changed: the options that it has changed, as text.
+    """
+
+    run_id: str
+    epoch: int
+    kept: tuple[str, ...] = ()
+    changed: str = ""
+
+    @classmethod
+    def parse(cls, stored: Mapping[str, str]) -> ForkTags | None:
+        """Parses MLflow tags; None if they are not those of a fork.
+
+        Raises:
+            TrackingError: the epoch is damaged.
+        """
+        if names.FORK_OF not in stored:
+            return None
+        epoch = stored.get(names.FORK_EPOCH, "")
+        if not re.fullmatch("[0-9]{1,18}", epoch):
+            raise TrackingError(f"tag {names.FORK_EPOCH} is damaged: not a number of epochs")
+        kept = filter(None, stored.get(names.FORK_KEPT, "").split(", "))
+        changed = stored.get(names.FORK_CHANGED, "")
+        return cls(
+            run_id=stored[names.FORK_OF], epoch=int(epoch), kept=tuple(kept), changed=changed
+        )
+
+    def as_tags(self) -> dict[str, str]:
+        """The tags, of which `parse` is the inverse."""
+        found = {
+            names.FORK_OF: self.run_id,
+            names.FORK_EPOCH: str(self.epoch),
+            names.FORK_KEPT: ", ".join(self.kept),
+            names.FORK_CHANGED: self.changed,
+        }
+        return {name: text for name, text in found.items() if text}
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tags:
     """The tags of a run that runback reads.
 
@@ -32,6 +78,7 @@ class Tags:
         journal: identity of the journal that wrote the run last; empty if unknown.
         mark: of the pending directory that the run was created from; empty if there was none.
         is_described: whether params, tags and dataset inputs were logged completely.
+        fork: where the run begins if it is a fork; else None.
     """
 
     options: Options | None = None
@@ -42,13 +89,14 @@ class Tags:
     journal: str = ""
     mark: str = ""
     is_described: bool = False
+    fork: ForkTags | None = None
 
     @classmethod
     def parse(cls, stored: Mapping[str, str]) -> Tags:
         """Parses MLflow tags.
 
         Raises:
-            TrackingError: the tag with the options is damaged.
+            TrackingError: the tag with the options, or with the epoch of a fork, is damaged.
         """
         changes = {
             name.removeprefix(names.CHANGED): value
@@ -64,6 +112,7 @@ class Tags:
             journal=stored.get(names.JOURNAL, ""),
             mark=stored.get(names.MARK, ""),
             is_described=names.VERSION in stored,
+            fork=ForkTags.parse(stored),
         )
 
 
@@ -104,7 +153,7 @@ class RunRecord:
         Raises:
             RunNotFoundError: not a run of `runback train`.
         """
-        if self.tags.options is None and self.tags.is_described:
+        if self.has_own_loop:
             raise RunNotFoundError(
                 f"run {self.run_id} has a loop of its own (runback.run): start its script again, with "
                 f"its key or MLFLOW_RUN_ID={self.run_id}"
@@ -114,6 +163,11 @@ class RunRecord:
                 f"run {self.run_id} was not trained by runback (it has no tag {names.CONFIG})"
             )
         return self.tags.options
+
+    @property
+    def has_own_loop(self) -> bool:
+        """Whether it is a run of `runback.run`."""
+        return self.tags.options is None and self.tags.is_described
 
     @property
     def config(self) -> Options:

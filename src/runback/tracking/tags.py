@@ -27,6 +27,11 @@ ERROR: Final = "runback.error"
 MISMATCH: Final = "runback.mismatch"
 NON_FINITE: Final = "runback.non_finite"
 REPRODUCTION_OF: Final = "runback.reproduction_of"
+# On a fork: the run that it was forked from, the epoch, and what it has taken over and changed
+FORK_OF: Final = "runback.fork_of"
+FORK_EPOCH: Final = "runback.fork_epoch"
+FORK_KEPT: Final = "runback.fork_kept"
+FORK_CHANGED: Final = "runback.fork_changed"
 # On a logged model and its registered version
 MODEL_SHA256: Final = "runback.model_sha256"
 EPOCH: Final = "runback.epoch"

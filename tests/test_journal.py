@@ -170,6 +170,14 @@ def test_reached_is_the_largest_adopted_step(journal: Journal) -> None:
     assert journal.reached() == 7
 
 
+@pytest.mark.parametrize("first", [1, 201], ids=["run", "fork"])
+def test_an_incomplete_last_step_is_not_reached(journal: Journal, first: int) -> None:
+    costs = [Point("cost", step, 0.5, 1) for step in range(first, first + 200)]
+    others = [Point("val_cost", point.step, 0.5, 1) for point in costs[:-1]]
+    journal.adopt([*costs, *others, Point("lr", first, 0.1, 1)])
+    assert journal.reached() == first + 198
+
+
 def test_reached_is_not_written_where_the_flush_fails(journal: Journal) -> None:
     (pages,) = journal._db.execute("PRAGMA page_count").fetchone()
     journal._db.execute(f"PRAGMA max_page_count = {pages}")

@@ -106,6 +106,8 @@ _MODULES = {
     "load_model": "runback.commands.load",
 }
 
+importlib.import_module("runback.processes")  # reads the working directory: a program may change it
+
 
 def __getattr__(name: str) -> Any:
     if name not in _MODULES:

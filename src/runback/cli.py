@@ -49,6 +49,7 @@ from runback.tracking.run_forms import require_form
 
 if TYPE_CHECKING:
     from runback.commands.train import TrainResult
+    from runback.tracking.record import RunRecord
 
 RUN_HELP = (
     "run ID, unique prefix of one, name of one run, latest, runs:/ID, models:/NAME/VERSION or "
@@ -117,17 +118,31 @@ def _train(options: argparse.Namespace) -> int:
 def _resume(options: argparse.Namespace) -> int:
     trust, from_scratch = _trusts(options), _truth("from_scratch", options.from_scratch)
     from runback.commands.early import importing, run_to_resume
+    from runback.commands.launch import launch_id
     from runback.tracking.client import CourierClient
-    from runback.tracking.messages import FindRun
+    from runback.tracking.messages import FindRun, NestLaunch
 
     name = run_to_resume(options.run)
     with CourierClient() as courier:
         with importing("runback.commands.resume"):
-            courier.ask(FindRun(name))  # an unknown run is reported before torch is imported
-        from runback.commands.resume import run_resume
+            record = courier.ask(FindRun(name))  # before torch is imported
+        if not record.has_own_loop:
+            from runback.commands.resume import run_resume
 
-        result = run_resume(name, _given(options), courier, from_scratch, trust)
-    return _finished(result)
+            return _finished(run_resume(name, _given(options), courier, from_scratch, trust))
+        if launch_id() and launch_id() != record.run_id:
+            courier.ask(NestLaunch(launch_id(), record.run_id, "resume"))
+    given = [*_given(options), *(["from_scratch"] if from_scratch else [])]
+    return _resume_script(record, given)
+
+
+def _resume_script(record: RunRecord, given: list[str]) -> int:
+    """Starts the script of a run with a loop of its own; the exit code is that of the script."""
+    from runback.commands.own_script import script_of, start_again
+
+    start = script_of(record, given)
+    _print(record.run_id)
+    return start_again(record.run_id, start)
 
 
 def _fork(options: argparse.Namespace) -> int:

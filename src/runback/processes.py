@@ -1,11 +1,23 @@
-"""Processes on this machine: the parent of this process, and whether a process is alive."""
+"""Processes on this machine: how this one was started, and whether a process is alive."""
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 # Read at start: `mlflow run` may exit before the training begins.
 PARENT_PID = os.getppid()
+
+
+def _folder() -> str:
+    try:
+        return str(Path.cwd())
+    except OSError:  # it was deleted
+        return os.sep
+
+
+# Read at start, too: a program may change it.
+FOLDER = _folder()
 
 
 def is_alive(pid: int) -> bool:

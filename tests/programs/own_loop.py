@@ -29,6 +29,8 @@ parser.add_argument("--seed", type=int, default=7)
 parser.add_argument("--width", type=int, default=8)
 parser.add_argument("--seconds", type=float, default=0.0)
 parser.add_argument("--every-batch", action="store_true")
+parser.add_argument("--fork", default="")
+parser.add_argument("--at", type=int)
 options = parser.parse_args()
 
 
@@ -66,7 +68,9 @@ optimizer = torch.optim.Adam(model.parameters(), lr=options.lr)
 scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, [2, 4], gamma=0.5)
 seed = None if options.seed < 0 else options.seed
 number, at_epoch, at_batch = options.kill
-with runback.run("own", params={"lr": options.lr}, key=options.key, seed=seed) as run:
+with runback.run(
+    "own", params={"lr": options.lr}, key=options.key, seed=seed, fork=options.fork, at=options.at
+) as run:
     run.keep(model=model, optimizer=optimizer, scheduler=scheduler)
     for epoch in run.epochs(5):
         if epoch:

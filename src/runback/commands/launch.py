@@ -10,6 +10,14 @@ from runback.config import FIELDS, TrainConfig, parse
 from runback.errors import ConfigError, UsageError
 from runback.tracking.record import RunRecord
 
+# Set by `runback resume` for the script that it starts.
+RUN_VARIABLE = "RUNBACK_RUN_ID"
+
+
+def run_to_continue() -> str:
+    """The run ID in RUNBACK_RUN_ID, of which the first call takes it away; empty if it is not set."""
+    return os.environ.pop(RUN_VARIABLE, "")
+
 
 def launch_id() -> str:
     """The run ID in MLFLOW_RUN_ID; empty if it is not set."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from runback.commands.launch import launch_id
+from runback.commands.launch import launch_id, run_to_continue
 from runback.errors import UsageError
 from runback.open_run.checkpoints import Checkpointing
 from runback.open_run.keys import key_of
@@ -16,6 +16,7 @@ from runback.own_loop.loop import Settings
 from runback.own_loop.opening import Request
 from runback.own_loop.own_run import OwnRun
 from runback.own_loop.values import params_of, require_name
+from runback.storage.scripts import this_start
 from runback.tracking import tags
 from runback.tracking.messages import RunDescription
 
@@ -27,6 +28,9 @@ def run(
     experiment: str = "",
     key: str | None = None,
     resume: str = "",
+    fork: str = "",
+    at: int | None = None,
+    environment: Sequence[str] = (),
     checkpoint_every: int = 1,
     checkpoint_minutes: float = 5,
     keep_checkpoints: int = 3,
@@ -54,7 +58,13 @@ def run(
         experiment: of the run, created if missing; by default the one of the environment.
         key: the newest unfinished run with this key in the experiment is resumed, and a new run gets
             it; by default RUNBACK_KEY.
-        resume: ID of the run to resume; by default MLFLOW_RUN_ID.
+        resume: ID of the run to resume; by default RUNBACK_RUN_ID, else MLFLOW_RUN_ID.
+        fork: RUN, of a loop of your own, from which a new run is forked: what is kept, the state and
+            the place are those of its checkpoint, and params may differ. The new run is in its
+            experiment, unless another is given.
+        at: completed epochs (or steps) of that checkpoint; by default the newest one.
+        environment: names of environment variables whose present values `runback resume` gives to the
+            script again. They are kept on this machine only.
         checkpoint_every: epochs (or steps) between checkpoints.
         checkpoint_minutes: a safe point after so many minutes writes a checkpoint, too; 0 for never.
         keep_checkpoints: checkpoints between epochs to keep, at least 2; 0 for all.
@@ -69,19 +79,35 @@ def run(
     """
     end_with_sentence()
     texts, key = {**params_of(params or {}), "seed": str(seed)}, key_of(key)
+    if at is not None and not fork:
+        raise UsageError("run: at is the place of a fork; give the other run as fork")
     _require_cadence(checkpoint_every, checkpoint_minutes, keep_checkpoints)
     digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
     marks = {tags.RUN_NAME: require_name(name), **({tags.KEY: key} if key else {})}
     return OwnRun(
         Request(
             description=RunDescription(params=texts, tags=marks),
-            run_id=resume or launch_id(),
+            run_id=resume or run_to_continue() or launch_id(),
             key=key,
             experiment=experiment,
+            fork=fork,
+            at=at,
+            script=this_start(_names(environment)),
             checkpointing=Checkpointing(digest, keep_checkpoints),
             loop=Settings(checkpoint_every, checkpoint_minutes, seed),
         )
     )
+
+
+def _names(environment: Sequence[str]) -> Sequence[str]:
+    """The names of environment variables.
+
+    Raises:
+        UsageError: it is one text instead of a list.
+    """
+    if isinstance(environment, str):
+        raise UsageError(f"run: environment is {environment!r}; give a list of names")
+    return environment
 
 
 def _require_cadence(every: int, minutes: float, keep: int) -> None:

@@ -264,7 +264,7 @@ def _commands(record: RunRecord, is_registered: bool, left: Unsent) -> list[str]
     run_id, commands = record.run_id, []
     if not record.is_active:
         return [f"mlflow runs restore --run-id {run_id}"]
-    if record.tags.options is None:
+    if record.tags.options is None and not record.has_own_loop:
         return []
     if record.status == "RUNNING" and is_held(record.tags.lease):
         return [f"runback show {run_id}"]
@@ -272,6 +272,8 @@ def _commands(record: RunRecord, is_registered: bool, left: Unsent) -> list[str]
         commands.append(f"runback sync {run_id}")
     if record.status != "FINISHED":
         return [*commands, f"runback resume {run_id}"]
+    if record.has_own_loop:
+        return commands
     commands += [f"runback evaluate {run_id}", f"runback predict {run_id} --data FILE"]
     commands += [f"runback promote {run_id}"] if is_registered else []
     return [*commands, f"runback resume {run_id} --epochs N", f"runback reproduce {run_id}"]

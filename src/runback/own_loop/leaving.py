@@ -27,7 +27,7 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
         _before(kind, error, trace)
         return
     if isinstance(error, Interrupted):
-        say(f"run {error.run_id} was interrupted; run the same script again to continue it")
+        say(f"run {error.run_id} was interrupted; continue with: runback resume {error.run_id}")
     else:
         say(f"error: {error}")
     raise SystemExit(error.exit_code)

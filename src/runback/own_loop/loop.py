@@ -10,6 +10,7 @@ import torch
 
 from runback.console.progress import say
 from runback.errors import UsageError
+from runback.open_run.forking import Start, kept_start, load_start
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.own_loop.batches import OrderedBatches
@@ -108,9 +109,10 @@ class Loop:
         signals: StopSignals,
         settings: Settings,
         description: RunDescription,
+        start: Start | None = None,
     ) -> None:
         self.kind = ""
-        self._description = description
+        self._description, self._start = description, start
         self.place = Place(order_seed=settings.seed)
         self.is_requested = False
         self._run, self._signals, self._settings = run, signals, settings
@@ -183,7 +185,7 @@ class Loop:
     def _enter(self, kind: str, count: int) -> None:
         """Restores and reopens a resumed run; a refusal changes nothing."""
         run, is_first = self._run, self.kind == ""
-        is_restored = not run.is_live and self._restore(kind)
+        is_restored = self._restore_start(kind) if run.is_live else self._restore(kind)
         if count < self.place.done:
             done = self.place.done
             raise UsageError(f"{kind}: {count} is less than the {done} that the run has trained")
@@ -201,15 +203,31 @@ class Loop:
         position = run.restore()
         if position is None:
             run.require_untrained()
-            return False
+            assert run.record is not None
+            self._start = kept_start(run) if run.record.tags.fork else None
+            return self._restore_start(kind)
         stored = run.state[OWN]
-        if stored["kind"] != kind:
-            raise UsageError(f"{kind}: the run has a loop over {stored['kind']}")
-        self.place.set(stored["place"])
+        self._set_place(stored, kind)
         if position.batch:
             kept = tuple((target, snapshot(target)) for target in self._kept.values())
             self._inside = _Inside(kept, generator_states(), stored["place"])
         return True
+
+    def _restore_start(self, kind: str) -> bool:
+        """Loads the checkpoint with which a fork begins; returns False if there is none."""
+        start, self._start = self._start, None
+        if start is None:
+            return False
+        self._set_place(load_start(start, self._kept)[OWN], kind)
+        if self._settings.seed is not None:
+            self.place.order_seed = self._settings.seed
+        say(f"run {self._run.id} is a fork of run {start.run_id} after {kind[:-1]} {start.epoch}")
+        return True
+
+    def _set_place(self, stored: Mapping[str, Any], kind: str) -> None:
+        if stored["kind"] != kind:
+            raise UsageError(f"{kind}: the run has a loop over {stored['kind']}")
+        self.place.set(stored["place"])
 
     # The safe points
 

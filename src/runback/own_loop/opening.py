@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
+from runback.errors import UsageError
 from runback.open_run.checkpoints import Checkpointing
+from runback.open_run.forking import Start, changes_text, find_start, keep_start
 from runback.open_run.keys import holding_key, unfinished_run
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.own_loop.loop import Settings
 from runback.own_loop.values import require_same
+from runback.storage.scripts import ScriptStart, remember_start
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import FindRun, RunDescription
+from runback.tracking.record import ForkTags, RunRecord
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,9 @@ class Request:
         run_id: of the run to resume, or of one that a launcher has created; empty for none.
         key: of the run; empty for none.
         experiment: the name of the experiment; empty for the one of the environment.
+        fork: the run from which a new one is forked; empty for none.
+        at: the epoch or step at which it is; None for its newest checkpoint.
+        script: how this program was started.
         checkpointing: its settings.
         loop: its settings.
     """
@@ -32,38 +41,92 @@ class Request:
     run_id: str
     key: str
     experiment: str
+    fork: str
+    at: int | None
+    script: ScriptStart
     checkpointing: Checkpointing
     loop: Settings
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An open run, and whether it existed before."""
+    """An open run, whether it existed before, and the checkpoint with which a new fork begins."""
 
     run: Run
     signals: StopSignals
     is_resumed: bool
+    start: Start | None = None
 
 
 def open_run(request: Request, stack: ExitStack) -> Opened:
     """Creates the run, or holds the one that is resumed; `stack` closes it.
 
     Raises:
-        UsageError: the params differ from those of the run, or there is no such run.
+        UsageError: the params differ from those of the run, or there is no such run or checkpoint.
         RunHeldError: another process holds the run, or has its key.
         TrackingError: the tracking server is unreachable.
     """
     stack.enter_context(holding_key(request.key, request.experiment))
     courier = stack.enter_context(CourierClient())
     signals = stack.enter_context(StopSignals(courier.report_signal))
-    run_id = request.run_id or unfinished_run(courier, request.key, request.experiment)
+    parent = courier.ask(FindRun(request.fork)) if request.fork else None
+    place = (
+        ("", parent.experiment_id) if parent and not request.experiment else (request.experiment,)
+    )
+    run_id = request.run_id or unfinished_run(courier, request.key, *place)
     record = courier.ask(FindRun(run_id)) if run_id else None
     if record is not None and record.tags.is_described:
         require_same(record.params, request.description.params)
+        _require_same_fork(record, parent, request.at)
         run = stack.enter_context(Run.hold(courier, signals, record.run_id))
         run.checkpointing = request.checkpointing
+        if request.script.script:
+            remember_start(run.id, request.script)
         return Opened(run, signals, is_resumed=True)
+    start = _start(parent, request.at, courier, stack) if parent else None
     run = stack.enter_context(Run.new(courier, signals, run_id))
     run.checkpointing = request.checkpointing
-    run.create(request.description, request.experiment)
-    return Opened(run, signals, is_resumed=False)
+    description = request.description
+    if parent and start:
+        fork = _fork_tags(parent, start, description)
+        keep_start(run, start, fork)
+        description = replace(description, tags={**description.tags, **fork.as_tags()})
+    run.create(description, *place)
+    remember_start(run.id, request.script)
+    return Opened(run, signals, is_resumed=False, start=start)
+
+
+def _start(parent: RunRecord, at: int | None, courier: CourierClient, stack: ExitStack) -> Start:
+    """The checkpoint from which a run is forked, in a folder that `stack` deletes.
+
+    Raises:
+        UsageError: the other run has no loop of its own, or no such checkpoint.
+    """
+    if not parent.has_own_loop:
+        raise UsageError(
+            f"fork: run {parent.run_id} has no loop of its own; a run of runback train is forked with: "
+            f"runback fork {parent.run_id}"
+        )
+    folder = stack.enter_context(TemporaryDirectory(prefix="runback-"))
+    return find_start(parent, at, courier, Path(folder))
+
+
+def _fork_tags(parent: RunRecord, start: Start, description: RunDescription) -> ForkTags:
+    changed = changes_text(parent.params, description.params)
+    return ForkTags(run_id=parent.run_id, epoch=start.epoch, changed=changed)
+
+
+def _require_same_fork(record: RunRecord, parent: RunRecord | None, at: int | None) -> None:
+    """Checks that a run that is continued was begun as the fork that the script names.
+
+    Raises:
+        UsageError: it was not.
+    """
+    begun = record.tags.fork
+    if parent is None:
+        return
+    if begun is None or begun.run_id != parent.run_id or at not in (None, begun.epoch):
+        raise UsageError(
+            f"fork: run {record.run_id} was not begun as this fork of run {parent.run_id}; give "
+            "another key for a new run"
+        )

@@ -215,7 +215,7 @@ class OwnRun:
         self._opened = opened
         self._is_open = OwnRun._is_any_open = True
         self._begun = Loop(
-            opened.run, opened.signals, self._request.loop, self._request.description
+            opened.run, opened.signals, self._request.loop, self._request.description, opened.start
         )
         seen = opened.run.seen()
         say(f"run {self.id}" + (f": see it {seen}" if seen else ""))

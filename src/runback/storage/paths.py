@@ -85,6 +85,19 @@ class RunDir:
         return self.path / "model"
 
 
+def state_folder() -> Path | None:
+    """The user's state folder, whatever RUNBACK_HOME is; None without a home directory.
+
+    The XDG Base Directory Specification says to ignore a relative XDG_STATE_HOME.
+    """
+    given = os.environ.get("XDG_STATE_HOME", "")
+    try:
+        state = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
+    except RuntimeError:
+        return None
+    return state / "runback"
+
+
 def home() -> Path:
     """The root of all run folders, absolute."""
     return Path(os.environ.get("RUNBACK_HOME") or ".runback").expanduser().absolute()

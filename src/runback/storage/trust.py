@@ -21,6 +21,7 @@ from runback.console.progress import say
 from runback.decoding import decode
 from runback.errors import CheckpointError, ConfigError, TrustError
 from runback.storage.atomic import sha256_of, write_bytes
+from runback.storage.paths import state_folder
 
 TRUST_VARIABLE = "RUNBACK_TRUST"
 _TRUE, _FALSE = ("1", "true"), ("", "0", "false")
@@ -145,16 +146,9 @@ def _trusts_all() -> bool:
 
 
 def _folder() -> Path | None:
-    """The folder of known sources below the user's state folder; None without a home directory.
-
-    The XDG Base Directory Specification says to ignore a relative XDG_STATE_HOME.
-    """
-    given = os.environ.get("XDG_STATE_HOME", "")
-    try:
-        state = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "state"
-    except RuntimeError:
-        return None
-    return state / "runback" / "sources"
+    """The folder of known sources; None without a home directory."""
+    folder = state_folder()
+    return None if folder is None else folder / "sources"
 
 
 def _all_known() -> Iterator[Source]:

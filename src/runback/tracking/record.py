@@ -156,7 +156,7 @@ class RunRecord:
         if self.has_own_loop:
             raise RunNotFoundError(
                 f"run {self.run_id} has a loop of its own (runback.run): start its script again, with "
-                f"its key or MLFLOW_RUN_ID={self.run_id}"
+                f"its key or on the command line with: runback resume {self.run_id}"
             )
         if self.tags.options is None:
             raise RunNotFoundError(

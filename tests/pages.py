@@ -2,9 +2,9 @@
 
 Blocks of `python`, `sh` and `console` are run. In a console block the lines that begin with "$ " are
 commands, the others their output. A block with a caption is a file of that name, which is written.
-`{code-block}` with the class `before` is code of another library, which is only compiled; with the
-class `not-run`, commands that need a server, a GPU or the network. In the README, whose blocks GitHub
-shows, a comment behind the block marks these.
+`{code-block}` with the class `before` is code of another library, and `fragment` a part of a program:
+they are only compiled. With the class `not-run` it has commands that need a server, a GPU or the
+network. In the README, whose blocks GitHub shows, a comment behind the block marks these.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Block:
     Attributes:
         kind: the language.
         text: the code.
-        mark: "before" or "not-run"; empty for a block that is run or shown.
+        mark: "before", "fragment" or "not-run"; empty for a block that is run or shown.
         file: the name under which it is written; empty if it is no file.
     """
 

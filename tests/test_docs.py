@@ -35,7 +35,7 @@ def name_of(page: Path) -> str:
 def test_every_block_is_run_shown_or_marked(page: Path) -> None:
     for block in blocks(page):
         assert block.kind in RUN | SHOWN, block
-        assert block.mark in ("", "before", "not-run"), block
+        assert block.mark in ("", "before", "fragment", "not-run"), block
         if block.mark == "not-run":
             assert block.kind in ("sh", "console")
             assert REASONS.search(block.text), block.text

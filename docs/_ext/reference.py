@@ -15,6 +15,9 @@ from sphinx.util.docutils import SphinxDirective
 from runback import cli
 from runback.config import FIELDS, choices, render
 
+# Commands that take the options of `train`, which have a page of their own.
+TRAINING = ("train", "fork")
+
 
 def escaped(text: str) -> str:
     """Text without markup, for the cell of a Markdown table."""
@@ -32,13 +35,18 @@ def table(head: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> str:
     return "\n".join((f"| {' | '.join(head)} |", "|---" * len(head) + "|", *lines)) if lines else ""
 
 
+def arguments(command: cli.Command) -> list[cli.Argument]:
+    """The arguments that `--help` shows, without the options of `train`."""
+    shown = [argument for argument in command.arguments if argument.help]
+    trains = command.name in TRAINING
+    return [a for a in shown if not (trains and a.name in FIELDS)]
+
+
 def usage(command: cli.Command) -> str:
     """The command with what it takes, as `--help` has it."""
     words = [f"runback {command.name}"]
-    for argument in command.arguments:
-        if argument.help and (argument.name not in FIELDS or command.name != "train"):
-            words.append(_usage(argument))
-    if command.name == "train":
+    words += [_usage(argument) for argument in arguments(command)]
+    if command.name in TRAINING:
         words.append("[--OPTION VALUE ...]")
     return wrapped(words)
 
@@ -63,12 +71,11 @@ def _usage(argument: cli.Argument) -> str:
 
 
 def argument_rows(command: cli.Command) -> Iterator[tuple[str, ...]]:
-    """The arguments of a command that `--help` shows; those of `train` are a table of their own."""
-    for argument in command.arguments:
-        if argument.help and (command.name != "train" or argument.name not in FIELDS):
-            positional = argument.kind in ("positional", "several")
-            name = argument.name.upper() if positional else argument.flag
-            yield code(name), escaped(argument.help)
+    """The arguments of a command with their meaning."""
+    for argument in arguments(command):
+        positional = argument.kind in ("positional", "several")
+        name = argument.name.upper() if positional else argument.flag
+        yield code(name), escaped(argument.help)
 
 
 def option_rows() -> Iterator[tuple[str, ...]]:

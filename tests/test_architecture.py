@@ -76,6 +76,8 @@ HEIGHTS = (
     {"open_run"},
     {"own_loop"},
     {"commands"},
+    {"integrations"},
+    {"lightning", "transformers"},
     {"cli"},
     {"__main__"},
 )

@@ -109,7 +109,13 @@ _MODULES = {
 importlib.import_module("runback.processes")  # reads the working directory: a program may change it
 
 
+# Public modules, which import a framework.
+_FRAMEWORKS = ("lightning", "transformers")
+
+
 def __getattr__(name: str) -> Any:
+    if name in _FRAMEWORKS:
+        return importlib.import_module(f"runback.{name}")
     if name not in _MODULES:
         raise AttributeError(f"module 'runback' has no attribute {name!r}")
     return getattr(importlib.import_module(_MODULES[name]), name)

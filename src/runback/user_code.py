@@ -73,6 +73,12 @@ class UserClass:
             sys.modules.update(hidden)
 
 
+def is_lightning_module(cls: type[Any]) -> bool:
+    """Whether a class is a LightningModule; by name, so that nothing is imported for the answer."""
+    names = [(base.__module__.partition(".")[0], base.__name__) for base in cls.__mro__]
+    return any((top, "LightningModule") in names for top in ("lightning", "pytorch_lightning"))
+
+
 def is_user_defined(model: str) -> bool:
     """Whether a model option names a user's class rather than a built-in module."""
     return ":" in model

@@ -45,7 +45,7 @@ from runback.training.device import short_of_memory
 from runback.training.leaks import leaking_columns
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.setup import TrainingSetup, prepare
-from runback.user_code import copy_sources, refusing_exits
+from runback.user_code import copy_sources, is_lightning_module, refusing_exits
 
 if TYPE_CHECKING:
     import pandas as pd  # imported late: it takes half a second
@@ -268,7 +268,15 @@ def summary(setup: TrainingSetup) -> str:
 
 
 def _warn(setup: TrainingSetup) -> None:
-    """Says which columns give the target away, and whether another loss may be meant."""
+    """Says what of the module is not used, which columns give the target away, and whether another
+    loss may be meant."""
+    own = setup.built.user_class
+    if own is not None and is_lightning_module(own.cls):
+        say(
+            f"warning: model {setup.config.model} is a LightningModule, of which only forward is used: "
+            "training_step and configure_optimizers are not; for these train it with Lightning's "
+            "Trainer and runback.lightning.RunbackLogger"
+        )
     table, layout = setup.table, setup.built.spec.layout.columns
     for name in leaking_columns(layout, table.features, table.targets, setup.split.train):
         say(

@@ -306,8 +306,16 @@ class Run:
 
     def finish(self) -> bool:
         """Ends the run as FINISHED; returns whether everything was delivered."""
+        return self.end("FINISHED")
+
+    def end(self, status: EndStatus, error: str = "") -> bool:
+        """Ends the run; returns whether everything was delivered. Raises nothing.
+
+        A signal from here on ends the waiting for the delivery, which continues.
+        """
         self._signals.defer()
-        return self._end("FINISHED", leave=lambda: self._signals.received != 0)
+        before = self._signals.received if status == "KILLED" else 0
+        return self._end(status, error, leave=lambda: self._signals.received != before)
 
     def _end_early(self, error: BaseException) -> None:
         """Ends the run as KILLED if a signal was received (it may have killed a loader worker, too),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Run, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -30,8 +30,10 @@ from runback.tracking.record import EndStatus
 from runback.tracking.status import end_run, now_ms
 from runback.tracking.views import write_view
 
-# MLflow's limit per call (mlflow.utils.validation.MAX_METRICS_PER_BATCH).
+# MLflow's limits per call (mlflow.utils.validation.MAX_METRICS_PER_BATCH and
+# MAX_PARAMS_TAGS_PER_BATCH).
 BATCH_METRICS = 1000
+BATCH_PARAMS = 100
 MAX_AUDITS = 3
 FIRST_DELAY = 0.2
 LONGEST_DELAY = 5.0
@@ -182,6 +184,14 @@ class Delivery:
         entries = [RunTag(key, str(value)) for key, value in item.payload["tags"].items()]
         self.client.log_batch(self.run_id, tags=entries)
 
+    def _send_params(self, item: Item) -> None:
+        """Logs the params that the run does not have; those that it has cannot be changed."""
+        stored = self.client.get_run(self.run_id).data.params
+        missing = [(k, v) for k, v in item.payload["params"].items() if k not in stored]
+        for first in range(0, len(missing), BATCH_PARAMS):
+            chunk = [Param(key, text) for key, text in missing[first : first + BATCH_PARAMS]]
+            self.client.log_batch(self.run_id, params=chunk)
+
     def _send_note(self, item: Item) -> None:
         """Sets the run's description, unless it has one that runback has not written."""
         stored, text = self.client.get_run(self.run_id).data.tags, str(item.payload["text"])
@@ -287,6 +297,7 @@ class Delivery:
 
 
 _HANDLERS: dict[str, Callable[[Delivery, Item], None]] = {
+    "params": Delivery._send_params,
     "tags": Delivery._send_tags,
     "note": Delivery._send_note,
     "artifact": Delivery._send_artifact,

@@ -1,0 +1,1 @@
+"""Runs of frameworks' own training loops: Lightning's Trainer and that of transformers."""

@@ -59,6 +59,7 @@ RUNS = {
         "target": ["y1", "y2"],
         "model": "linear",
         "split": "1:0:0",
+        "store_data": "false",
         "epochs": 3,
         "batch_size": 2,
         "register": "none",

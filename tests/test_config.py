@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from conftest import DATA, Workspace
 from runback import config as config_module
 from runback.cli import main, read_config
-from runback.config import FIELDS, OPTION_NAMES, Limits, TrainConfig, choices, parse, render
+from runback.config import FIELDS, LOSSES, OPTION_NAMES, Limits, TrainConfig, choices, parse, render
 from runback.errors import ConfigError
 
 DEFAULT = TrainConfig()
@@ -204,6 +204,10 @@ SPECIAL: dict[str, st.SearchStrategy[Any]] = {
         lambda shares: ":".join(map(str, shares))
     ),
     "device": st.sampled_from(["auto", "cpu", "cuda", "cuda:0", "cuda:12", "mps"]),
+    "loss": st.sampled_from(LOSSES),
+    "metrics": st.lists(
+        st.text(STORABLE, min_size=1, max_size=8).map("{}:f".format), max_size=3
+    ).map(tuple),
     "momentum": st.just(0.0),
     "optimizer": st.sampled_from(["sgd", "adam", "adamw"]),
     "optimizer_args": st.just({}),  # they contradict `compile`
@@ -274,10 +278,11 @@ def test_the_identity_ignores_options_without_effect() -> None:
         "data": "x.csv", "epochs": 5, "device": "cpu", "register": "m", "checkpoint_every": 2,
         "checkpoint_minutes": 1.0, "keep_checkpoints": 3, "name": "n", "key": "k",
         "target": ("y",), "features": ("x",), "columns": {"x": "category"},
-        "csv": {"delimiter": ";"}, "missing_target": "drop", "data_args": {"n": 1},
+        "csv": {"delimiter": ";"}, "missing_target": "drop",
+        "store_data": "false", "data_args": {"n": 1},
         "model": "linear",
         "model_args": {"degree": 3},
-        "loss": "l1", "class_weights": "balanced",
+        "loss": "l1", "metrics": ("m.py:f",), "class_weights": "balanced",
         "optimizer": "adam", "optimizer_args": {"alpha": 0.5},
         "lr": 0.5, "weight_decay": 0.1, "momentum": 0.9,
         "scheduler": "step", "batch_size": 3, "drop_last": False,

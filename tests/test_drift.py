@@ -82,7 +82,8 @@ def test_every_command_line_option_is_read(name: str) -> None:
     other: dict[str, str] = {
         "data": "x.csv", "target": "a,b", "features": "c", "model": "mlp",
         "columns": '{"c": "category"}', "csv": '{"delimiter": ";"}',
-        "data_args": '{"train": true}', "model_args": '{"degree": 3}', "optimizer": "RMSprop",
+        "data_args": '{"train": true}', "loss": "huber",
+        "metrics": "m.py:f,m.py:g", "model_args": '{"degree": 3}', "optimizer": "RMSprop",
         "optimizer_args": '{"alpha": 0.5}', "scheduler": "ExponentialLR",
         "scheduler_args": '{"gamma": 0.5}', "split": "7:2:1",
         "device": "cpu", "register": "m", "name": "n", "key": "k",

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from runback import cli
 from runback.columns.label import LabelColumn
-from runback.config import AUTO, choices
+from runback.config import AUTO, LOSSES
 from runback.model.batched_forward import predict_rows
 from runback.model.builtin import Mlp
 from runback.tasks import TASKS, NumberTarget, Task, by_loss, criterion
@@ -101,7 +101,7 @@ def test_better_depends_on_the_metric() -> None:
 def test_the_option_loss_offers_the_losses_of_all_tasks() -> None:
     """The option names them itself, as --help imports no torch; a loss belongs to one task."""
     losses = [loss for task in TASKS.values() for loss in task.losses]
-    assert (AUTO, *losses) == choices("loss")
+    assert (AUTO, *losses) == LOSSES
     for loss in losses:
         assert loss in by_loss(loss).losses
 

@@ -12,7 +12,7 @@ from torch import nn
 
 import runback
 from conftest import DATA, Workspace
-from runback.commands.model_class import model_of, standalone_source
+from runback.commands.own_objects import reference_of, standalone_source
 from runback.errors import ModelError
 
 SCRIPT = '''
@@ -90,7 +90,7 @@ def test_later_cells_of_a_notebook_replace_earlier_ones() -> None:
 
 def test_a_name_that_is_defined_nowhere_is_refused() -> None:
     cell = "from torch import nn\nfor n in [1]: pass\nclass Net(nn.Module):\n    k = n\n"
-    with pytest.raises(ModelError, match=r"class Net cannot be kept: 'n' is no import, class"):
+    with pytest.raises(ModelError, match=r"source of Net cannot be kept: 'n' is no import, class"):
         standalone_source([cell], "Net")
 
 
@@ -101,8 +101,8 @@ def test_a_class_of_a_file_is_named_by_its_file(
     monkeypatch.syspath_prepend(tmp_path)
     import my_nets  # type: ignore[import-not-found]
 
-    assert model_of(my_nets.Net, tmp_path) == (f"{tmp_path}/my_nets.py:Net", None)
-    assert model_of(nn.Linear, tmp_path) == ("torch.nn.modules.linear:Linear", None)
+    assert reference_of(my_nets.Net, "model", tmp_path) == f"{tmp_path}/my_nets.py:Net"
+    assert reference_of(nn.Linear, "model", tmp_path) == "torch.nn.modules.linear:Linear"
     del sys.modules["my_nets"]
 
 
@@ -111,14 +111,14 @@ def test_an_object_that_is_no_usable_class_is_refused(tmp_path: Path) -> None:
         pass
 
     with pytest.raises(ModelError, match="is defined inside a function or a class"):
-        model_of(Local, tmp_path)
+        reference_of(Local, "model", tmp_path)
     with pytest.raises(ModelError, match="is neither a name nor a class"):
-        model_of(3, tmp_path)
+        reference_of(3, "model", tmp_path)
     with pytest.raises(ModelError, match="is neither a name nor a class"):
-        model_of(nn.Linear(1, 1), tmp_path)
+        reference_of(nn.Linear(1, 1), "model", tmp_path)
 
 
 def test_a_main_without_source_is_refused(tmp_path: Path) -> None:
     own = type("Net", (nn.Module,), {"__module__": "__main__", "__qualname__": "Net"})
-    with pytest.raises(ModelError, match="class Net"):
-        model_of(own, tmp_path)
+    with pytest.raises(ModelError, match="source of Net"):
+        reference_of(own, "model", tmp_path)

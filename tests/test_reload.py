@@ -145,5 +145,5 @@ def test_a_model_goes_from_cpu_to_gpu_and_back(finished_runs: FinishedRuns) -> N
 
 def test_a_missing_table_is_named_with_its_path(finished_runs: FinishedRuns) -> None:
     gone = re.escape(str(finished_runs.workspace.folder / "pair.csv"))
-    with pytest.raises(DataError, match=f"{gone}: the run's table does not exist; restore it"):
+    with pytest.raises(DataError, match=f"{gone}: the run's table does not exist, and no copy"):
         evaluate(finished_runs.ids["pair"])

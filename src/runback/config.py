@@ -63,16 +63,21 @@ SplitRule = Annotated[
 ColumnKind = Literal["number", "boolean", "category", "date", "ignore"]
 # The built-in models, in `model.builtin`.
 MODEL_NAMES = ("linear", "polynomial", "mlp")
-LossName = Literal["auto", "mse", "l1", "huber", "cross_entropy", "bce"]
+LOSSES = ("auto", "mse", "l1", "huber", "cross_entropy", "bce")
+# file.py:name or package.module:name
+_OWN = "(?s:.+):[A-Za-z_][A-Za-z0-9_]{0,99}"
+OwnName = Annotated[str, Limits(pattern=f"^{_OWN}$")]
+LossName = Annotated[str, Limits(pattern=f"^({'|'.join(LOSSES)}|{_OWN})$")]
 ClassWeights = Literal["none", "balanced"]
 # These are compiled and fused; others are classes of torch by their names.
 OPTIMIZERS = ("sgd", "adam", "adamw")
 SCHEDULERS = ("none", "step", "cosine", "plateau")
-OptimizerName = Annotated[str, Limits(pattern="^[A-Za-z]{1,64}$")]
+OptimizerName = Annotated[str, Limits(pattern=f"^([A-Za-z]{{1,64}}|{_OWN})$")]
 SchedulerName = Annotated[str, Limits(pattern="^[A-Za-z]{1,64}$")]
 Normalization = Literal["none", "standard", "minmax", "quantile"]
 TargetNormalization = Literal["auto", "none", "standard"]
 MissingTarget = Literal["refuse", "drop"]
+StoreData = Literal["auto", "true", "false"]
 Precision = Literal["float32", "bf16", "float64"]
 CompileMode = Literal["none", "default", "reduce-overhead", "max-autotune"]
 
@@ -128,18 +133,30 @@ class TrainConfig:
     missing_target: MissingTarget = _option(
         "refuse", "rows of a table without a target; drop: leave them out"
     )
+    store_data: StoreData = _option(
+        "auto",
+        "keep the table with the run, so that its ID is enough elsewhere; auto: up to 8 MB compressed",
+    )
     data_args: Arguments = _option(
         {}, "arguments of a dataset of your own as JSON, e.g. '{\"train\": true}'"
     )
     model_args: Arguments = _option({}, "arguments of the model as JSON, e.g. '{\"degree\": 2}'")
     loss: LossName = _option(
-        "mse", "cost function; auto, for other tables than the example's: by the target"
+        "mse",
+        f"cost function: {', '.join(LOSSES)}, or your own, file.py:function; auto, for other tables "
+        "than the example's: by the target",
+    )
+    metrics: tuple[OwnName, ...] = _option(
+        (),
+        "scores of your own, file.py:function, comma-separated, logged as val_NAME and test_NAME",
     )
     class_weights: ClassWeights = _option(
         "none", "weights of the classes in the cost; balanced: all classes count alike"
     )
     optimizer: OptimizerName = _option(
-        "sgd", "sgd, adam, adamw, or the name of a class in torch.optim", mlp="adamw"
+        "sgd",
+        "sgd, adam, adamw, the name of a class in torch.optim, or your own, file.py:Class",
+        mlp="adamw",
     )
     optimizer_args: Arguments = _option(
         {}, "further arguments of the optimizer as JSON, e.g. '{\"nesterov\": true}'"
@@ -294,6 +311,7 @@ FIXED_IN_FORK = frozenset(
         "csv",
         "missing_target",
         "data_args",
+        "metrics",
         "split",
         "normalize",
         "normalize_target",
@@ -306,6 +324,16 @@ OPTION_NAMES: tuple[str, ...] = tuple(FIELDS)
 def is_example(data: str) -> bool:
     """Whether a path is that of the example's table, in any folder."""
     return data == EXAMPLE_DATA or data.replace("\\", "/").endswith(f"/{EXAMPLE_DATA}")
+
+
+def own_references(config: TrainConfig) -> dict[str, tuple[str, ...]]:
+    """The user's own code besides the model, by option: file.py:name or package.module:name."""
+    found = {
+        "loss": (config.loss,) if config.loss not in LOSSES else (),
+        "metrics": config.metrics,
+        "optimizer": (config.optimizer,) if ":" in config.optimizer else (),
+    }
+    return {option: references for option, references in found.items() if references}
 
 
 def default_in(config: TrainConfig, name: str) -> Any:
@@ -426,7 +454,10 @@ _EXPECTED: dict[Any, str] = {
     str: "text",
     dict: "a JSON object such as {}",
     tuple: "a list of column names",
-    OptimizerName: "the name of an optimizer or schedule",
+    LossName: f"one of {', '.join(LOSSES)}, file.py:function or package.module:function",
+    OptimizerName: "the name of an optimizer, file.py:Class or package.module:Class",
+    SchedulerName: "the name of a schedule",
+    tuple[OwnName, ...]: "a list of file.py:function or package.module:function",
     Device: "one of auto, cpu, cuda, cuda:N, mps",
     SplitRule: "a ratio train:validation:test of whole numbers with a training part, such as 8:1:1, or "
     "column:NAME, time:COLUMN, group:COLUMN or stratified",
@@ -540,6 +571,10 @@ def _check_combinations(config: TrainConfig) -> None:
     both = set(config.target) & set(config.features)
     if both:
         raise ConfigError(f"option features: {sorted(both)[0]!r} is also a target")
+    if config.class_weights != "none" and config.loss not in LOSSES:
+        raise ConfigError(
+            "option class_weights: a loss of your own has its own weights of the classes; use none"
+        )
     if config.scheduler_args and config.scheduler == "none":
         raise ConfigError("option scheduler_args: scheduler none takes no arguments")
     _check_own_options(config)

@@ -12,17 +12,18 @@ import importlib.util
 import shutil
 import signal
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
 from runback.errors import Interrupted, ModelError
 
 # Always importable where a model is loaded, so their sources are not stored with it.
 LIBRARIES = frozenset({"torch", "runback"})
+FUNCTIONS = "torch.nn.functional"
 # Importing these a second time would break the process.
 _SHARED = frozenset({"mlflow", "numpy", "pandas", "pyarrow", "scipy", "sklearn", "matplotlib"})
 MAX_SHOWN = 200  # characters of a path in messages
@@ -45,6 +46,24 @@ class UserCode:
     def reference(self) -> str:
         """`module:Class`, without the folder."""
         return f"{self.module}:{self.name}"
+
+
+class Sourced(Protocol):
+    """An imported class or function with its source files, which are below `code.root`."""
+
+    @property
+    def code(self) -> UserCode: ...
+    @property
+    def files(self) -> tuple[Path, ...]: ...
+
+
+@dataclass(frozen=True)
+class UserFunction:
+    """An imported function, and its source files below `code.root`."""
+
+    function: Callable[..., Any]
+    code: UserCode
+    files: tuple[Path, ...]
 
 
 @dataclass(frozen=True)
@@ -124,20 +143,38 @@ def locate(model: str, option: str = "model") -> UserCode:
     return UserCode(file.parent, file.stem, name)
 
 
-def stored_code(folder: Path, module: str, model: str) -> UserCode:
-    """The code of a class that was stored with a model in `folder`.
+def resolve(reference: str, source: Path | None, option: str = "model") -> UserCode:
+    """The code that a reference names: in a folder of recorded code, or, without one, where it is.
+
+    Raises:
+        ModelError: as in `locate` and `stored_code`.
+    """
+    if source is None:
+        return locate(reference, option)
+    location = reference.rpartition(":")[0]
+    module = Path(location).stem if location.endswith(".py") else location
+    return stored_code(source, module, reference, option)
+
+
+def source_file(code: UserCode) -> Path | None:
+    """The file of a module; None if it has no source."""
+    return next((file for file in _module_files(code.root, code.module) if file.is_file()), None)
+
+
+def stored_code(folder: Path, module: str, model: str, option: str = "model") -> UserCode:
+    """The code of a class or function that was stored with a model or a run in `folder`.
 
     Raises:
         ModelError: an invalid module or class name, or the folder does not contain the module.
     """
     name = model.rpartition(":")[2]
     if not name.isidentifier():
-        raise ModelError(f"model {model!r}: {name!r} is not the name of a class")
-    _require_module_name(module, f"model {model!r}")
+        raise ModelError(f"{option} {model!r}: {name!r} is not the name of a class or function")
+    _require_module_name(module, f"{option} {model!r}")
     code = UserCode(folder.resolve(), module, name)
     files = _module_files(code.root, module)
     if code.top not in LIBRARIES and not any(file.is_file() for file in files):
-        raise ModelError(f"model {model!r}: the source of {module} is missing from {folder}")
+        raise ModelError(f"{option} {model!r}: the source of {module} is missing from {folder}")
     return code
 
 
@@ -159,13 +196,39 @@ def import_class(code: UserCode, base: type | None = None, option: str = "model"
     base = base or nn.Module
     if code.top in LIBRARIES:
         return UserClass(_class_of(_loaded(code, option), code, base, option), code, (), {})
+    module, files, modules = _import(code, option)
+    return UserClass(_class_of(module, code, base, option), code, files, modules)
+
+
+def import_function(code: UserCode, option: str) -> UserFunction:
+    """Imports a function, or another object that can be called, as `import_class` does a class.
+
+    Of `LIBRARIES` only functions of torch.nn.functional are taken: what a store says must not name
+    any function of them.
+
+    Raises:
+        ModelError: the import fails, or the module has no function with that name.
+    """
+    if code.top in LIBRARIES:
+        if code.module != FUNCTIONS:
+            raise ModelError(
+                f"option {option}: {code.module} is no module of losses; name a function of {FUNCTIONS}"
+            )
+        return UserFunction(_function_of(_loaded(code, option), code, option), code, ())
+    module, files, _ = _import(code, option)
+    return UserFunction(_function_of(module, code, option), code, files)
+
+
+def _import(
+    code: UserCode, option: str
+) -> tuple[ModuleType, tuple[Path, ...], dict[str, ModuleType]]:
+    """The module, the source files of its import, and the entries of `sys.modules` it added."""
     with _isolated(code) as before:
         module = _imported(code, option)
         added = {name: sys.modules[name] for name in sys.modules.keys() - before}
         modules = {name: m for name, m in added.items() if _is_local(code, name, m)}
     files = (Path(str(m.__file__)).resolve() for m in modules.values() if _has_source(m))
-    cls = _class_of(module, code, base, option)
-    return UserClass(cls, code, tuple(sorted(set(files))), modules)
+    return module, tuple(sorted(set(files))), modules
 
 
 def pass_interruptions(error: BaseException) -> None:
@@ -196,10 +259,40 @@ def refusing_exits(what: str) -> Iterator[None]:
         raise ModelError(f"the code of {what} raised {type(error).__name__}: {error}") from error
 
 
-def copy_sources(user_class: UserClass, folder: Path) -> None:
-    """Copies the class's source files into `folder`, with their paths relative to the root."""
-    for file in user_class.files:
-        target = folder / file.relative_to(user_class.code.root)
+def sources_of(parts: Iterable[Sourced]) -> dict[str, Path]:
+    """The source files of several objects, by their paths relative to the roots.
+
+    Raises:
+        ModelError: two different files have the same path, so that one would replace the other.
+    """
+    found: dict[str, Path] = {}
+    for part in parts:
+        for file in part.files:
+            other = found.setdefault(file.relative_to(part.code.root).as_posix(), file)
+            if other != file and other.read_bytes() != file.read_bytes():
+                raise ModelError(
+                    f"{other} and {file} are kept with the run under the same name; rename one of them"
+                )
+    return found
+
+
+def sources_differ(one: Sourced, other: Sourced) -> bool:
+    """Whether two objects have different source files."""
+    contents = [
+        {name: file.read_bytes() for name, file in sources_of([part]).items()}
+        for part in (one, other)
+    ]
+    return contents[0] != contents[1]
+
+
+def copy_sources(parts: Iterable[Sourced], folder: Path) -> None:
+    """Copies the source files into `folder`, with their paths relative to the roots.
+
+    Raises:
+        ModelError: as in `sources_of`.
+    """
+    for name, file in sources_of(parts).items():
+        target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, target)
 
@@ -268,6 +361,14 @@ def _class_of(module: ModuleType, code: UserCode, base: type, option: str) -> ty
         kind = f"{base.__module__}.{base.__name__}".replace("torch.nn.modules.module.", "nn.")
         raise ModelError(f"option {option}: {code.module} has no {kind} class {code.name!r}")
     return cls
+
+
+def _function_of(module: ModuleType, code: UserCode, option: str) -> Callable[..., Any]:
+    function: Any = getattr(module, code.name, None)
+    if isinstance(function, type) or not callable(function):
+        raise ModelError(f"option {option}: {code.module} has no function {code.name!r}")
+    found: Callable[..., Any] = function
+    return found
 
 
 @contextmanager

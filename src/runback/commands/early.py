@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from runback.config import MODEL_NAMES, TrainConfig
+from runback.commands.source_check import check_sources
+from runback.config import MODEL_NAMES, TrainConfig, own_references
 from runback.data.files import existing, is_dataset
 from runback.errors import DataError, ModelError, UsageError
 from runback.tracking.run_forms import require_form
@@ -23,17 +24,21 @@ EXPORT_FORMATS = ("state_dict", "torch", "pt2", "onnx")
 
 
 def check_training(config: TrainConfig) -> None:
-    """Checks that the table and the module of a new training exist.
+    """Checks that the table and the user's own code of a new training exist.
 
     Raises:
         DataError: no such file.
-        ModelError: an unknown model, or no such file or Python module.
+        ModelError: an unknown model, no such file or Python module, or as in `check_sources`.
     """
     _check_data(config.data)
     if is_user_defined(config.model):
         locate(config.model)
     elif config.model not in MODEL_NAMES:
         raise unknown_model(config.model, MODEL_NAMES)
+    for option, references in own_references(config).items():
+        for reference in references:
+            locate(reference, option)
+    check_sources(config)
 
 
 def check_export(name: str, output: str) -> Path:

@@ -108,7 +108,7 @@ def _score(
     if tested is None:
         say("the split has no test rows: no test scores")
         return {}
-    scores = setup.task.scores(*tested, setup.loss, setup.built.spec.target_columns)
+    scores = setup.scoring.scores(*tested)
     run.journal.record([(f"test_{name}", value) for name, value in scores.items()], chosen.epoch)
     shown = "  ".join(f"test_{name} {value:.6g}" for name, value in scores.items())
     say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")

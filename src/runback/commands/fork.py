@@ -22,7 +22,7 @@ from runback.commands.recorded import (
 )
 from runback.commands.resume import changes_from, run_resume, stored_file, user_source
 from runback.commands.train import SPLIT_FILE, TrainResult, run_training
-from runback.config import AUTO, FIELDS, FIXED_IN_FORK, OPTION_NAMES, TrainConfig, parse_all, render
+from runback.config import AUTO, FIELDS, FIXED_IN_FORK, LOSSES, OPTION_NAMES, TrainConfig, parse_all, render
 from runback.data.files import object_name
 from runback.decoding import decode
 from runback.errors import ConfigError, TrackingError, UsageError
@@ -174,16 +174,20 @@ def _require_fitting(record: RunRecord, before: TrainConfig, config: TrainConfig
         ConfigError: an option changes them; it is named.
     """
     changed = _changed(record, config)
-    if by_loss(config.loss).name == by_loss(before.loss).name:
-        changed.discard("loss")
+    if config.loss in LOSSES and before.loss in LOSSES:
+        if by_loss(config.loss).name == by_loss(before.loss).name:
+            changed.discard("loss")
+    fixed = FIXED_IN_FORK | {"loss", "precision"}
+    if ":" in config.optimizer:  # the recorded code is that of the run
+        fixed |= {"optimizer"}
     if dtype_of(config.precision) == dtype_of(before.precision):
         changed.discard("precision")
     for name in OPTION_NAMES:
-        if name in changed & (FIXED_IN_FORK | {"loss", "precision"}):
+        if name in changed & fixed:
             raise ConfigError(
                 f"option {name}: the run has {render(getattr(before, name)) or 'none'}, and a fork "
-                "cannot change it, as it has the rows, the columns and the weights of its run; train a "
-                "new run for that"
+                "cannot change it, as it has the rows, the columns, the weights and the code of its "
+                "run; train a new run for that"
             )
 
 

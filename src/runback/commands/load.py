@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from runback.commands.recorded import config_of
-from runback.config import TrainConfig
+from runback.commands.recorded import config_of, kept_references, own_code_of
+from runback.config import TrainConfig, own_references
 from runback.errors import CheckpointError
 from runback.model.digests import verify_digests
 from runback.model.spec import SOURCE_FOLDER, ModelSpec, load_verified
 from runback.storage.paths import run_dir
 from runback.storage.trust import require_trust
+from runback.tasks import by_name
 from runback.tracking import artifacts, connection, registry, tags
 from runback.tracking.find_run import find_run
 from runback.tracking.record import RunRecord
 from runback.training.device import choose_device
+from runback.training.own_parts import OwnParts
+from runback.training.scoring import Scoring, recorded_scoring, scoring
 from runback.user_code import UserClass, refusing_exits
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class Loaded:
         user_class: the user-defined class of the module, if any.
         folder: the downloaded model folder; deleted at the end of `loading`.
         epoch: of the weights, in epochs completed.
+        trust: the user's consent to run stored code.
     """
 
     client: MlflowClient
@@ -48,6 +52,7 @@ class Loaded:
     user_class: UserClass | None
     folder: Path
     epoch: int
+    trust: bool = False
 
 
 def load_model(run: str, device: str = "cpu", trust: bool = False) -> nn.Module:
@@ -114,7 +119,39 @@ def loading(run: str, device: str = "cpu", trust: bool = False) -> Iterator[Load
                 user_class=built.user_class,
                 folder=path,
                 epoch=_epoch(model, what),
+                trust=trust,
             )
+
+
+def own_source(loaded: Loaded) -> Path:
+    """The folder with the recorded code of the run's own parts, downloaded if missing.
+
+    The model's folder has only that of its module, which is all that a prediction needs.
+
+    Raises:
+        TrustError: the code is not known here, and the user does not trust it.
+        TrackingError: it is missing, or the server is unreachable.
+    """
+    run_id, folder = loaded.record.run_id, run_dir(loaded.record.run_id)
+    if kept_references(loaded.config):
+        if not folder.source.is_dir():
+            artifacts.download(loaded.client, run_id, folder.source.name, folder.path)
+        what = f"the {own_code_of(loaded.config)} of run {run_id}"
+        require_trust(folder.source, what, loaded.trust)
+    return folder.source
+
+
+def scoring_of(loaded: Loaded) -> Scoring:
+    """What scores the run's model: its task, and the user's own loss and metrics as recorded.
+
+    Raises:
+        TrustError, TrackingError: as in `own_source`.
+        ModelError: the recorded code has no such function.
+    """
+    task, config, targets = by_name(loaded.spec.task), loaded.config, loaded.spec.target_columns
+    if not own_references(config).keys() - {"optimizer"}:
+        return scoring(config, task, targets, OwnParts())
+    return recorded_scoring(config, task, targets, own_source(loaded))
 
 
 def stored_file(loaded: Loaded, path: str) -> Path:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn, optim
+
+    Function = Callable[[Tensor, Tensor], Any]
 
 
 class TrainOptions(TypedDict, total=False):
@@ -19,11 +21,13 @@ class TrainOptions(TypedDict, total=False):
     columns: Mapping[str, Any]
     csv: Mapping[str, Any]
     missing_target: str
+    store_data: str
     data_args: Mapping[str, Any]
     model_args: Mapping[str, Any]
-    loss: str
+    loss: str | Function
+    metrics: str | Function | Sequence[str | Function]
     class_weights: str
-    optimizer: str
+    optimizer: str | type[optim.Optimizer]
     optimizer_args: Mapping[str, Any]
     lr: float
     weight_decay: float

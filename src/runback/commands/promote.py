@@ -9,14 +9,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from runback.commands.evaluate import score, split_of
-from runback.commands.load import Loaded, loading
+from runback.commands.load import Loaded, loading, scoring_of
 from runback.errors import CheckpointError, UsageError
 from runback.limits import alias_problem
 from runback.storage.lock import FileLock
 from runback.storage.paths import home
-from runback.tasks import Task, by_name
+from runback.tasks import Metric, by_name
 from runback.tracking import aliases, connection, registry, tags
 from runback.tracking.find_run import find_run
+from runback.training.own_parts import OwnParts
+from runback.training.scoring import Scoring
+from runback.user_code import sources_differ
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -104,12 +107,13 @@ def promote(
     """
     _require_alias(alias)
     with loading(run, trust=trust) as loaded:
-        metric = _metric_of(by_name(loaded.spec.task), metric)
+        scoring = scoring_of(loaded)
+        metric = _metric_of(scoring, metric)
         version = registry.version_of(loaded.client, loaded.record)
         with _promotion_lock(version.name):
             holder = aliases.holder_of(loaded.client, version.name, alias)
             undecided = _undecided(version, holder, alias, metric)
-            result = _compared(loaded, undecided, data, force, trust)
+            result = _compared(loaded, scoring, undecided, data, force)
             if result.moved:
                 aliases.move(loaded.client, version.name, alias, _history_entry(result))
             return result
@@ -142,10 +146,10 @@ def _require_alias(alias: str) -> None:
         raise UsageError(f"--alias {alias[:80]!a}: {problem}")
 
 
-def _metric_of(task: Task, metric: str) -> str:
-    metric = metric or task.primary_metric
-    if metric not in task.metrics:
-        raise UsageError(f"metric {metric!r} is not one of {', '.join(task.metrics)}")
+def _metric_of(scoring: Scoring, metric: str) -> str:
+    metric = metric or scoring.task.primary_metric
+    if metric not in scoring.metrics:
+        raise UsageError(f"metric {metric!r} is not one of {', '.join(scoring.metrics)}")
     return metric
 
 
@@ -173,25 +177,30 @@ def _undecided(
 
 
 def _compared(
-    loaded: Loaded, result: PromotionResult, data: str | None, force: bool, trust: bool
+    loaded: Loaded, scoring: Scoring, result: PromotionResult, data: str | None, force: bool
 ) -> PromotionResult:
-    """Completes the result: both scores, whether to move the alias, and the reason."""
+    """Completes the result: both scores, whether to move the alias, and the reason.
+
+    The metrics of the user's own that RUN was trained with score the holder, too.
+    """
+    own = scoring.own
     if result.holder == result.version:
         return dataclasses.replace(result, reason="it has the alias already")
     try:
         if result.holder is not None:
-            old = _holder_score(loaded, result, data, trust)
+            old = _holder_score(loaded, own, result, data)
             result = dataclasses.replace(result, holder_score=old)
-        result = dataclasses.replace(result, score=_finite_score(loaded, result.metric, data))
+        new = _finite_score(loaded, own, result.metric, data)
+        result = dataclasses.replace(result, score=new)
     except (UsageError, CheckpointError) as error:  # RUN's own model is loaded, so it is sound
         if not force:
             raise
         return dataclasses.replace(result, moved=True, reason=f"forced, though {error}")
-    moved, reason = _verdict(by_name(loaded.spec.task), result, force)
+    moved, reason = _verdict(scoring.metrics[result.metric], result, force)
     return dataclasses.replace(result, moved=moved, reason=reason)
 
 
-def _verdict(task: Task, result: PromotionResult, force: bool) -> tuple[bool, str]:
+def _verdict(direction: Metric, result: PromotionResult, force: bool) -> tuple[bool, str]:
     new, old, metric = result.score, result.holder_score, result.metric
     if new is None:
         return force, f"it has no finite {metric}" + (", but forced" if force else "")
@@ -199,24 +208,24 @@ def _verdict(task: Task, result: PromotionResult, force: bool) -> tuple[bool, st
         return True, "no version had the alias"
     if old is None:
         return True, f"the holder has no finite {metric}"
-    if task.metrics[metric].is_better(new, old):
+    if direction.is_better(new, old):
         return True, f"its {metric} is better"
     return force, f"its {metric} is not better" + (", but forced" if force else "")
 
 
 def _holder_score(
-    loaded: Loaded, result: PromotionResult, data: str | None, trust: bool
+    loaded: Loaded, own: OwnParts, result: PromotionResult, data: str | None
 ) -> float | None:
-    with loading(f"models:/{result.model}/{result.holder}", trust=trust) as other:
+    with loading(f"models:/{result.model}/{result.holder}", trust=loaded.trust) as other:
         _require_comparable(loaded, other, result.metric)
         if data is None:
             _require_same_rows(loaded, other)
-        return _finite_score(other, result.metric, data)
+        return _finite_score(other, own, result.metric, data)
 
 
-def _finite_score(loaded: Loaded, metric: str, data: str | None) -> float | None:
+def _finite_score(loaded: Loaded, own: OwnParts, metric: str, data: str | None) -> float | None:
     """The score; None if it is undefined for these rows or not finite."""
-    value = score(loaded, data).scores.get(metric)
+    value = score(loaded, data, own).scores.get(metric)
     return value if value is not None and abs(value) < float("inf") else None
 
 
@@ -231,8 +240,15 @@ def _require_comparable(one: Loaded, other: Loaded, metric: str) -> None:
         raise UsageError(
             f"run {one.record.run_id} and the holder's run {other.record.run_id} have other classes"
         )
+    if metric != "cost":
+        return
     losses = one.config.loss, other.config.loss
-    if metric == "cost" and losses[0] != losses[1]:
+    own = [scoring_of(run).own.loss for run in (one, other)]
+    if own[0] and own[1] and sources_differ(own[0], own[1]):
+        raise UsageError(
+            f"metric cost is that of two versions of {losses[0]}; choose another metric"
+        )
+    if losses[0] != losses[1]:
         *most, last = (name for name in by_name(one.spec.task).metrics if name != "cost")
         raise UsageError(
             f"metric cost is {losses[0]} for one run and {losses[1]} for the other; choose "

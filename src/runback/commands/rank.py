@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from runback.commands.evaluate import rows_of
-from runback.commands.load import Loaded, loading
+from runback.commands.load import Loaded, loading, scoring_of
 from runback.errors import RunNotFoundError, UsageError
 from runback.model.batched_forward import predict_rows
-from runback.tasks import Loss, Target, Task, by_name, criterion
+from runback.tasks import Loss, Target, Task
 
 LEVEL = 0.95
 # Random samples of the rows, fewer of many rows; drawn with a fixed seed.
@@ -119,14 +119,15 @@ def _predicted(run_id: str, data: str | None, trust: bool) -> _Predicted | None:
 
 def _predictions(loaded: Loaded, data: str | None) -> _Predicted:
     x, y, data = rows_of(loaded, data)
-    spec, config = loaded.spec, loaded.config
-    task, targets = by_name(spec.task), spec.target_columns
+    spec = loaded.spec
+    scoring = scoring_of(loaded)
+    task, targets = scoring.task, scoring.targets
     return _Predicted(
         run_id=loaded.record.run_id,
         data=data,
         task=task,
         targets=targets,
-        loss=criterion(config.loss, config.class_weights, targets),
+        loss=scoring.loss,
         output=predict_rows(loaded.module, x),
         y=y.to(task.target_dtype(spec.torch_dtype)),
     )

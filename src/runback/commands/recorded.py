@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from runback.config import TrainConfig, parse_all
+from runback.commands.stored_data import stored_table
+from runback.config import TrainConfig, own_references, parse_all
 from runback.data.files import is_dataset, is_object
 from runback.errors import ConfigError, DataError, ModelError, TrackingError, TrustError
 from runback.storage.trust import known_in
 from runback.tracking import tags as names
 from runback.tracking.record import RunRecord, Tags
-from runback.user_code import MAX_SHOWN, locate
+from runback.user_code import MAX_SHOWN, is_of_library, is_user_defined, locate
 
 # The table of a DataFrame, in the run's folder and among its artifacts; all other recorded paths
 # are absolute.
@@ -46,8 +48,21 @@ def original_config_of(record: RunRecord) -> TrainConfig:
         return TrainConfig.from_recorded(record.original_config)
 
 
+def kept_references(config: TrainConfig) -> list[str]:
+    """The user's own classes and functions whose source is kept with the run, without the data's."""
+    model = (config.model,) if is_user_defined(config.model) else ()
+    names = [*model, *itertools.chain(*own_references(config).values())]
+    return [name for name in names if not is_of_library(name)]
+
+
+def own_code_of(config: TrainConfig) -> str:
+    """What the user's own code of a run is, for messages, such as "module, loss"."""
+    what = ["module"] if is_user_defined(config.model) else []
+    return ", ".join([*what, *own_references(config)])
+
+
 def with_data(config: TrainConfig, tags: Tags, stored: Callable[[str], Path]) -> TrainConfig:
-    """The configuration with the recorded path of the table, if the file exists.
+    """The configuration with the recorded path of the table, if the file exists, or its copy's.
 
     A recorded class is used only if this user has trained with it in its present form: the path
     comes from the tracking server, and reading a dataset executes its file.
@@ -73,9 +88,12 @@ def with_data(config: TrainConfig, tags: Tags, stored: Callable[[str], Path]) ->
     if is_dataset(config.data):
         _require_known(config.data)
     elif not _exists(config.data):
+        copy = stored_table(tags.data_path or config.data, tags.data_fingerprint, stored)
+        if copy is not None:
+            return dataclasses.replace(config, data=str(copy))
         raise DataError(
-            f"{_shown(tags.data_path or config.data)}: the run's table does not exist; restore it, "
-            "or give its new path to resume with --data"
+            f"{_shown(tags.data_path or config.data)}: the run's table does not exist, and "
+            "no copy is kept with the run; restore it, or give its new path to resume with --data"
         )
     return config
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from runback.commands.fork_point import ForkPoint
-from runback.commands.load import Loaded, loading, stored_file
+from runback.commands.load import Loaded, loading, own_source, stored_file
 from runback.commands.recorded import (
     STORED_FRAME,
     original_config_of,
@@ -20,7 +20,7 @@ from runback.commands.recorded import (
     with_data,
 )
 from runback.commands.train import run_training
-from runback.config import TrainConfig
+from runback.config import TrainConfig, own_references
 from runback.data.table import fingerprint_of
 from runback.errors import TrackingError, UsageError
 from runback.model.spec import SOURCE_FOLDER
@@ -110,6 +110,8 @@ def _trained_again(loaded: Loaded) -> str:
     config = dataclasses.replace(config, register="none", key="", name="")
     _require_same_table(config, loaded)
     source, frame = loaded.folder / SOURCE_FOLDER, None  # never the file that the options name
+    if own_references(config):
+        source = own_source(loaded)
     if loaded.record.tags.data_path == STORED_FRAME:
         frame, config = Path(config.data), dataclasses.replace(config, data=STORED_FRAME)
     with CourierClient() as courier:

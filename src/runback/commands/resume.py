@@ -14,7 +14,9 @@ from runback.commands.fork_point import begin_again
 from runback.commands.launch import launch_id
 from runback.commands.recorded import (
     config_of,
+    kept_references,
     original_config_of,
+    own_code_of,
     require_fingerprint,
     with_data,
 )
@@ -53,7 +55,6 @@ from runback.tracking.messages import FetchArtifact, FindRun, ListArtifacts, Nes
 from runback.tracking.record import RunRecord
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState
-from runback.user_code import is_of_library, is_user_defined
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ def _missing_files(
     try:
         if SPLIT_FILE not in courier.ask(ListArtifacts(run.id, "")):
             missing.append(post_split)
-        if setup.built.user_class and not courier.ask(ListArtifacts(run.id, "source")):
+        if setup.own_code and not courier.ask(ListArtifacts(run.id, "source")):
             missing.append(post_source)
     except TrackingError as error:
         say(f"warning: the run's artifacts cannot be listed: {error}")
@@ -310,14 +311,15 @@ def stored_file(run: RunDir, path: str, courier: CourierClient) -> Path:
 def user_source(
     run: RunDir, config: TrainConfig, courier: CourierClient, trust: bool
 ) -> Path | None:
-    """The folder with the recorded code of a user-defined module, downloaded if missing.
+    """The folder with the recorded code of the user's own parts, downloaded if missing.
 
     Raises:
         TrustError: the code is not known here, and `trust` is False.
         UsageError: the recorded code is neither here nor among the artifacts; the current file of
             that name may be other code.
     """
-    if not is_user_defined(config.model) or is_of_library(config.model):
+    names = kept_references(config)
+    if not names:
         return None
     folder = run.source
     if not folder.is_dir():
@@ -325,10 +327,10 @@ def user_source(
             courier.ask(FetchArtifact(run.run_id, "source", str(run.path)))
         except TrackingError as error:
             raise UsageError(
-                f"run {run.run_id}: the recorded source of {config.model} is neither in {folder} nor "
+                f"run {run.run_id}: the recorded source of {', '.join(names)} is neither in {folder} nor "
                 f"among its artifacts ({error}); restore one of them"
             ) from None
-    require_trust(folder, f"the module of run {run.run_id}", trust)
+    require_trust(folder, f"the {own_code_of(config)} of run {run.run_id}", trust)
     return folder
 
 

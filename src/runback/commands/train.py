@@ -21,10 +21,12 @@ from runback import tasks
 from runback.commands.finish import finish, require_finite
 from runback.commands.fork_point import ForkPoint, begin_fork, say_taken_over
 from runback.commands.launch import launch_id, require_adoptable
-from runback.commands.model_class import model_of
 from runback.commands.options import TrainOptions
+from runback.commands.own_objects import collect_sources, name_objects
 from runback.commands.recorded import STORED_FRAME
 from runback.commands.run_name import run_name
+from runback.commands.source_check import check_sources
+from runback.commands.stored_data import check_storable, write_copy
 from runback.config import AUTO, TrainConfig, parse_all
 from runback.console.progress import Progress, say
 from runback.data.files import object_name
@@ -37,7 +39,7 @@ from runback.open_run.keys import holding_key, key_of, unfinished_run
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.storage.atomic import naming_a_full_disk
-from runback.storage.trust import remember, source_of
+from runback.storage.trust import remember, source_of, source_with
 from runback.tracking import tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import DatasetPart, FindRun, RunDescription
@@ -45,7 +47,7 @@ from runback.training.device import short_of_memory
 from runback.training.leaks import leaking_columns
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.setup import TrainingSetup, prepare
-from runback.user_code import copy_sources, is_lightning_module, refusing_exits
+from runback.user_code import copy_sources, is_lightning_module, refusing_exits, sources_of
 
 if TYPE_CHECKING:
     import pandas as pd  # imported late: it takes half a second
@@ -90,8 +92,9 @@ def train(
         data: a table's path, a pandas DataFrame, a Dataset of torch.utils.data, or a configuration.
             A frame is kept with the run. A dataset is not: `evaluate` and `resume` need it again.
         config: the options that are not given as keywords; by default, the defaults.
-        options: fields of `TrainConfig`; `model` is a name or a class of nn.Module. Of a class in a
-            script or a notebook, the class and the definitions it uses are kept with the run.
+        options: fields of `TrainConfig`; `model` is a name or a class of nn.Module, `loss` and each of
+            `metrics` a name or a function, `optimizer` a name or a class. Of those in a script or a
+            notebook, the definition and those that it uses are kept with the run.
 
     Raises:
         UsageError: the configuration, the table or the module cannot be used; no run is created.
@@ -108,10 +111,10 @@ def train(
     if data is not None:
         given["data"] = _data_option(data)
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
-        source = None
-        if not isinstance(given.get("model", ""), str):
-            given["model"], source = model_of(given["model"], Path(folder))
+        source = name_objects(given, Path(folder))
         config = configured(config, given) if config else TrainConfig.from_mapping(given)
+        if source is not None:
+            collect_sources(config, source)
         if is_frame(data):
             return _train_frame(data, config, source)
         samples = data if isinstance(data, Dataset) else None
@@ -137,6 +140,11 @@ def configured(config: TrainConfig, options: Mapping[str, Any]) -> TrainConfig:
 
 
 def _train_frame(frame: pd.DataFrame, config: TrainConfig, source: Path | None) -> TrainResult:
+    if config.store_data == "false":
+        raise ConfigError(
+            "option store_data: a DataFrame is kept with its run, which cannot be resumed without it; "
+            "use auto, or write it to a file"
+        )
     with tempfile.TemporaryDirectory(prefix="runback-") as folder:
         file = write_frame(frame, Path(folder) / Path(STORED_FRAME).name)
         with named_frame(file), CourierClient() as courier:
@@ -185,7 +193,7 @@ def run_training(
     Args:
         config: of the run.
         courier: delivers the run to the tracking server; started before torch was imported.
-        source: a folder with the code of a user-defined module; None to import it.
+        source: a folder with the code of the user's own parts; None to import them.
         frame: the Parquet file of a DataFrame, to keep with the run; None for a table of its own.
         samples: a dataset object, which is the data; None for the data that the options name.
         point: where the run begins if it is a fork; None to begin with epoch 0.
@@ -202,6 +210,8 @@ def run_training(
             say(f"run {run.id}: {summary(setup)}")
             if point is not None:
                 say_taken_over(run, setup, point)
+            if setup.own.loss is not None:
+                say(f"the target has {_content(setup)}")
             if config.loss == AUTO:
                 say(f"loss {setup.config.loss}, as the target has {_content(setup)}")
             _warn(setup)
@@ -304,7 +314,10 @@ def _prepared(
     """The setup of a training; if it fails, a launched run becomes FAILED."""
     table = dataclasses.replace(config, data=str(frame)) if frame else config
     try:
+        if source is None:
+            check_sources(config)
         setup = prepare(table, source, samples)
+        check_storable(config, setup)
     except RunbackError as error:
         courier.fail_launch(str(error))
         raise
@@ -326,7 +339,7 @@ def _loop(run: Run, setup: TrainingSetup) -> None:
         for event in run_epochs(state, *parts, config, run.should_advance, setup.loss):
             due = False
             if isinstance(event, EpochResult):
-                _log(run, event)
+                _log(run, event, setup.validation_scores())
                 progress.update(event.epoch, event.cost, event.val_cost)
                 due = event.epoch % config.checkpoint_every == 0
             run.advance(state.position, due=due)
@@ -336,8 +349,8 @@ def _loop(run: Run, setup: TrainingSetup) -> None:
     run.wait()
 
 
-def _log(run: Run, result: EpochResult) -> None:
-    """Logs an epoch's metrics, the learning rate only when it changes.
+def _log(run: Run, result: EpochResult, scores: dict[str, float]) -> None:
+    """Logs an epoch's metrics, the learning rate only when it changes, and own validation scores.
 
     Raises:
         DivergedError: a cost is not finite; both are logged first.
@@ -347,6 +360,7 @@ def _log(run: Run, result: EpochResult) -> None:
         metrics["val_cost"] = result.val_cost
     if result.lr != run.state.get("lr"):
         run.state["lr"] = metrics["lr"] = result.lr
+    metrics |= {f"val_{name}": value for name, value in scores.items()}
     run.log(metrics, step=result.epoch)
     run.state["cost"] = result.cost
     _describe(run, result.epoch)
@@ -368,10 +382,12 @@ def _post_setup(run: Run, setup: TrainingSetup, frame: Path | None) -> None:
             kept.parent.mkdir(exist_ok=True)
             shutil.copyfile(frame, kept)
             run.post_file(kept, kept.parent.name)
+        elif copy := write_copy(setup, run.folder.path):
+            run.post_file(copy, copy.parent.name)
         post_split(run, setup)
         run.post_json("columns.json", [column.as_json() for column in setup.table.encoders])
-        if setup.built.user_class is not None:
-            copy_sources(setup.built.user_class, run.folder.source)
+        if setup.own_code:
+            copy_sources(setup.own_code, run.folder.source)
             post_source(run, setup)
 
 
@@ -394,14 +410,15 @@ def _require_artifact_path(path: str) -> None:
         ModelError: the store would refuse it.
     """
     if problem := artifact_path_problem(path):
-        raise ModelError(f"option model: {path!a} cannot be stored with the run: it {problem}")
+        raise ModelError(f"your code: {path!a} cannot be stored with the run: it {problem}")
 
 
 def remember_code(setup: TrainingSetup) -> None:
     """Records the code that the user trains with as known on this machine."""
     own, dataset = setup.built.user_class, setup.table.dataset
-    if own is not None and own.files:
-        remember(source_of(own.code.root, own.files), "trained")
+    for parts in ([own] if own else [], setup.own_code):  # of the model, and of the run
+        if files := sources_of(parts):
+            remember(source_with(files), "trained")
     if dataset is not None and dataset.code is not None:
         code = dataset.code
         remember(source_of(code.root, dataset.files, code.reference), "trained")

@@ -36,8 +36,8 @@ from runback.user_code import (
     copy_sources,
     import_class,
     is_user_defined,
-    locate,
     pass_interruptions,
+    resolve,
     stored_code,
     unknown_model,
 )
@@ -252,7 +252,7 @@ def save_model(
     example = {"columns": built.spec.features, "data": rows}
     _write_json(folder / EXAMPLE_FILE, example)
     if built.user_class is not None:
-        copy_sources(built.user_class, folder / SOURCE_FOLDER)
+        copy_sources([built.user_class], folder / SOURCE_FOLDER)
     return write_digests(folder)
 
 
@@ -355,13 +355,7 @@ def kind_of(value: Any) -> str:
 
 
 def _user_class(model: str, source: Path | None) -> UserClass | None:
-    if not is_user_defined(model):
-        return None
-    if source is None:
-        return import_class(locate(model))
-    location = model.rpartition(":")[0]
-    module = Path(location).stem if location.endswith(".py") else location
-    return import_class(stored_code(source, module, model))
+    return import_class(resolve(model, source)) if is_user_defined(model) else None
 
 
 def _builtin_class(model: str) -> type[nn.Module]:

@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,12 @@ class Source:
 
 def source_of(root: Path, files: Iterable[Path], reference: str = "") -> Source:
     """The source with the given files, which are below `root`."""
-    return Source({f.relative_to(root).as_posix(): sha256_of(f) for f in files}, reference)
+    return source_with({f.relative_to(root).as_posix(): f for f in files}, reference)
+
+
+def source_with(files: Mapping[str, Path], reference: str = "") -> Source:
+    """The source with the given files, by their paths in the source."""
+    return Source({name: sha256_of(file) for name, file in files.items()}, reference)
 
 
 def source_in(folder: Path) -> Source:

@@ -66,6 +66,10 @@ class Binary:
 
         return weighted
 
+    def adapted(self, function: Loss) -> Loss:
+        """The function itself: it gets logits and zeros and ones, `[n, n_targets]`."""
+        return function
+
     def scores(
         self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
     ) -> dict[str, float]:

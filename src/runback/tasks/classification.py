@@ -57,6 +57,10 @@ class Classification:
 
         return weighted
 
+    def adapted(self, function: Loss) -> Loss:
+        """A function of logits `[n, n_classes]` and codes `[n]`."""
+        return lambda output, y: function(output, y[:, 0])
+
     def scores(
         self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
     ) -> dict[str, float]:

@@ -56,6 +56,10 @@ class Regression:
         """Refused: numbers have no classes."""
         raise ConfigError(f"option class_weights: loss {loss} has no classes; use none")
 
+    def adapted(self, function: Loss) -> Loss:
+        """The function itself: it gets predictions and targets `[n, n_targets]`."""
+        return function
+
     def scores(
         self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
     ) -> dict[str, float]:

@@ -95,6 +95,9 @@ class Task(Protocol):
             ConfigError: the targets are numbers.
         """
 
+    def adapted(self, function: Loss) -> Loss:
+        """A user's loss or metric, which gets the targets as torch's losses of this task do."""
+
     def scores(
         self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
     ) -> dict[str, float]:

@@ -55,9 +55,10 @@ def make_update(optimizer: optim.Optimizer) -> Callable[[], None]:
 
     Limitations: torch's profiler does not show the step under the optimizer's name, and hooks
     registered on the optimizer are not called. If the instance has its own `step`, as schedules set
-    it, that one is called with all wrappers.
+    it, that one is called with all wrappers. So is that of a class of the user's own, whose
+    decorators may do more.
     """
-    if "step" in vars(optimizer):
+    if "step" in vars(optimizer) or not type(optimizer).__module__.startswith(("torch.", __name__)):
         return lambda: optimizer.step() and None
     unwrapped = inspect.unwrap(type(optimizer).step)
 

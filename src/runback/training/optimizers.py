@@ -14,6 +14,7 @@ from torch.optim import lr_scheduler
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, ReduceLROnPlateau, StepLR
 
 from runback.config import TrainConfig
+from runback.console.progress import say
 from runback.errors import ConfigError, first_line
 from runback.stateful import require_loadable
 from runback.training.fastpaths import SGD, Adam, AdamW
@@ -30,16 +31,39 @@ _SCHEDULERS: dict[str, type[Any]] = {
 _OPTIMIZERS: dict[str, type[Any]] = {"sgd": SGD, "adam": Adam, "adamw": AdamW}
 
 
-def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> optim.Optimizer:
+def make_optimizer(
+    config: TrainConfig,
+    parameters: Iterable[nn.Parameter],
+    own: type[optim.Optimizer] | None = None,
+) -> optim.Optimizer:
     """The optimizer of a configuration. The fused form, one call for all weights, is used where it
     is faster; it does not support complex weights.
+
+    Args:
+        config: of the run.
+        parameters: to train.
+        own: the user's own class; None for the one that the options name in torch.
 
     Raises:
         ConfigError: the class does not exist, or refuses its arguments or these parameters.
     """
-    parameters = list(parameters)
+    parameters, kind = list(parameters), own or optimizer_class(config)
+    args = _arguments(config, kind, parameters)
+    if config.optimizer not in _OPTIMIZERS or config.optimizer_args:
+        _try_optimizer(config, kind, args)
+    return _built(config, kind, parameters, args)
+
+
+def _arguments(
+    config: TrainConfig, kind: type[optim.Optimizer], parameters: list[nn.Parameter]
+) -> dict[str, Any]:
+    """The keyword arguments of an optimizer.
+
+    Raises:
+        ConfigError: the class has no weight decay.
+    """
     args: dict[str, Any] = {"lr": config.lr}
-    if "weight_decay" in inspect.signature(optimizer_class(config)).parameters:
+    if "weight_decay" in inspect.signature(kind).parameters:
         args["weight_decay"] = config.weight_decay
     elif config.weight_decay:
         raise ConfigError(f"option weight_decay: {config.optimizer} has none; use 0")
@@ -47,10 +71,7 @@ def make_optimizer(config: TrainConfig, parameters: Iterable[nn.Parameter]) -> o
         args["fused"] = all(p.is_floating_point() for p in parameters) or None
     if config.optimizer == "sgd":
         args |= {"momentum": config.momentum, "fused": args["fused"] if config.momentum else None}
-    args |= config.optimizer_args
-    if config.optimizer not in _OPTIMIZERS or config.optimizer_args:
-        _try_optimizer(config, args)
-    return _built(config, parameters, args)
+    return args | config.optimizer_args
 
 
 def optimizer_class(config: TrainConfig) -> type[Any]:
@@ -77,7 +98,8 @@ def check_names(config: TrainConfig) -> None:
     Raises:
         ConfigError: torch has none of a name.
     """
-    optimizer_class(config)
+    if ":" not in config.optimizer:
+        optimizer_class(config)
     if config.scheduler != "none":
         schedule_class(config)
 
@@ -102,30 +124,49 @@ def _class_named(
 
 
 def _built(
-    config: TrainConfig, parameters: list[nn.Parameter], args: dict[str, Any]
+    config: TrainConfig,
+    kind: type[optim.Optimizer],
+    parameters: list[nn.Parameter],
+    args: dict[str, Any],
 ) -> optim.Optimizer:
     try:
-        built: optim.Optimizer = optimizer_class(config)(parameters, **args)
+        built: optim.Optimizer = kind(parameters, **args)
     except Exception as error:  # unchecked arguments can raise anything
         raise _refusal(config, error) from None
     return built
 
 
-def _try_optimizer(config: TrainConfig, args: dict[str, Any]) -> None:
+def _try_optimizer(config: TrainConfig, kind: type[optim.Optimizer], args: dict[str, Any]) -> None:
     """Updates one small weight: torch checks some arguments only in `step`.
 
     Raises:
         ConfigError: the arguments are invalid, or the state could not be checkpointed.
     """
-    weight = nn.Parameter(torch.ones(2, 2))
-    optimizer = _built(config, [weight], args)
+    weight, again = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer, other = _built(config, kind, [weight], args), _built(config, kind, [again], args)
     try:
         for _ in range(TRIAL_EPOCHS):
-            weight.grad = torch.ones(2, 2)
-            optimizer.step()
+            _trial_step(optimizer, weight)
         require_loadable(optimizer.state_dict())
+        other.load_state_dict(optimizer.state_dict())
+        again.data.copy_(weight.data)
+        _trial_step(optimizer, weight)
+        _trial_step(other, again)
     except Exception as error:
         raise _refusal(config, error) from None
+    if not torch.equal(weight, again):
+        say(
+            f"warning: option optimizer: {config.optimizer} continued from its state_dict takes "
+            "another step, so a resumed run can differ; what a step depends on must be in its state"
+        )
+
+
+def _trial_step(optimizer: optim.Optimizer, weight: nn.Parameter) -> None:
+    """One step, with the random numbers of every trial."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        weight.grad = torch.ones(2, 2)
+        optimizer.step()
 
 
 def _refusal(config: TrainConfig, error: Exception) -> ConfigError:
@@ -146,7 +187,7 @@ class Schedule:
     def __init__(self, config: TrainConfig, optimizer: optim.Optimizer) -> None:
         kind, args = schedule_class(config), schedule_args(config)
         self.steps, self.needs_cost = 0, issubclass(kind, ReduceLROnPlateau)
-        _check_schedule(config, args)
+        _check_schedule(config, args, type(optimizer))
         try:
             self.torch_schedule = kind(optimizer, **args)
         except Exception as error:  # it does not fit this optimizer
@@ -196,7 +237,9 @@ def schedule_args(config: TrainConfig) -> dict[str, Any]:
     return {**defaults, **config.scheduler_args}
 
 
-def _check_schedule(config: TrainConfig, args: dict[str, Any]) -> None:
+def _check_schedule(
+    config: TrainConfig, args: dict[str, Any], optimizer_kind: type[optim.Optimizer]
+) -> None:
     """Runs a schedule for a few epochs: torch checks some arguments only in `step`.
 
     Raises:
@@ -208,7 +251,10 @@ def _check_schedule(config: TrainConfig, args: dict[str, Any]) -> None:
         for key in ("step_size", "T_max", "total_steps"):
             if key in args and not (type(args[key]) is int and args[key] >= 1):
                 raise ValueError(f"{key} is not a whole number of at least 1")
-        optimizer = make_optimizer(config, [nn.Parameter(torch.zeros(2, 2))])
+        weights = [nn.Parameter(torch.zeros(2, 2))]
+        optimizer = _built(
+            config, optimizer_kind, weights, _arguments(config, optimizer_kind, weights)
+        )
         schedule = kind(optimizer, **args)
         for _ in range(min(TRIAL_EPOCHS, args.get("total_steps", TRIAL_EPOCHS))):
             optimizer.step()

@@ -7,6 +7,7 @@ import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,18 +37,24 @@ from runback.limits import (
     model_name_problem,
     text_problem,
 )
+from runback.model.batched_forward import predict_rows
 from runback.model.probe import check_module, check_one_row, same_generators
 from runback.model.samples import ScaledSamples
 from runback.model.scaling import Scaled, TargetScaled
 from runback.model.spec import BuiltModel, ModelSpec, build_model
 from runback.seeding import seed_generators
-from runback.tasks import Loss, Task, by_loss, criterion, loss_for
+from runback.tasks import Loss, Task, by_loss, loss_for
 from runback.training.compiling import missing_compiler
 from runback.training.device import choose_device, choose_threads, short_of_memory
 from runback.training.optimizers import check_names
+from runback.training.own_parts import OwnParts, check_functions, own_parts, require_distinct
+from runback.training.scoring import Scoring, scoring
 from runback.training.state import TrainState
+from runback.user_code import Sourced
 
 CHECKED_ROWS = 2
+# Of which own metrics are computed before the training: some need every class.
+SCORED_ROWS = 4096
 MAX_SHOWN = 256  # characters of a name in messages
 
 
@@ -70,12 +77,30 @@ class TrainingSetup:
     batches: Batches
     validation: TableDataset | None
     example: list[list[Any]]
+    own: OwnParts = OwnParts()
+
+    @cached_property
+    def scoring(self) -> Scoring:
+        """What scores the output of the module."""
+        return scoring(self.config, self.task, self.built.spec.target_columns, self.own)
 
     @property
     def loss(self) -> Loss:
         """The cost of a batch and of a part."""
-        config, targets = self.config, self.built.spec.target_columns
-        return criterion(config.loss, config.class_weights, targets)
+        return self.scoring.loss
+
+    @property
+    def own_code(self) -> tuple[Sourced, ...]:
+        """The module's class, loss, metrics and optimizer, as far as they are the user's own."""
+        module = self.built.user_class
+        return (*([module] if module else []), *self.own.all)
+
+    def validation_scores(self) -> dict[str, float]:
+        """The user's own metrics of the validation rows; empty without either."""
+        if self.validation is None or not self.own.metrics:
+            return {}
+        output = predict_rows(self.state.model, self.validation.features)
+        return self.scoring.own_scores(output, self.validation.targets.cpu())
 
     @property
     def register_as(self) -> str:
@@ -96,7 +121,7 @@ def prepare(
 
     Args:
         config: the run's configuration.
-        source: a folder with the recorded code of a user-defined module; None to import it.
+        source: a folder with the recorded code of the user's own parts; None to import them.
         samples: a dataset object, which is the data; None for the data that the options name.
 
     Raises:
@@ -107,15 +132,15 @@ def prepare(
     device = choose_device(config.device)
     if device.type == "mps" and config.precision == "float64":
         raise ConfigError("option precision: mps does not support float64; use float32")
+    own = own_parts(config, source)
     check_names(config)
     missing = "" if config.compile == "none" else missing_compiler(device)
     if missing:
         say(f"warning: option compile: {missing} on this machine; the step runs uncompiled")
-    has_classes = None if config.loss == AUTO else by_loss(config.loss).has_classes
+    has_classes = _has_classes(config, own)
     prepared = prepare_table(config, dtype_of(config.precision), has_classes, samples)
     _tell(prepared)
-    config = _resolved(config, prepared)
-    task = by_loss(config.loss)
+    config, task = _resolved(config, prepared, own)
     table, split = _with_targets(prepared.table, task, dtype_of(config.precision)), prepared.split
     order = Order(
         len(split.train),
@@ -125,17 +150,20 @@ def prepare(
         seed=config.seed,
     )
     torch.set_num_threads(1)  # scaling must not depend on the threads of an earlier run
-    built = _build(config, prepared, table, device, source)
+    built = _build(config, task, prepared, table, device, source)
     _require_batches(config, table, split, built)
+    require_distinct(own, built.user_class)
     n_weights = sum(p.numel() for p in built.module.parameters())
     torch.set_num_threads(choose_threads(config.threads, n_weights, config.batch_size))
     with short_of_memory(device):
-        state = TrainState.fresh(built.module, config, device)
+        optimizer = own.optimizer.cls if own.optimizer else None
+        state = TrainState.fresh(built.module, config, device, optimizer)
         validation = _part(table, split.validation, device) if len(split.validation) else None
         batches = _batches(config, table, prepared, order, device)
     setup = TrainingSetup(
-        config, task, table, split, built, state, batches, validation, prepared.example
+        config, task, table, split, built, state, batches, validation, prepared.example, own
     )
+    _check_functions(setup)
     _require_storable(setup)
     return setup
 
@@ -151,10 +179,11 @@ def spec_of(
     encoders: Sequence[Column] = (),
     labels: Sequence[LabelColumn] = (),
     shape: tuple[int, ...] = (),
+    task: Task | None = None,
 ) -> ModelSpec:
     """The model spec of a configuration for the columns of a table, or for samples of a shape."""
     return ModelSpec(
-        task=by_loss(config.loss).name,
+        task=(task or by_loss(config.loss)).name,
         model=config.model,
         model_args=config.model_args,
         features=columns.features,
@@ -168,14 +197,23 @@ def spec_of(
     )
 
 
-def _resolved(config: TrainConfig, prepared: Prepared) -> TrainConfig:
-    """The configuration with the loss and the scaling of the targets, where options leave them open.
+def _has_classes(config: TrainConfig, own: OwnParts) -> bool | None:
+    """Whether the targets are classes; None if they decide it."""
+    if own.loss is not None:
+        return own.task.has_classes if own.task else None
+    return None if config.loss == AUTO else by_loss(config.loss).has_classes
+
+
+def _resolved(config: TrainConfig, prepared: Prepared, own: OwnParts) -> tuple[TrainConfig, Task]:
+    """The configuration with the loss and the scaling of the targets, where options leave them open,
+    and the task.
 
     Raises:
         ConfigError: the option `normalize_target` scales targets that are classes.
     """
     loss = loss_for(prepared.labels) if config.loss == AUTO else config.loss
-    has_classes, scaling = by_loss(loss).has_classes, config.normalize_target
+    task = (own.task or by_loss(loss_for(prepared.labels))) if own.loss else by_loss(loss)
+    has_classes, scaling = task.has_classes, config.normalize_target
     if scaling == AUTO:
         scaling = "none" if has_classes else "standard"
     if scaling != "none" and has_classes:
@@ -183,9 +221,9 @@ def _resolved(config: TrainConfig, prepared: Prepared) -> TrainConfig:
             f"option normalize_target: loss {loss} predicts classes, which have no scale; use none"
         )
     if (loss, scaling) == (config.loss, config.normalize_target):
-        return config
+        return config, task
     options = {**config.as_params(), "loss": loss, "normalize_target": scaling}
-    return TrainConfig.from_mapping(options)
+    return TrainConfig.from_mapping(options), task
 
 
 def _with_targets(table: Table, task: Task, dtype: torch.dtype) -> Table:
@@ -235,8 +273,21 @@ def held_out(setup: TrainingSetup) -> TableDataset | None:
     return _part(setup.table, rows, torch.device("cpu")) if len(rows) else None
 
 
+def _check_functions(setup: TrainingSetup) -> None:
+    """Computes an own loss and own metrics of a few rows, of the validation part if there is one."""
+    if setup.own.loss is None and not setup.own.metrics:
+        return
+    split, table = setup.split, setup.table
+    rows = (split.validation if len(split.validation) else split.train)[:SCORED_ROWS]
+    y = table.targets.index_select(0, rows)
+    with same_generators():
+        output = predict_rows(setup.state.model, table.features.index_select(0, rows))
+        check_functions(setup.own, setup.task, setup.loss, output, y)
+
+
 def _build(
     config: TrainConfig,
+    task: Task,
     prepared: Prepared,
     table: Table,
     device: torch.device,
@@ -246,7 +297,8 @@ def _build(
     seed_generators(config.seed, 0, device)
     split = prepared.split
     labels, shape = prepared.labels, table.sample_shape
-    built = build_model(spec_of(config, table.columns, table.encoders, labels, shape), source)
+    spec = spec_of(config, table.columns, table.encoders, labels, shape, task)
+    built = build_model(spec, source)
     _fit_scales(built, table, split)
     rows = table.features[split.train[:CHECKED_ROWS]]
     twin = _twin(built, source)

@@ -50,15 +50,27 @@ class TrainState:
     best: Best | None = None
 
     @classmethod
-    def fresh(cls, model: nn.Module, config: TrainConfig, device: torch.device) -> TrainState:
+    def fresh(
+        cls,
+        model: nn.Module,
+        config: TrainConfig,
+        device: torch.device,
+        own_optimizer: type[optim.Optimizer] | None = None,
+    ) -> TrainState:
         """The state before the first epoch, with the module moved to the device.
+
+        Args:
+            model: the module.
+            config: of the run.
+            device: to train on.
+            own_optimizer: the user's own class; None for the one that the options name in torch.
 
         Raises:
             ModelError: the module's state contains objects that cannot be checkpointed.
         """
         model = model.to(device)
         _check_storable(model)
-        optimizer = make_optimizer(config, model.parameters())
+        optimizer = make_optimizer(config, model.parameters(), own_optimizer)
         schedule = make_schedule(config, optimizer)
         zero = torch.zeros((), device=device, dtype=next(model.parameters()).dtype)
         return cls(model, optimizer, schedule, device, cost_sum=zero)

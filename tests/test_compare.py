@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,22 @@ from finished_runs import FinishedRuns
 from runback.cli import main
 from runback.commands.compared_html import as_html
 from runback.commands.compared_text import as_text
-from runback.commands.rank import _Predicted, interval
+from runback.commands.rank import MAX_ROWS, Interval, Predicted, interval
 from runback.config import TrainConfig
 from runback.errors import DataError, RunNotFoundError, UsageError
 from runback.storage.lease import lease
 from runback.tasks import NumberTarget, by_name
 from runback.tracking import tags
+from runback.training.scoring import Scoring
+
+
+@dataclass(frozen=True)
+class Classes:
+    """A target column of classes."""
+
+    name: str
+    classes: tuple[str, ...]
+    counts: tuple[int, ...] = (1, 1, 1)
 
 
 def add_run(workspace: Workspace, name: str, status: str, rate: float, **params: str) -> str:
@@ -41,12 +53,14 @@ def add_run(workspace: Workspace, name: str, status: str, rate: float, **params:
     return run_id
 
 
-def predicted(errors: list[float]) -> _Predicted:
+def predicted(errors: list[float]) -> Predicted:
     """A model with these errors."""
     output = torch.tensor(errors, dtype=torch.float64).reshape(-1, 1)
     task = by_name("regression")
     loss, targets = torch.nn.functional.mse_loss, [NumberTarget("y")]
-    return _Predicted("a" * 32, "t.csv", task, targets, loss, output, torch.zeros_like(output))
+    return Predicted(
+        "a" * 32, "t.csv", Scoring(task, targets, loss), output, torch.zeros_like(output)
+    )
 
 
 def test_runs_on_the_same_rows_are_ranked(finished_runs: FinishedRuns) -> None:
@@ -159,15 +173,71 @@ def test_the_interval_is_that_of_a_paired_bootstrap() -> None:
     random = np.random.default_rng(1)
     shared = random.normal(size=80)
     one, other = shared + random.normal(size=80), shared
-    low, high = interval(predicted(list(one)), predicted(list(other)))
+    found = interval(predicted(list(one)), predicted(list(other)), "rmse")
     rows = random.integers(80, size=(4000, 80))
     differences = [np.sqrt(np.mean(errors[rows] ** 2, axis=1)) for errors in (one, other)]
     expected = np.quantile(differences[0] - differences[1], [0.025, 0.975])
-    assert (low, high) == pytest.approx(tuple(expected), abs=0.1 * (expected[1] - expected[0]))
+    near = pytest.approx(tuple(expected), abs=0.1 * (expected[1] - expected[0]))
+    assert (found.low, found.high) == near
+
+
+def test_groups_of_many_rows_have_the_interval_of_the_rows() -> None:
+    """Also of rows in the order of their errors, and quickly."""
+    random = np.random.default_rng(2)
+    n_rows = 20 * MAX_ROWS + 7
+    shared = np.sort(random.normal(size=n_rows))
+    one, other = shared + 0.3 * random.normal(size=n_rows), shared
+    start = time.process_time()
+    found = interval(predicted(list(one)), predicted(list(other)), "rmse")
+    assert time.process_time() - start < 3  # 999 samples, and the import of scipy.stats
+    sums = np.array([one**2, other**2]).T
+    samples = [sums[random.integers(n_rows, size=n_rows)].mean(axis=0) for _ in range(400)]
+    expected = np.quantile(np.diff(np.sqrt(samples)[:, ::-1]), [0.025, 0.975])
+    near = pytest.approx(tuple(expected), abs=0.2 * (expected[1] - expected[0]))
+    assert (found.low, found.high) == near
 
 
 def test_equal_models_have_no_clear_difference() -> None:
     same = [0.5, -1.0, 2.0]
-    assert interval(predicted(same), predicted(same)) == (0.0, 0.0)
-    assert interval(predicted([1.0]), predicted([2.0])) == (None, None)
-    assert interval(predicted([float("nan"), 1.0]), predicted([1.0, 1.0])) == (None, None)
+    for metric in ("rmse", "cost", "mae"):
+        assert interval(predicted(same), predicted(same), metric) == Interval(0.0, 0.0)
+    assert interval(predicted([1.0]), predicted([2.0]), "rmse") == Interval(None, None)
+    undefined = predicted([float("nan"), 1.0])
+    assert interval(undefined, predicted([1.0, 1.0]), "rmse") == Interval(None, None)
+    assert interval(predicted(same), predicted(same), "r2") == Interval(None, None)  # y is constant
+
+
+CLASSES = [Classes("a", ("x", "y", "z")), Classes("b", ("no", "yes")), Classes("c", ("no", "yes"))]
+
+
+def random_rows(task: str, n_rows: int) -> Predicted:
+    """Predictions of random models for random targets."""
+    random = torch.Generator().manual_seed(3)
+    targets = {"regression": [NumberTarget("a"), NumberTarget("b")], "binary": CLASSES[1:]}
+    output = torch.randn(n_rows, 3 if task == "classification" else 2, generator=random)
+    y = torch.randint(3, (n_rows, 1), generator=random)
+    if task != "classification":
+        y = torch.randint(2, (n_rows, 2), generator=random).float()
+    kind, columns = by_name(task), targets.get(task, CLASSES[:1])
+    return Predicted(
+        "r", "t.csv", Scoring(kind, columns, next(iter(kind.losses.values()))), output, y
+    )
+
+
+@pytest.mark.parametrize("task", ["regression", "classification", "binary"])
+def test_scores_of_samples_are_those_of_their_rows(task: str) -> None:
+    rows = random_rows(task, 60)
+    drawn = np.random.default_rng(4).integers(60, size=60)
+    counts = np.bincount(drawn, minlength=60).astype(float)[None]
+    chosen = torch.from_numpy(drawn)
+    sample = replace(rows, output=rows.output[chosen], y=rows.y[chosen])
+    other = replace(rows, output=rows.output.flip(0))
+    for name in rows.task.metrics:
+        resampled = rows.resampled(name)
+        assert resampled is not None
+        assert float(resampled.scores(counts)[0]) == pytest.approx(sample.score(name), rel=1e-5)
+        ends, difference = interval(rows, other, name), rows.score(name) - other.score(name)
+        assert ends.low is not None and ends.high is not None
+        assert ends.low < difference < ends.high
+    weighted = replace(rows, loss=lambda output, y: (output - y).sum())
+    assert (weighted.resampled("cost") is None) == (task == "classification")

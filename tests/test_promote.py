@@ -14,6 +14,7 @@ import pytest
 from conftest import DATA, PROGRAMS, Workspace
 from finished_runs import FinishedRuns, make_runs
 from runback.cli import main
+from runback.commands.compare import compare
 from runback.commands.evaluate import evaluate
 from runback.commands.promote import promote, rollback
 from runback.errors import UsageError
@@ -62,6 +63,30 @@ def test_promote_moves_the_alias_and_rollback_returns_it(finished_runs: Finished
         assert holder(finished_runs, "ladder") == restored
     with pytest.raises(UsageError, match="no promotion to undo"):
         rollback(weak)
+
+
+def test_a_significant_promotion_needs_a_clear_difference(
+    finished_runs: FinishedRuns, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weak, strong = register_apart(finished_runs, "clear", "weak", "strong")
+    first = promote(strong, significant=True)
+    assert (first.moved, first.significant, first.low) == (True, None, None)
+    worse = promote(weak, significant=True)
+    assert (worse.moved, worse.significant) == (False, False)
+    promote(weak, force=True)
+    assert main(["promote", strong, "--significant", "true"]) == 0
+    noise = json.loads(capsys.readouterr().out)
+    assert (noise["moved"], noise["significant"]) == (False, False)
+    assert noise["reason"] == "its rmse is better, but not significantly"
+    assert noise["low"] < noise["score"] - noise["holder_score"] < 0 < noise["high"]
+    ranking = compare(finished_runs.ids["weak"], finished_runs.ids["strong"]).ranking
+    assert ranking is not None
+    same = pytest.approx((ranking.models[1].low, ranking.models[1].high))
+    assert (-noise["high"], -noise["low"]) == same
+    table = str(finished_runs.workspace.folder / "table.csv")
+    clear = promote(strong, data=table, significant=True)
+    assert (clear.moved, clear.significant, clear.reason) == (True, True, "its rmse is better")
+    assert clear.high is not None and clear.high < 0
 
 
 def test_promote_follows_the_direction_of_each_metric(finished_runs: FinishedRuns) -> None:

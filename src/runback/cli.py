@@ -195,7 +195,9 @@ def _promote(options: argparse.Namespace) -> int:
         _print_json(runback.rollback(options.run, options.alias))
         return EXIT_DONE
     data, trust = options.data or None, _trusts(options)
-    _print_json(runback.promote(options.run, options.alias, options.metric, data, force, trust))
+    clearly = _truth("significant", options.significant)
+    what = options.run, options.alias, options.metric, data
+    _print_json(runback.promote(*what, force, trust, clearly))
     return EXIT_DONE
 
 
@@ -422,6 +424,7 @@ COMMANDS = (
             Argument(
                 "data", "score both on this table instead of the run's test rows", metavar="FILE"
             ),
+            _switch("significant", "move it only if the difference is more than the rows' noise"),
             _switch("force", "move the alias regardless of the scores"),
             _switch("rollback", "undo the last promotion to the alias"),
             TRUST,

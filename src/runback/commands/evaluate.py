@@ -28,7 +28,6 @@ from runback.storage.journal import recorded_keys
 from runback.storage.paths import run_dir
 from runback.tracking.artifacts import read_json
 from runback.tracking.points import log_scores
-from runback.training.own_parts import OwnParts
 
 if TYPE_CHECKING:
     import pandas as pd  # imported late: it takes half a second
@@ -93,28 +92,23 @@ def evaluate(
         return result
 
 
-def score(loaded: Loaded, data: str | None = None, own: OwnParts | None = None) -> EvaluationResult:
+def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
     """Scores a model on its run's test rows, or on all rows of a table.
 
     Args:
         loaded: the model.
         data: a table; None for the test rows.
-        own: with metrics of another run; None for those of the model's run.
 
     Raises:
         DataError: the run's table has changed, or `data` does not fit.
         UsageError: the run's split has no test rows.
     """
-    return _scored(loaded, *rows_of(loaded, data), own)
+    return _scored(loaded, *rows_of(loaded, data))
 
 
-def _scored(
-    loaded: Loaded, x: Tensor, y: Tensor, data: str, own: OwnParts | None = None
-) -> EvaluationResult:
-    """The scores of rows of a table; `own` as in `score`."""
+def _scored(loaded: Loaded, x: Tensor, y: Tensor, data: str) -> EvaluationResult:
+    """The scores of rows of a table."""
     scoring = scoring_of(loaded)
-    if own is not None:
-        scoring = dataclasses.replace(scoring, own=own)
     y = y.to(scoring.task.target_dtype(loaded.spec.torch_dtype))
     scores = scoring.scores(predict_rows(loaded.module, x), y)
     return EvaluationResult(loaded.record.run_id, loaded.epoch, data, len(x), scores)

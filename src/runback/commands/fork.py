@@ -22,7 +22,16 @@ from runback.commands.recorded import (
 )
 from runback.commands.resume import changes_from, run_resume, stored_file, user_source
 from runback.commands.train import SPLIT_FILE, TrainResult, run_training
-from runback.config import AUTO, FIELDS, FIXED_IN_FORK, LOSSES, OPTION_NAMES, TrainConfig, parse_all, render
+from runback.config import (
+    AUTO,
+    FIELDS,
+    FIXED_IN_FORK,
+    LOSSES,
+    OPTION_NAMES,
+    TrainConfig,
+    parse_all,
+    render,
+)
 from runback.data.files import object_name
 from runback.decoding import decode
 from runback.errors import ConfigError, TrackingError, UsageError

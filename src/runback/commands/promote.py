@@ -8,8 +8,9 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from runback.commands.evaluate import score, split_of
+from runback.commands.evaluate import split_of
 from runback.commands.load import Loaded, loading, scoring_of
+from runback.commands.rank import Predicted, interval, predictions
 from runback.errors import CheckpointError, UsageError
 from runback.limits import alias_problem
 from runback.storage.lock import FileLock
@@ -39,6 +40,10 @@ class PromotionResult:
         metric: the compared score.
         score: of RUN's version; None if it was not scored or is not finite.
         holder_score: of the holder's version, likewise.
+        low: of the 95 % interval of the difference of RUN's score from the holder's, by a paired
+            bootstrap over the rows; None if there are not both, or it is not defined.
+        high: likewise.
+        significant: whether RUN's score is better and the interval excludes 0; None without one.
         moved: whether the alias was moved to RUN's version.
     """
 
@@ -49,12 +54,23 @@ class PromotionResult:
     metric: str
     score: float | None
     holder_score: float | None
+    low: float | None
+    high: float | None
+    significant: bool | None
     moved: bool
     reason: str
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """What moves the alias besides a better score; see `promote`."""
+
+    force: bool
+    significant: bool
 
 
 @dataclass(frozen=True)
@@ -84,8 +100,12 @@ def promote(
     data: str | None = None,
     force: bool = False,
     trust: bool = False,
+    significant: bool = False,
 ) -> PromotionResult:
     """Moves an alias to RUN's version if its score is better than the holder's on the same rows.
+
+    The difference of the scores has a 95 % interval by a paired bootstrap over the rows. If it
+    includes 0, the rows do not tell which model is better.
 
     Promotions that share RUNBACK_HOME are serialized. Promotions with another RUNBACK_HOME and
     other changes of the alias at the same moment are not, as MLflow has no compare-and-swap.
@@ -97,6 +117,7 @@ def promote(
         data: a table to score both models on, instead of the runs' test rows.
         force: move the alias regardless of the scores, or without any.
         trust: as in `load_model`, for both models.
+        significant: move the alias only if the interval excludes 0, or no version has it.
 
     Raises:
         UsageError: RUN is not registered, its task has no such metric, or the two models cannot be
@@ -113,7 +134,7 @@ def promote(
         with _promotion_lock(version.name):
             holder = aliases.holder_of(loaded.client, version.name, alias)
             undecided = _undecided(version, holder, alias, metric)
-            result = _compared(loaded, scoring, undecided, data, force)
+            result = _compared(loaded, scoring, undecided, data, _Rule(force, significant))
             if result.moved:
                 aliases.move(loaded.client, version.name, alias, _history_entry(result))
             return result
@@ -171,62 +192,79 @@ def _undecided(
         metric=metric,
         score=None,
         holder_score=None,
+        low=None,
+        high=None,
+        significant=None,
         moved=False,
         reason="",
     )
 
 
 def _compared(
-    loaded: Loaded, scoring: Scoring, result: PromotionResult, data: str | None, force: bool
+    loaded: Loaded, scoring: Scoring, result: PromotionResult, data: str | None, rule: _Rule
 ) -> PromotionResult:
-    """Completes the result: both scores, whether to move the alias, and the reason.
+    """Completes the result: both scores, their interval, whether to move the alias, and the reason.
 
     The metrics of the user's own that RUN was trained with score the holder, too.
     """
-    own = scoring.own
     if result.holder == result.version:
         return dataclasses.replace(result, reason="it has the alias already")
+    metric = result.metric
     try:
-        if result.holder is not None:
-            old = _holder_score(loaded, own, result, data)
-            result = dataclasses.replace(result, holder_score=old)
-        new = _finite_score(loaded, own, result.metric, data)
-        result = dataclasses.replace(result, score=new)
+        holder = _of_holder(loaded, scoring.own, result, data) if result.holder else None
+        new = predictions(loaded, data, scoring.own)
     except (UsageError, CheckpointError) as error:  # RUN's own model is loaded, so it is sound
-        if not force:
+        if not rule.force:
             raise
         return dataclasses.replace(result, moved=True, reason=f"forced, though {error}")
-    moved, reason = _verdict(scoring.metrics[result.metric], result, force)
+    result = dataclasses.replace(result, score=_finite(new.score(metric)))
+    if holder is not None:
+        result = dataclasses.replace(result, holder_score=_finite(holder.score(metric)))
+        result = _with_interval(result, new, holder)
+    moved, reason = _verdict(scoring.metrics[metric], result, rule)
     return dataclasses.replace(result, moved=moved, reason=reason)
 
 
-def _verdict(direction: Metric, result: PromotionResult, force: bool) -> tuple[bool, str]:
+def _with_interval(result: PromotionResult, new: Predicted, holder: Predicted) -> PromotionResult:
+    if result.score is None or result.holder_score is None:
+        return result
+    found = interval(new, holder, result.metric)
+    if found.low is None:
+        return result
+    is_better = new.task.metrics[result.metric].is_better(result.score, result.holder_score)
+    significant = is_better and found.is_clear
+    return dataclasses.replace(result, low=found.low, high=found.high, significant=significant)
+
+
+def _verdict(direction: Metric, result: PromotionResult, rule: _Rule) -> tuple[bool, str]:
     new, old, metric = result.score, result.holder_score, result.metric
+    forced = ", but forced" if rule.force else ""
     if new is None:
-        return force, f"it has no finite {metric}" + (", but forced" if force else "")
+        return rule.force, f"it has no finite {metric}{forced}"
     if result.holder is None:
         return True, "no version had the alias"
     if old is None:
         return True, f"the holder has no finite {metric}"
-    if direction.is_better(new, old):
-        return True, f"its {metric} is better"
-    return force, f"its {metric} is not better" + (", but forced" if force else "")
+    if not direction.is_better(new, old):
+        return rule.force, f"its {metric} is not better{forced}"
+    if rule.significant and not result.significant:
+        return rule.force, f"its {metric} is better, but not significantly{forced}"
+    return True, f"its {metric} is better"
 
 
-def _holder_score(
+def _of_holder(
     loaded: Loaded, own: OwnParts, result: PromotionResult, data: str | None
-) -> float | None:
+) -> Predicted:
     with loading(f"models:/{result.model}/{result.holder}", trust=loaded.trust) as other:
         _require_comparable(loaded, other, result.metric)
         if data is None:
             _require_same_rows(loaded, other)
-        return _finite_score(other, own, result.metric, data)
+        return predictions(other, data, own)
 
 
-def _finite_score(loaded: Loaded, own: OwnParts, metric: str, data: str | None) -> float | None:
-    """The score; None if it is undefined for these rows or not finite."""
-    value = score(loaded, data, own).scores.get(metric)
-    return value if value is not None and abs(value) < float("inf") else None
+def _finite(value: float) -> float | None:
+    """A score; None if it is undefined for the rows or not finite."""
+    return value if abs(value) < float("inf") else None
 
 
 def _require_comparable(one: Loaded, other: Loaded, metric: str) -> None:

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from runback.commands.evaluate import rows_of
 from runback.commands.load import Loaded, loading, scoring_of
 from runback.errors import RunNotFoundError, UsageError
 from runback.model.batched_forward import predict_rows
-from runback.tasks import Loss, Target, Task
+from runback.tasks import Task
+from runback.tasks.resampling import Resampled
+from runback.training.own_parts import OwnParts
+from runback.training.scoring import Scoring
 
 LEVEL = 0.95
-# Random samples of the rows, fewer of many rows; drawn with a fixed seed.
-SAMPLES, FEW_SAMPLES = 999, 199
-MANY_ROWS = 10_000
+# Random samples of the rows, drawn with a fixed seed, so many at once.
+SAMPLES, BATCH = 999, 100
+# More rows are in so many groups or, for scores that need each row, so many rows are kept.
+MAX_ROWS = 2_000
+
+Array = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -61,23 +68,46 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class _Predicted:
-    """The predictions of a model for the rows of the ranking."""
+class Predicted:
+    """The predictions of a model for the rows that are scored."""
 
     run_id: str
     data: str
-    task: Task
-    targets: Sequence[Target]
-    loss: Loss
+    scoring: Scoring
     output: Tensor
     y: Tensor
 
-    def score(self, rows: npt.NDArray[np.int64] | None = None) -> float:
-        """The primary metric on some rows, or on all; NaN where it is not defined."""
-        chosen = slice(None) if rows is None else torch.from_numpy(rows)
-        parts = self.output[chosen], self.y[chosen]
-        scores = self.task.scores(*parts, self.loss, self.targets)
-        return scores.get(self.task.primary_metric, float("nan"))
+    @property
+    def task(self) -> Task:
+        """The task of its run."""
+        return self.scoring.task
+
+    def score(self, metric: str) -> float:
+        """A score of all rows; NaN where it is not defined."""
+        scores = self.scoring.scores(self.output, self.y)
+        return scores.get(metric, float("nan"))
+
+    def resampled(self, metric: str) -> Resampled | None:
+        """A score of samples of the rows; None where it is not defined."""
+        if not bool(self.output.isfinite().all()):
+            return None
+        if metric not in self.task.metrics:  # of the user's own
+            return None
+        found = self.task.resampled(metric, self.output, self.y, self.scoring.loss)
+        return None if found is None else found.limited(MAX_ROWS)
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The 95 % interval of the difference of two scores; None where it is not defined."""
+
+    low: float | None
+    high: float | None
+
+    @property
+    def is_clear(self) -> bool:
+        """Whether it excludes 0: the scores differ by more than the rows' noise."""
+        return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def rank(run_ids: Sequence[str], data: str | None = None, trust: bool = False) -> Ranking:
@@ -101,45 +131,54 @@ def rank(run_ids: Sequence[str], data: str | None = None, trust: bool = False) -
         _require_same_targets(found[0], other)
     task, metric = found[0].task, found[0].task.primary_metric
     sign = -1 if task.metrics[metric].higher_is_better else 1
-    scored = sorted(((p.score(), p) for p in found), key=lambda pair: _order(sign * pair[0]))
+    scored = sorted(((p.score(metric), p) for p in found), key=lambda pair: _order(sign * pair[0]))
     best_score, best = scored[0]
     models = [Ranked(best.run_id, best_score, 0.0, None, None, False)]
-    models += [_ranked(p, score, best, best_score) for score, p in scored[1:]]
+    for score, one in scored[1:]:
+        found_in = interval(one, best, metric)
+        ends = found_in.low, found_in.high, found_in.is_clear
+        models.append(Ranked(one.run_id, score, score - best_score, *ends))
     return Ranking(metric, best.data, len(best.y), tuple(models))
 
 
-def _predicted(run_id: str, data: str | None, trust: bool) -> _Predicted | None:
+def _predicted(run_id: str, data: str | None, trust: bool) -> Predicted | None:
     """The predictions of a run's model; None if it has none."""
     try:
         with loading(run_id, trust=trust) as loaded:
-            return _predictions(loaded, data)
+            return predictions(loaded, data)
     except RunNotFoundError:
         return None
 
 
-def _predictions(loaded: Loaded, data: str | None) -> _Predicted:
+def predictions(loaded: Loaded, data: str | None, own: OwnParts | None = None) -> Predicted:
+    """The predictions for the run's test rows, or for all rows of a table.
+
+    Args:
+        loaded: the model.
+        data: a table; None for the test rows.
+        own: with metrics of another run; None for those of the model's run.
+
+    Raises:
+        DataError, UsageError: as in `evaluate.score`.
+    """
     x, y, data = rows_of(loaded, data)
-    spec = loaded.spec
     scoring = scoring_of(loaded)
-    task, targets = scoring.task, scoring.targets
-    return _Predicted(
-        run_id=loaded.record.run_id,
-        data=data,
-        task=task,
-        targets=targets,
-        loss=scoring.loss,
-        output=predict_rows(loaded.module, x),
-        y=y.to(task.target_dtype(spec.torch_dtype)),
-    )
+    if own is not None:
+        scoring = dataclasses.replace(scoring, own=own)
+    y = y.to(scoring.task.target_dtype(loaded.spec.torch_dtype))
+    output = predict_rows(loaded.module, x)
+    return Predicted(loaded.record.run_id, data, scoring, output, y)
 
 
-def _require_same_targets(one: _Predicted, other: _Predicted) -> None:
+def _require_same_targets(one: Predicted, other: Predicted) -> None:
     """Checks that two models predict the same.
 
     Raises:
         UsageError: another task, target or class.
     """
-    whats = [(p.task.name, [(t.name, tuple(t.classes)) for t in p.targets]) for p in (one, other)]
+    whats = [
+        (p.task.name, [(t.name, tuple(t.classes)) for t in p.scoring.targets]) for p in (one, other)
+    ]
     if whats[0] != whats[1]:
         names = [f"{name} of {', '.join(t for t, _ in targets)}" for name, targets in whats]
         raise UsageError(
@@ -148,36 +187,39 @@ def _require_same_targets(one: _Predicted, other: _Predicted) -> None:
         )
 
 
-def _ranked(one: _Predicted, score: float, best: _Predicted, best_score: float) -> Ranked:
-    low, high = interval(one, best)
-    is_clear = low is not None and high is not None and not low <= 0 <= high
-    return Ranked(one.run_id, score, score - best_score, low, high, is_clear)
-
-
-def interval(one: _Predicted, other: _Predicted) -> tuple[float | None, float | None]:
-    """The bootstrap interval of the difference of two scores, both on the same samples of the rows."""
+def interval(one: Predicted, other: Predicted, metric: str) -> Interval:
+    """The bootstrap interval of `one`'s score minus `other`'s, both on the same samples of the rows."""
     from scipy.stats import bootstrap  # imported late: it takes a second
 
-    n_rows = len(one.y)
-    if n_rows < 2:
-        return None, None
+    first, second = one.resampled(metric), other.resampled(metric)
+    if first is None or second is None or len(first) < 2:
+        return Interval(None, None)
 
-    def difference(rows: npt.NDArray[np.int64]) -> float:
-        return one.score(rows) - other.score(rows)
+    def difference(drawn: Rows, axis: int) -> Array:
+        counts = _counts(np.moveaxis(drawn, axis, -1))
+        return first.scores(counts) - second.scores(counts)
 
     with warnings.catch_warnings():  # scores that are not defined for a sample
         warnings.simplefilter("ignore")
         result = bootstrap(
-            (np.arange(n_rows),),
+            (np.arange(len(first)),),
             difference,
-            vectorized=False,
-            n_resamples=SAMPLES if n_rows <= MANY_ROWS else FEW_SAMPLES,
+            vectorized=True,
+            n_resamples=SAMPLES,
+            batch=BATCH,
             confidence_level=LEVEL,
             method="percentile",
             rng=np.random.default_rng(0),
         )
     low, high = map(float, result.confidence_interval)
-    return (low, high) if low <= high else (None, None)  # NaN
+    return Interval(low, high) if low <= high else Interval(None, None)  # NaN
+
+
+def _counts(drawn: Rows) -> Array:
+    """How often each sample `[n_samples, n]` has each of n rows, `[n_samples, n]`."""
+    n_samples, n = drawn.shape
+    places = drawn + n * np.arange(n_samples)[:, None]
+    return np.bincount(places.ravel(), minlength=n_samples * n).reshape(n_samples, n).astype(float)
 
 
 def _order(value: float) -> tuple[bool, float]:

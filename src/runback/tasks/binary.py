@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from runback.errors import ConfigError
-from runback.tasks import baselines, class_scores
+from runback.tasks import baselines, class_scores, resampling
 from runback.tasks.class_scores import Codes, Probabilities
 from runback.tasks.classification import columns_of, labels_of
+from runback.tasks.resampling import Resampled
 from runback.tasks.task import Loss, Metric, Target
 
 if TYPE_CHECKING:
@@ -86,6 +87,12 @@ class Binary:
         ]
         names = [name for name in self.metrics if all(name in found for found in each)]
         return scores | {name: float(np.mean([found[name] for found in each])) for name in names}
+
+    def resampled(self, metric: str, output: Tensor, y: Tensor, loss: Loss) -> Resampled | None:
+        """All metrics; see `runback.tasks.Task`."""
+        if metric == "cost":
+            return resampling.cost(loss, output, y)
+        return resampling.of_classes(metric, _probabilities(output), _codes(y))
 
     def baselines(
         self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from runback.errors import ConfigError
-from runback.tasks import baselines, class_scores
+from runback.tasks import baselines, class_scores, resampling
 from runback.tasks.class_scores import Codes, Probabilities
+from runback.tasks.resampling import Resampled
 from runback.tasks.task import Loss, Metric, Target
 
 if TYPE_CHECKING:
@@ -69,6 +70,12 @@ class Classification:
         if bool(output.isfinite().all()):
             scores |= class_scores.class_scores(_probabilities(output), y[:, 0].numpy())
         return scores
+
+    def resampled(self, metric: str, output: Tensor, y: Tensor, loss: Loss) -> Resampled | None:
+        """All metrics of few classes; the cost only without class weights, where it is a mean."""
+        if metric == "cost":
+            return resampling.cost(loss, output, y) if loss is _cross_entropy else None
+        return resampling.of_classes(metric, [_probabilities(output)], [y[:, 0].numpy()])
 
     def baselines(
         self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]

@@ -13,7 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from runback.errors import ConfigError, UsageError
-from runback.tasks import baselines, figures
+from runback.tasks import baselines, figures, resampling
+from runback.tasks.resampling import Resampled
 from runback.tasks.task import Loss, Metric, Target
 
 if TYPE_CHECKING:
@@ -87,6 +88,12 @@ class Regression:
                 if (a != a[0]).any(axis=0).all():
                     scores["r2"] = float(r2_score(a, p))
         return scores
+
+    def resampled(self, metric: str, output: Tensor, y: Tensor, loss: Loss) -> Resampled | None:
+        """All metrics; see `runback.tasks.Task`."""
+        if metric == "cost":
+            return resampling.cost(loss, output, y)
+        return resampling.of_numbers(metric, output, y)
 
     def baselines(
         self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import pandas as pd  # imported late: it takes half a second
     from matplotlib.figure import Figure
 
+    from runback.tasks.resampling import Resampled
+
 # Takes output and targets; returns a scalar.
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -108,6 +110,12 @@ class Task(Protocol):
             y: `[n, n_targets]`, on the CPU.
             loss: of the run.
             targets: the columns of `y`.
+        """
+
+    def resampled(self, metric: str, output: Tensor, y: Tensor, loss: Loss) -> Resampled | None:
+        """A metric of many samples of the rows; None if it is not known for this loss.
+
+        Arguments as in `scores`.
         """
 
     def baselines(

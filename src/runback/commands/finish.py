@@ -12,7 +12,7 @@ from torch import Tensor
 
 from runback.commands.baselines import compare_with_baselines
 from runback.commands.note import note
-from runback.commands.run_name import run_name
+from runback.commands.plots import plot
 from runback.console.progress import say
 from runback.errors import DivergedError, RebuildError
 from runback.model.batched_forward import chunk_rows, predict_rows
@@ -21,13 +21,11 @@ from runback.model.rebuild import Rebuilder
 from runback.model.spec import load_weights, save_model
 from runback.open_run.run import Run
 from runback.stateful import cloned
-from runback.tasks.figures import plot_costs, save_figure
 from runback.tracking import tags
 from runback.training.setup import TrainingSetup, held_out
 
 # Rows of which the rebuilt model must predict the same, bit for bit; fewer of large samples.
 CHECKED_ROWS = 1024
-MAX_CURVE_POINTS = 2000
 
 
 @dataclass(frozen=True)
@@ -58,9 +56,9 @@ def finish(run: Run, setup: TrainingSetup, rebuilder: Rebuilder) -> None:
         weights = f"epoch {chosen.epoch}, {chosen.reason}"
         run.journal.post("note", text=note(run, setup, weights, scores, baselines))
     except (DivergedError, RebuildError):
-        _plot(run, setup, tested)
+        plot(run, setup, tested)
         raise
-    _plot(run, setup, tested)
+    plot(run, setup, tested)
 
 
 def require_finite(name: str, cost: float, epoch: int) -> None:
@@ -114,33 +112,6 @@ def _score(
     say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
     require_finite("test_cost", scores["cost"], chosen.epoch)
     return scores
-
-
-def _plot(run: Run, setup: TrainingSetup, tested: tuple[Tensor, Tensor] | None) -> None:
-    """Cost curves, and the task's plots of the test rows."""
-    run.journal.flush()
-    folder = run.folder.outbox / "plots"
-    curves = {name: _curve(run, name) for name in ("cost", "val_cost")}
-    best, rates = setup.state.best, run.journal.points("lr")
-    plot_costs(
-        folder / "cost.png",
-        {name: c for name, c in curves.items() if c[0]},
-        title=run_name(setup.config),
-        best=None if best is None else (best.epoch, best.val_cost),
-        rates=([p.step for p in rates], [p.value for p in rates]),
-    )
-    run.post_file(folder / "cost.png", "plots")
-    if tested is None:
-        return
-    for stem, figure in setup.task.plots(*tested, setup.built.spec.target_columns):
-        save_figure(figure, folder / f"{stem}.png")
-        run.post_file(folder / f"{stem}.png", "plots")
-
-
-def _curve(run: Run, name: str) -> tuple[list[int], list[float]]:
-    points = run.journal.points(name)
-    points = points[:: max(1, len(points) // MAX_CURVE_POINTS)]
-    return [p.step for p in points], [p.value for p in points]
 
 
 def _written(run: Run, setup: TrainingSetup, chosen: Chosen) -> tuple[Path, str]:

@@ -45,6 +45,9 @@ from runback.tracking.messages import (
 )
 from runback.tracking.record import EndStatus, RunRecord
 
+# Of which the places are recorded.
+MAX_RESUMES = 200
+
 
 class Run:
     """The open run: first *held* (locked, nothing changed), then *live*, then ended.
@@ -79,6 +82,7 @@ class Run:
         self._checkpoints: RunCheckpoints | None = None
         self._anomalies: Anomalies | None = None
         self._is_requested = self._is_ended = False
+        self._resumes: list[int] = []
 
     @classmethod
     def new(cls, courier: CourierClient, signals: StopSignals, run_id: str = "") -> Run:
@@ -228,6 +232,8 @@ class Run:
             TrackingError: the server is unreachable or rejects the request.
         """
         new_tags = {tags.CHANGED + name: text for name, text in changes.items()}
+        self._resumes = self._with_this_resume()
+        new_tags[tags.RESUMED] = ",".join(map(str, self._resumes))
         new_tags |= {tags.LEASE: lease.lease(os.getpid()), tags.JOURNAL: self.journal.identity()}
         if changes.get("name"):
             new_tags[tags.RUN_NAME] = changes["name"]
@@ -235,6 +241,12 @@ class Run:
         missing = None if self.record.tags.is_described else description
         self._courier.ask(ReopenRun(self.id, new_tags, missing))
         self._go_live()
+
+    def _with_this_resume(self) -> list[int]:
+        """The places of the last resumes, this one included."""
+        assert self.record is not None
+        epoch = self._restored.manifest.position.epoch if self._restored else 0
+        return [*self.record.tags.resumes, epoch][-MAX_RESUMES:]
 
     def _go_live(self) -> None:
         self._courier.attach(self.id)
@@ -261,6 +273,16 @@ class Run:
         known = self.record.experiment_id if self.record else self.journal.fact("experiment_id", "")
         experiment_id = known or os.environ.get("MLFLOW_EXPERIMENT_ID", "")  # of `mlflow run`
         return links.seen(self.journal.fact("tracking_uri", ""), experiment_id, self.id)
+
+    @property
+    def resumes(self) -> list[int]:
+        """The completed epochs at which the run was resumed, as far as its tag says."""
+        return self._resumes
+
+    def waiting(self) -> int:
+        """The number of points and files that are not delivered yet."""
+        counts = self.journal.waiting()
+        return counts["metrics"] + counts["items"]
 
     def should_advance(self) -> bool:
         """Whether `advance` would save or stop now."""

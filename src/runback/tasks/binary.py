@@ -115,6 +115,12 @@ class Binary:
         """The targets and, where asked for, the classes of each."""
         return columns_of(targets, probabilities)
 
+    def row_errors(self, output: Tensor, y: Tensor) -> tuple[str, Probabilities]:
+        """1 for a wrong prediction, otherwise 0; the mean of the targets."""
+        return "share of wrong predictions", class_scores.wrong_rows(
+            _probabilities(output), _codes(y)
+        )
+
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:

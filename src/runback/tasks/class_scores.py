@@ -70,6 +70,18 @@ def class_scores(probabilities: Probabilities, codes: Codes) -> dict[str, float]
     return {name: float(value) for name, value in scores.items()}
 
 
+def wrong_rows(probabilities: Sequence[Probabilities], codes: Sequence[Codes]) -> Probabilities:
+    """For each row the share of targets whose prediction is wrong, `[n]`.
+
+    Args:
+        probabilities: `[n, n_classes]` of each target.
+        codes: `[n]` of each target, the actual classes.
+    """
+    pairs = zip(probabilities, codes, strict=True)
+    wrong: Probabilities = np.mean([p.argmax(axis=1) != c for p, c in pairs], axis=0)
+    return wrong
+
+
 def class_plots(
     probabilities: Probabilities, codes: Codes, labels: Sequence[str]
 ) -> Iterator[tuple[str, Figure]]:

@@ -98,6 +98,11 @@ class Classification:
         """The targets and, where asked for, the classes of each."""
         return columns_of(targets, probabilities)
 
+    def row_errors(self, output: Tensor, y: Tensor) -> tuple[str, Probabilities]:
+        """1 for a wrong prediction, otherwise 0."""
+        shares, codes = _probabilities(output), y[:, 0].numpy()
+        return "share of wrong predictions", class_scores.wrong_rows([shares], [codes])
+
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:

@@ -23,6 +23,8 @@ MAX_TITLE = 60
 # matplotlib overflows far below the largest float64.
 MAX_DRAWN = 1e100
 FEW_POINTS = 20
+# More changes of the learning rate are a schedule, whose curve says enough.
+FEW_CHANGES = 6
 # More points overlap, and are drawn as a density.
 MANY_POINTS = 1000
 
@@ -39,8 +41,9 @@ def plot_costs(
     title: str = "",
     best: tuple[int, float] | None = None,
     rates: tuple[Sequence[int], Sequence[float]] = ((), ()),
+    resumes: Sequence[int] = (),
 ) -> None:
-    """Plots cost curves over epochs, on a logarithmic scale if all values are positive.
+    """Plots cost curves over epochs, on a logarithmic scale if positive values span decades.
 
     Args:
         path: of the PNG.
@@ -48,26 +51,44 @@ def plot_costs(
         title: of the figure.
         best: the epoch with the lowest val_cost and its value, which are marked.
         rates: epochs from which the learning rate has a value, and the values; drawn below the costs
-            if there is more than one.
+            if there is more than one, and marked in the costs if they are few.
+        resumes: completed epochs at which the run was resumed, which are marked.
     """
     figure, axes = new_figure()
     if len(rates[0]) > 1:
         axes = _with_rates(figure, rates, max(max(steps) for steps, _ in curves.values()))
-    lowest = math.inf
+    lowest, highest = math.inf, -math.inf
     for name, (steps, values) in curves.items():
         drawn = drawable(values)
         marker = "." if len(drawn) < FEW_POINTS else ""  # a single point has no line
         axes.plot(steps, drawn, label=label(name), linewidth=1.2, marker=marker)
-        lowest = min(lowest, *drawn[np.isfinite(drawn)], math.inf)
+        finite = drawn[np.isfinite(drawn)]
+        lowest = min(lowest, *finite, math.inf)
+        highest = max(highest, *finite, -math.inf)
     if best is not None and abs(best[1]) <= MAX_DRAWN:
         text = f"best: epoch {best[0]}, {best[1]:.4g}"
         axes.plot(*best, "o", markersize=7, fillstyle="none", color="black", label=text)
-    if MAX_DRAWN > lowest > 1 / MAX_DRAWN:
+    if _spans_decades(lowest, highest):
         axes.set_yscale("log")
+    if 1 < len(rates[0]) <= FEW_CHANGES:
+        _mark_epochs(axes, [step - 1 for step in rates[0][1:]], "new lr", "0.6")
+    _mark_epochs(axes, resumes, "resumed", "C2")
     axes.set(ylabel="cost", title=label(title, MAX_TITLE))
     figure.axes[-1].set_xlabel("epoch")
     figure.axes[-1].locator_params(axis="x", integer=True, min_n_ticks=1)
     save_figure(figure, path)
+
+
+def _spans_decades(lowest: float, highest: float) -> bool:
+    """Whether values need a logarithmic scale, and can have one."""
+    return MAX_DRAWN > lowest > 1 / MAX_DRAWN and highest >= 10 * lowest
+
+
+def _mark_epochs(axes: Axes, epochs: Sequence[int], name: str, color: str) -> None:
+    """Vertical lines after some completed epochs, which have one entry in the legend."""
+    for index, epoch in enumerate(epochs):
+        text = (f"{name} ({len(epochs)})" if len(epochs) > 1 else name) if index == 0 else ""
+        axes.axvline(epoch + 0.5, color=color, linewidth=1, linestyle=":", label=text, zorder=1)
 
 
 def _with_rates(figure: Figure, rates: tuple[Sequence[int], Sequence[float]], last: int) -> Axes:
@@ -77,8 +98,33 @@ def _with_rates(figure: Figure, rates: tuple[Sequence[int], Sequence[float]], la
     upper, lower = figure.subplots(2, sharex=True, height_ratios=(4, 1))
     steps, values = [*rates[0], last], drawable([*rates[1], rates[1][-1]])
     lower.step(steps, values, where="post", color="0.3", linewidth=1.2)
+    if len(rates[0]) <= FEW_CHANGES and _spans_decades(min(values), max(values)):
+        lower.set_yscale("log")
     lower.set(ylabel="lr")
     return upper
+
+
+def plot_fit(
+    points: Mapping[str, tuple[Array, Array]], curve: tuple[Array, Array], names: tuple[str, str]
+) -> Figure:
+    """A model of one feature as a curve through the points.
+
+    Args:
+        points: values of the feature and of the target, by the name of their part.
+        curve: values of the feature in ascending order, and the predictions for them.
+        names: of the feature and of the target.
+    """
+    figure, axes = new_figure()
+    colors = iter(("0.65", "C0"))
+    for name, (x, y) in points.items():
+        step = -(-len(x) // MANY_POINTS)
+        text = label(f"{name} rows" if step <= 1 else f"1 in {step} {name} rows")
+        values = drawable(x[::step]), drawable(y[::step])
+        axes.scatter(*values, s=12, color=next(colors), alpha=0.8, linewidths=0, label=text)
+    axes.plot(drawable(curve[0]), drawable(curve[1]), color="C3", linewidth=1.6, label="model")
+    axes.set(xlabel=label(names[0]), ylabel=label(names[1]))
+    axes.set_title(f"Fit: {label(names[1])} over {label(names[0])}")
+    return figure
 
 
 def new_figure() -> tuple[Figure, Axes]:

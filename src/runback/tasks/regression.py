@@ -117,6 +117,14 @@ class Regression:
             raise UsageError("option probabilities: the model predicts numbers, not classes")
         return [target.name for target in targets]
 
+    def row_errors(self, output: Tensor, y: Tensor) -> tuple[str, Drawn]:
+        """The absolute error; of several targets the mean, each in its standard deviations."""
+        errors = figures.drawable((output - y).abs().double().numpy())
+        if y.shape[1] == 1:
+            return "absolute error", errors[:, 0]
+        scales = y.double().std(0).clamp_min(np.finfo(np.float64).tiny).numpy()
+        return "absolute error in standard deviations", (errors / scales).mean(axis=1)
+
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:

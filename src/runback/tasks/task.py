@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -154,6 +156,9 @@ class Task(Protocol):
         Raises:
             UsageError: `probabilities` for numbers.
         """
+
+    def row_errors(self, output: Tensor, y: Tensor) -> tuple[str, npt.NDArray[np.float64]]:
+        """What is wrong with each row: the name of the error, and its values `[n]`."""
 
     def plots(
         self, output: Tensor, y: Tensor, targets: Sequence[Target]

@@ -20,6 +20,10 @@ Options = dict[str, str]
 LastPoints = dict[str, tuple[int, int]]
 
 
+# Of an epoch in a tag.
+MAX_DIGITS = 18
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForkTags:
     """The beginning of a fork.
@@ -77,6 +81,7 @@ class Tags:
         lease: of the process that trains the run (`storage.lease`); empty if there is none.
         journal: identity of the journal that wrote the run last; empty if unknown.
         mark: of the pending directory that the run was created from; empty if there was none.
+        resumes: the completed epochs at which the run was resumed.
         is_described: whether params, tags and dataset inputs were logged completely.
         fork: where the run begins if it is a fork; else None.
     """
@@ -88,6 +93,7 @@ class Tags:
     lease: str = ""
     journal: str = ""
     mark: str = ""
+    resumes: tuple[int, ...] = ()
     is_described: bool = False
     fork: ForkTags | None = None
 
@@ -111,6 +117,7 @@ class Tags:
             lease=stored.get(names.LEASE, ""),
             journal=stored.get(names.JOURNAL, ""),
             mark=stored.get(names.MARK, ""),
+            resumes=_numbers(stored.get(names.RESUMED, "")),
             is_described=names.VERSION in stored,
             fork=ForkTags.parse(stored),
         )
@@ -195,6 +202,12 @@ class RunRecord:
                 f"run {self.run_id} has been deleted; restore it with: "
                 f"mlflow runs restore --run-id {self.run_id}"
             )
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Numbers with commas between them; others are left out."""
+    parts = [part for part in text.split(",") if len(part) <= MAX_DIGITS]
+    return tuple(int(part) for part in parts if part.isascii() and part.isdecimal())
 
 
 def _options(text: str) -> Options:

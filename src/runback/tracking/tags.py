@@ -19,6 +19,7 @@ VIEW: Final = "mlflow.sharedViewState.runback"
 # On a run: its processes and events
 KEY: Final = "runback.key"
 NOTE_SHA256: Final = "runback.note_sha256"  # of the description or note that runback wrote last
+RESUMED: Final = "runback.resumed"  # the completed epochs at which it was resumed
 MARK: Final = "runback.creation"
 LEASE: Final = "runback.lease"
 JOURNAL: Final = "runback.journal"

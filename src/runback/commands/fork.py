@@ -183,9 +183,9 @@ def _require_fitting(record: RunRecord, before: TrainConfig, config: TrainConfig
         ConfigError: an option changes them; it is named.
     """
     changed = _changed(record, config)
-    if config.loss in LOSSES and before.loss in LOSSES:
-        if by_loss(config.loss).name == by_loss(before.loss).name:
-            changed.discard("loss")
+    tasks = [by_loss(loss).name for loss in (config.loss, before.loss) if loss in LOSSES]
+    if len(tasks) == 2 and tasks[0] == tasks[1]:
+        changed.discard("loss")
     fixed = FIXED_IN_FORK | {"loss", "precision"}
     if ":" in config.optimizer:  # the recorded code is that of the run
         fixed |= {"optimizer"}

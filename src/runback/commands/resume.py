@@ -327,8 +327,8 @@ def user_source(
             courier.ask(FetchArtifact(run.run_id, "source", str(run.path)))
         except TrackingError as error:
             raise UsageError(
-                f"run {run.run_id}: the recorded source of {', '.join(names)} is neither in {folder} nor "
-                f"among its artifacts ({error}); restore one of them"
+                f"run {run.run_id}: the recorded source of {', '.join(names)} is neither in {folder} "
+                f"nor among its artifacts ({error}); restore one of them"
             ) from None
     require_trust(folder, f"the {own_code_of(config)} of run {run.run_id}", trust)
     return folder

@@ -38,8 +38,8 @@ def command_of(entry: str) -> str:
 
 
 def test_the_command_line_has_exactly_the_options() -> None:
-    assert [a.dest for a in arguments("train")] == ["config", *OPTION_NAMES]
-    for action in arguments("train")[1:]:
+    assert [a.dest for a in arguments("train")] == ["config", "quiet", *OPTION_NAMES]
+    for action in arguments("train")[2:]:
         assert action.option_strings[0] == f"--{action.dest.replace('_', '-')}"
         assert len(set(action.option_strings)) == len(action.option_strings)
         assert FIELDS[action.dest].metadata["help"] in str(action.help).replace("%%", "%")

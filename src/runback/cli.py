@@ -28,6 +28,7 @@ from runback.config import (
     render,
     unknown_option,
 )
+from runback.console.progress import quietly
 from runback.console.streams import (
     ReaderGoneError,
     flush_results,
@@ -104,6 +105,7 @@ def _train(options: argparse.Namespace) -> int:
     from runback.commands.early import check_training
 
     with _failing_launch(trains=True):
+        is_quiet = _truth("quiet", options.quiet)
         config = read_config(options.config, _given(options))
         check_training(config)
     from runback.tracking.client import CourierClient
@@ -111,12 +113,14 @@ def _train(options: argparse.Namespace) -> int:
     with CourierClient() as courier:  # imports mlflow while this process imports torch
         from runback.commands.train import train_or_resume
 
-        result = train_or_resume(config, courier)
+        with quietly(is_quiet):
+            result = train_or_resume(config, courier)
     return _finished(result)
 
 
 def _resume(options: argparse.Namespace) -> int:
     trust, from_scratch = _trusts(options), _truth("from_scratch", options.from_scratch)
+    is_quiet = _truth("quiet", options.quiet)
     from runback.commands.early import importing, run_to_resume
     from runback.commands.launch import launch_id
     from runback.tracking.client import CourierClient
@@ -129,7 +133,9 @@ def _resume(options: argparse.Namespace) -> int:
         if not record.has_own_loop:
             from runback.commands.resume import run_resume
 
-            return _finished(run_resume(name, _given(options), courier, from_scratch, trust))
+            with quietly(is_quiet):
+                result = run_resume(name, _given(options), courier, from_scratch, trust)
+            return _finished(result)
         if launch_id() and launch_id() != record.run_id:
             courier.ask(NestLaunch(launch_id(), record.run_id, "resume"))
     given = [*_given(options), *(["from_scratch"] if from_scratch else [])]
@@ -147,6 +153,7 @@ def _resume_script(record: RunRecord, given: list[str]) -> int:
 
 def _fork(options: argparse.Namespace) -> int:
     trust, at = _trusts(options), _whole_number("at", options.at) if options.at else None
+    is_quiet = _truth("quiet", options.quiet)
     require_form(options.run)
     given = parse_all(_given(options))
     from runback.commands.early import importing
@@ -158,7 +165,8 @@ def _fork(options: argparse.Namespace) -> int:
             courier.ask(FindRun(options.run))  # an unknown run is reported before torch is imported
         from runback.commands.fork import run_fork
 
-        result = run_fork(options.run, at, given, courier, trust)
+        with quietly(is_quiet):
+            result = run_fork(options.run, at, given, courier, trust)
     return _finished(result)
 
 
@@ -227,7 +235,8 @@ def _export(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     _check_stored(options.run)
-    result = runback.reproduce(options.run, _trusts(options))
+    with quietly(_truth("quiet", options.quiet)):
+        result = runback.reproduce(options.run, _trusts(options))
     _print_json(result)
     return EXIT_DONE if result.equal else EXIT_FAILED
 
@@ -350,6 +359,7 @@ def _switch(name: str, text: str) -> Argument:
 
 RUN = Argument("run", RUN_HELP, "positional", required=True, default=None)
 TRUST = _switch("trust", "run RUN's own code though it was not trained with or trusted here before")
+QUIET_SWITCH = _switch("quiet", "print warnings and errors only")
 DATA_ARGS = Argument("data_args", "arguments of a dataset in --data, as JSON (default: the run's)")
 CONFIG = Argument("config", "options from a TOML file", metavar="FILE.toml", default=None)
 TRAIN_OPTIONS = tuple(
@@ -360,13 +370,19 @@ FORK_OPTIONS = tuple(Argument(name, _fork_help(name), if_given=True) for name in
 RESUME_OPTIONS = tuple(Argument(name, _resume_help(name), if_given=True) for name in FIELDS)
 
 COMMANDS = (
-    Command("train", "train a new run; prints the run ID", (CONFIG, *TRAIN_OPTIONS), _train),
+    Command(
+        "train",
+        "train a new run; prints the run ID",
+        (CONFIG, QUIET_SWITCH, *TRAIN_OPTIONS),
+        _train,
+    ),
     Command(
         "resume",
         "continue a run in place; prints the run ID",
         (
             dataclasses.replace(RUN, default=""),
             *RESUME_OPTIONS,
+            QUIET_SWITCH,
             _switch("from_scratch", "train again from epoch 0, without any checkpoint"),
             TRUST,
         ),
@@ -381,6 +397,7 @@ COMMANDS = (
                 "at", "epochs completed at the checkpoint (default: the newest)", metavar="EPOCH"
             ),
             *FORK_OPTIONS,
+            QUIET_SWITCH,
             TRUST,
         ),
         _fork,
@@ -445,7 +462,7 @@ COMMANDS = (
     Command(
         "reproduce",
         "train RUN again and compare point by point; prints JSON",
-        (RUN, TRUST),
+        (RUN, QUIET_SWITCH, TRUST),
         _reproduce,
     ),
     Command(

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from torch import Tensor
 
-from runback.console.progress import say
+from runback.console.progress import say, tell
 from runback.data.batches import TableDataset
 from runback.model.expanding import OneHot
 from runback.open_run.run import Run
@@ -34,7 +34,7 @@ def compare_with_baselines(
     name = setup.task.primary_metric
     shown = [f"{model} {values[name]:.6g}" for model, values in found.items() if name in values]
     if shown:
-        say(f"test_{name} of simple models on the same rows: {'  '.join(shown)}")
+        tell(f"test_{name} of simple models on the same rows: {'  '.join(shown)}")
     constant, own = found.get("constant", {}).get(name), scores.get(name)
     if constant is None or own is None or setup.task.metrics[name].is_better(own, constant):
         return found

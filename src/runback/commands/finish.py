@@ -13,7 +13,7 @@ from torch import Tensor
 from runback.commands.baselines import compare_with_baselines
 from runback.commands.note import note
 from runback.commands.plots import plot
-from runback.console.progress import say
+from runback.console.progress import tell
 from runback.errors import DivergedError, RebuildError
 from runback.model.batched_forward import chunk_rows, predict_rows
 from runback.model.digests import folder_of
@@ -104,12 +104,12 @@ def _score(
         DivergedError: the cost is not finite.
     """
     if tested is None:
-        say("the split has no test rows: no test scores")
+        tell("the split has no test rows: no test scores")
         return {}
     scores = setup.scoring.scores(*tested)
     run.journal.record([(f"test_{name}", value) for name, value in scores.items()], chosen.epoch)
     shown = "  ".join(f"test_{name} {value:.6g}" for name, value in scores.items())
-    say(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
+    tell(f"epoch {chosen.epoch} ({chosen.reason}): {shown}")
     require_finite("test_cost", scores["cost"], chosen.epoch)
     return scores
 

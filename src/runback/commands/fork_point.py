@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 
 from runback.commands.recorded import require_fingerprint
-from runback.console.progress import say
+from runback.console.progress import tell
 from runback.decoding import decode
 from runback.errors import ConfigError, TrackingError, UsageError
 from runback.open_run.forking import Start, keep_start, kept_start, load_start
@@ -110,10 +110,10 @@ def say_taken_over(run: Run, setup: TrainingSetup, point: ForkPoint) -> None:
     parts = {name: text for name, text in parts.items() if not has_none.get(name)}
     taken = [text for name, text in parts.items() if name in point.kept]
     left = [text for name, text in parts.items() if name not in point.kept]
-    say(f"run {run.id} is a fork of run {point.start.run_id} after epoch {point.start.epoch}")
-    say(f"taken over: {', '.join([*taken, 'generators'])}" + _begun(left))
+    tell(f"run {run.id} is a fork of run {point.start.run_id} after epoch {point.start.epoch}")
+    tell(f"taken over: {', '.join([*taken, 'generators'])}" + _begun(left))
     if point.changed:
-        say(f"changed: {point.changed}")
+        tell(f"changed: {point.changed}")
 
 
 def _begun(left: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -12,12 +11,13 @@ import pandas as pd
 import pyarrow as pa
 from torch import Tensor
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from runback.columns.number import in_pandas
 from runback.columns.tensors import require_columns
 from runback.commands.evaluate import with_data_args
 from runback.commands.load import loading
+from runback.console.epochs import Rows
+from runback.console.progress import drawing
 from runback.console.streams import write_result
 from runback.data.csv_format import PLAIN, CsvFormat
 from runback.data.files import is_dataset, object_name
@@ -191,14 +191,14 @@ def _predicted(
     """The kept columns and the predictions block by block; at least one block, perhaps empty."""
     spec, done = predictor.spec, 0
     features = list(spec.features)
-    bar = tqdm(unit=" rows", unit_scale=True, disable=not sys.stderr.isatty(), file=sys.stderr)
-    with bar:
+    with drawing() as line:
+        rows = Rows(line)
         for part in read_parts(data, features, keep, CHUNK_ROWS, spec.columns, form):
             frame = pd.DataFrame({name: in_pandas(data, name, part[name]) for name in features})
             predicted = predictor.predict_frame(frame, str(data), done, probabilities)
             yield _beside(part.select(list(keep)), predicted)
             done += len(part)
-            bar.update(len(part))
+            rows.add(len(part))
 
 
 def _beside(kept: pa.Table, predicted: pd.DataFrame) -> pa.Table:

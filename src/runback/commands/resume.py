@@ -42,7 +42,7 @@ from runback.config import (
     render,
     unknown_option,
 )
-from runback.console.progress import say
+from runback.console.progress import say, tell
 from runback.data.readers import fingerprint
 from runback.errors import ConfigError, TrackingError, UsageError
 from runback.model.rebuild import Rebuilder
@@ -164,7 +164,7 @@ def run_resume(
                 held.reopen(changed_tags, description_of(began_with))
                 for post in missing:
                     post(held, setup)
-                say(f"run {held.id} resumed after {_position_text(setup.state)}: {summary(setup)}")
+                tell(f"run {held.id} resumed after {_position_text(setup.state)}: {summary(setup)}")
                 return train_to_end(held, setup, signals, rebuilder)
 
 
@@ -264,10 +264,10 @@ def _begin(run: Run, setup: TrainingSetup, consent: Consent) -> None:
     fork = run.record.tags.fork
     first = fork.epoch if fork else 0
     if consent.from_scratch:
-        say(f"run {run.id}: training starts again from epoch {first}")
+        tell(f"run {run.id}: training starts again from epoch {first}")
     else:
         run.require_untrained()
-        say(f"run {run.id} has no checkpoint yet: training starts from epoch {first}")
+        tell(f"run {run.id} has no checkpoint yet: training starts from epoch {first}")
     if fork:
         begin_again(run, setup)
 

@@ -28,7 +28,8 @@ from runback.commands.run_name import run_name
 from runback.commands.source_check import check_sources
 from runback.commands.stored_data import check_storable, write_copy
 from runback.config import AUTO, TrainConfig, parse_all
-from runback.console.progress import Progress, say
+from runback.console.epochs import Progress
+from runback.console.progress import say, tell
 from runback.data.files import object_name
 from runback.data.frame import is_frame, named_frame, write_frame
 from runback.errors import ConfigError, ModelError, RunbackError
@@ -207,13 +208,13 @@ def run_training(
             _post_setup(run, setup, frame)
             with loading_libraries():
                 run.create(description_of(setup, point), experiment_id=_experiment_id(point))
-            say(f"run {run.id}: {summary(setup)}")
+            tell(f"run {run.id}: {summary(setup)}")
             if point is not None:
                 say_taken_over(run, setup, point)
             if setup.own.loss is not None:
-                say(f"the target has {_content(setup)}")
+                tell(f"the target has {_content(setup)}")
             if config.loss == AUTO:
-                say(f"loss {setup.config.loss}, as the target has {_content(setup)}")
+                tell(f"loss {setup.config.loss}, as the target has {_content(setup)}")
             _warn(setup)
             return train_to_end(run, setup, signals, rebuilder)
 
@@ -239,7 +240,7 @@ def train_to_end(
 
 def _say_where(seen: str) -> None:
     if seen:
-        say(f"see it {seen}")
+        tell(f"see it {seen}")
 
 
 def keep(run: Run, setup: TrainingSetup) -> None:
@@ -334,7 +335,9 @@ def _prepared(
 def _loop(run: Run, setup: TrainingSetup) -> None:
     """Logs each epoch, and calls the run's safe point after it and at each pause."""
     config, state = setup.config, setup.state
-    with contextlib.closing(Progress(state.epoch, config.epochs)) as progress:
+    with Progress(state.epoch, config.epochs, run.waiting) as progress:
+        if state.best is not None:
+            progress.best, progress.best_epoch = state.best.val_cost, state.best.epoch
         parts = setup.batches, setup.validation
         for event in run_epochs(state, *parts, config, run.should_advance, setup.loss):
             due = False
@@ -342,10 +345,13 @@ def _loop(run: Run, setup: TrainingSetup) -> None:
                 _log(run, event, setup.validation_scores())
                 progress.update(event.epoch, event.cost, event.val_cost)
                 due = event.epoch % config.checkpoint_every == 0
-            run.advance(state.position, due=due)
+            if run.advance(state.position, due=due):
+                progress.checkpointed(state.epoch, state.batch)
+        run.checkpoint(state.position)
+        if progress.saved != state.epoch:
+            progress.checkpointed(state.epoch, state.batch)
     if state.epoch < config.epochs:
-        say(f"stopped after epoch {state.epoch}: no better val_cost for {config.patience} epochs")
-    run.checkpoint(state.position)
+        tell(f"stopped after epoch {state.epoch}: no better val_cost for {config.patience} epochs")
     run.wait()
 
 

@@ -1,47 +1,79 @@
-"""Output on standard error: a progress bar on a terminal, plain lines elsewhere."""
+"""Messages on standard error, and the line of a progress below them on a terminal."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
-from typing import NoReturn
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from runback.console.line import Line
 
-LINES = 10
+# To the beginning of the terminal's line, and erases it.
+ERASE = "\r\x1b[2K"
+_is_drawn = _is_quiet = False
 
 
 def say(text: str) -> None:
     """Prints one line on standard error; write errors are ignored."""
     with contextlib.suppress(OSError, ValueError):
-        tqdm.write(f"runback: {text}", file=sys.stderr)
+        print(f"{_erasing()}runback: {text}", file=sys.stderr, flush=True)  # noqa: T201
 
 
-class Progress:
-    """The progress of a training: a bar with the remaining time, or ten lines in total."""
-
-    def __init__(self, done: int, epochs: int) -> None:
-        self._every, self._epochs = max(1, epochs // LINES), epochs
-        self._bar: tqdm[NoReturn] | None = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=epochs, initial=done, unit="epoch", mininterval=0.2)
-
-    def update(self, epoch: int, cost: float, val_cost: float | None) -> None:
-        """Shows a completed epoch."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):  # the terminal may be closed
-                if self._bar.update():
-                    self._bar.set_postfix_str(_costs(cost, val_cost), refresh=False)
-        elif epoch % self._every == 0:
-            say(f"epoch {epoch}/{self._epochs}  {_costs(cost, val_cost)}")
-
-    def close(self) -> None:
-        """Closes the bar, which stays on the screen."""
-        if self._bar is not None:
-            with contextlib.suppress(OSError):
-                self._bar.close()
+def tell(text: str) -> None:
+    """`say` for what is not needed: nothing inside `quietly`."""
+    if not _is_quiet:
+        say(text)
 
 
-def _costs(cost: float, val_cost: float | None) -> str:
-    val = "" if val_cost is None else f"  val_cost {val_cost:.6g}"
-    return f"cost {cost:.6g}{val}"
+def say_at_once(text: str) -> None:
+    """`say` for signal handlers, which may have interrupted a write to standard error."""
+    with contextlib.suppress(OSError, ValueError):
+        os.write(sys.stderr.fileno(), f"{_erasing()}runback: {text}\n".encode())
+
+
+@contextmanager
+def quietly(wanted: bool = True) -> Iterator[None]:
+    """No progress and no information inside the block; warnings and errors are printed."""
+    global _is_quiet
+    before, _is_quiet = _is_quiet, wanted
+    try:
+        yield
+    finally:
+        _is_quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether this is inside `quietly`."""
+    return _is_quiet
+
+
+def _erasing() -> str:
+    return ERASE if _is_drawn else ""
+
+
+def is_on_terminal() -> bool:
+    """Whether standard error is a terminal that can draw a line again."""
+    with contextlib.suppress(ValueError, AttributeError):  # it is closed
+        return sys.stderr.isatty() and os.environ.get("TERM", "") not in ("", "dumb", "unknown")
+    return False
+
+
+@contextmanager
+def drawing() -> Iterator[Line | None]:
+    """A line at the bottom of the terminal; None without a terminal, or inside `quietly`."""
+    global _is_drawn
+    if _is_quiet or _is_drawn or not is_on_terminal():
+        yield None
+        return
+    from runback.console.line import Line  # imports rich
+
+    line, _is_drawn = Line(), True
+    try:
+        yield line
+    finally:
+        _is_drawn = False
+        line.close()

@@ -288,8 +288,10 @@ class Run:
         """Whether `advance` would save or stop now."""
         return self._signals.should_checkpoint()
 
-    def advance(self, position: Position, *, due: bool = False) -> None:
+    def advance(self, position: Position, *, due: bool = False) -> bool:
         """The safe point of a loop: saves if a checkpoint is due, stops if a signal was received.
+
+        Returns whether a checkpoint was due.
 
         Args:
             position: of the loop and of the kept objects.
@@ -299,11 +301,13 @@ class Run:
             Interrupted: a signal was received; the checkpoint is on disk.
             CheckpointError, JournalError: a checkpoint could not be written.
         """
-        if due or self._signals.should_checkpoint():
+        due = due or self._signals.should_checkpoint()
+        if due:
             self.checkpoint(position)
         if self._signals.received:
             self.wait()
             raise Interrupted(self.id, self._signals.received)
+        return due
 
     def checkpoint(self, position: Position) -> None:
         """Copies the state, and writes it on a background thread.

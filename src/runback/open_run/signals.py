@@ -11,10 +11,14 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
+from runback.console.progress import say_at_once
 from runback.errors import Interrupted
 from runback.processes import PARENT_PID
 
 CHECK_SECONDS = 0.1
+_STOPPING = (
+    "the training stops after this batch, and saves a checkpoint; a second Ctrl-C ends it at once"
+)
 
 
 class StopSignals:
@@ -36,7 +40,7 @@ class StopSignals:
         self.received = 0
         self._notify = notify
         self._parent = PARENT_PID if os.environ.get("MLFLOW_RUN_ID") else 0
-        self._deferred = False
+        self._deferred = self._trains = False
         self._interrupts = 0
         self._next_check = 0.0
         self._seconds, self._saved = float("inf"), time.monotonic()
@@ -62,6 +66,7 @@ class StopSignals:
         Args:
             minutes: as of `deferred`; None changes nothing.
         """
+        self._trains = minutes is not None
         if minutes is not None:
             self._seconds = minutes * 60 if minutes else float("inf")
         self._deferred = True
@@ -102,6 +107,8 @@ class StopSignals:
         self._notify()
         if not self._deferred:
             raise Interrupted("", number)
+        if self._trains:
+            say_at_once(f"{signal.Signals(number).name}: {_STOPPING}")
 
     def __enter__(self) -> StopSignals:
         if threading.current_thread() is threading.main_thread():

@@ -6,6 +6,7 @@ import contextlib
 import os
 import time
 
+from runback.console.progress import ERASE
 from runback.tracking.delivery import Counts, Delivery, describe
 
 # A shorter fault is repaired by a repeated request and not reported.
@@ -16,7 +17,8 @@ DRAIN_SECONDS = 1.0
 def say(text: str) -> None:
     """Writes a line to standard error, unbuffered: the courier exits without flushing."""
     with contextlib.suppress(OSError):  # the terminal may be closed
-        os.write(2, f"runback: {text}\n".encode())
+        erase = ERASE if os.isatty(2) else ""  # a line that the training has drawn there
+        os.write(2, f"{erase}runback: {text}\n".encode())
 
 
 class Outages:

@@ -21,7 +21,7 @@ from runback.columns.label import LabelColumn
 from runback.columns.layout import summary_of
 from runback.columns.tensors import listing
 from runback.config import AUTO, TrainConfig
-from runback.console.progress import say
+from runback.console.progress import say, tell
 from runback.data.batches import Batches, LoaderBatches, Order, TableDataset, TensorBatches
 from runback.data.choose import Columns
 from runback.data.prepare import Prepared, prepare_table
@@ -235,10 +235,10 @@ def _tell(prepared: Prepared) -> None:
     """Says which rows and columns are left out, and what the others are if not all are numbers."""
     tell_left_out(prepared.table)
     if prepared.constant:
-        say(f"left out, as they are constant in the training rows: {listing(prepared.constant)}")
+        tell(f"left out, as they are constant in the training rows: {listing(prepared.constant)}")
     summary = summary_of(prepared.table.encoders)
     if summary:
-        say(f"columns: {summary}")
+        tell(f"columns: {summary}")
 
 
 def _require_storable(setup: TrainingSetup) -> None:

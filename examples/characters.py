@@ -69,6 +69,7 @@ def main() -> None:
                 run.checkpoint()  # after each batch, to show it; the default is every 5 minutes
             run.log(cost=run.state["total"] / len(loader), lr=scheduler.get_last_lr()[0])
             scheduler.step()
+        run.register(model, example=loader.dataset[0][0][None])
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def main() -> None:
             run.log(g_cost=g_cost, d_cost=d_cost)
         radius = generator(torch.randn(1000, latent)).norm(dim=1)
         run.log_final(radius_error=(radius - 1).abs().mean())
+        run.register(generator, example=torch.randn(1, latent))
 
 
 if __name__ == "__main__":

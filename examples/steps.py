@@ -34,6 +34,7 @@ def main() -> None:
                 run.log(cost=cost)
         average.eval()
         run.log_final(test_cost=nn.functional.mse_loss(average(x), x.sin()))
+        run.register(average.module, example=x[:1])
 
 
 if __name__ == "__main__":

@@ -1,12 +1,24 @@
-"""What a store has of the runs of own loops."""
+"""Scripts with a loop of their own, and what a store has of their runs."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import mlflow
 
-from conftest import Workspace
+from conftest import PROGRAMS, SECONDS, Workspace
+
+
+def program(
+    place: Workspace, name: str, *arguments: object, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Runs one of `tests/programs` to its end."""
+    return subprocess.run(
+        [sys.executable, str(PROGRAMS / name), *map(str, arguments)],
+        cwd=place.folder, env={**place.env, **env}, text=True, capture_output=True, timeout=SECONDS,
+    )  # fmt: skip
 
 
 def points(place: Workspace, run_id: str, name: str) -> list[tuple[int, float]]:

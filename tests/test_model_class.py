@@ -12,8 +12,8 @@ from torch import nn
 
 import runback
 from conftest import DATA, Workspace
-from runback.commands.own_objects import reference_of, standalone_source
 from runback.errors import ModelError
+from runback.model.own_source import reference_of, standalone_source
 
 SCRIPT = '''
 import sys

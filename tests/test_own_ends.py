@@ -24,10 +24,11 @@ ROWS = DataLoader(TensorDataset(torch.arange(6.0)), batch_size=2)
         ({"params": {"a;": 1}}, "param 'a;'"),
         ({"params": {"seed": 1}}, "param seed is recorded from the argument"),
         ({"key": "it's"}, "contains a quotation mark"),
+        ({"register": "a/b"}, "register 'a/b' contains / or :"),
         ({"checkpoint_every": 0}, "checkpoint_every is 0; it must be at least 1"),
         ({"keep_checkpoints": 1}, "keep_checkpoints is 1; it must be 0 or at least 2"),
     ],
-    ids=["name", "param", "seed", "key", "every", "keep"],
+    ids=["name", "param", "seed", "key", "register", "every", "keep"],
 )
 def test_an_invalid_argument_is_refused(options: dict[str, Any], text: str) -> None:
     with pytest.raises(runback.UsageError, match=text):

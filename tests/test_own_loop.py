@@ -16,20 +16,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import runback
-from conftest import PROGRAMS, SECONDS, Workspace, wait_until
-from own_runs import points, runs_of
+from conftest import PROGRAMS, Workspace, wait_until
+from own_runs import points, program, runs_of
 from runback.own_loop.own_run import OwnRun
 
 ROWS = DataLoader(TensorDataset(torch.arange(6.0)), batch_size=2)
-
-
-def program(
-    place: Workspace, name: str, *arguments: object, **env: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, str(PROGRAMS / name), *map(str, arguments)],
-        cwd=place.folder, env={**place.env, **env}, text=True, capture_output=True, timeout=SECONDS,
-    )  # fmt: skip
 
 
 def own_loop(place: Workspace, *arguments: object) -> subprocess.CompletedProcess[str]:

@@ -16,7 +16,7 @@ from runback.commands.plots import plot
 from runback.console.progress import tell
 from runback.errors import DivergedError, RebuildError
 from runback.model.batched_forward import chunk_rows, predict_rows
-from runback.model.digests import folder_of
+from runback.model.digests import into_place
 from runback.model.rebuild import Rebuilder
 from runback.model.spec import load_weights, save_model
 from runback.open_run.run import Run
@@ -120,10 +120,7 @@ def _written(run: Run, setup: TrainingSetup, chosen: Chosen) -> tuple[Path, str]
     on_cpu = {name: _on_cpu(value) for name, value in chosen.weights.items()}
     shutil.rmtree(root / "new", ignore_errors=True)
     sha256 = save_model(root / "new", setup.built, on_cpu, setup.example)
-    folder = folder_of(root, sha256)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.parent.mkdir(exist_ok=True)
-    return (root / "new").rename(folder), sha256
+    return into_place(root, sha256)
 
 
 def _publish(run: Run, setup: TrainingSetup, chosen: Chosen, rebuilder: Rebuilder) -> None:

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
 from torch import nn
 
 from runback.commands.recorded import config_of, kept_references, own_code_of
 from runback.config import TrainConfig, own_references
-from runback.errors import CheckpointError
+from runback.errors import CheckpointError, UsageError
 from runback.model.digests import verify_digests
+from runback.model.own_spec import is_own, load_own_verified
 from runback.model.spec import SOURCE_FOLDER, ModelSpec, load_verified
 from runback.storage.paths import run_dir
 from runback.storage.trust import require_trust
@@ -80,7 +82,8 @@ def load_model(run: str, device: str = "cpu", trust: bool = False) -> nn.Module:
         A module from feature columns to `[n, n_targets]`, in the run's dtype (float32, or float64 if
         the run used it). If all features are numbers without missing cells, its input is the raw
         columns `[n, n_features]`; otherwise the encoded columns `[n, width]` of columns.json, which
-        `predict` makes from a frame. A module trained on samples with a shape takes `[n, *shape]`.
+        `predict` makes from a frame. A module trained on samples with a shape takes `[n, *shape]`. One
+        that was registered from a loop of its own (`runback.run`) takes and returns what it did there.
 
     Raises:
         RunNotFoundError: no such run, or it has no model yet.
@@ -88,18 +91,56 @@ def load_model(run: str, device: str = "cpu", trust: bool = False) -> nn.Module:
         TrustError: the model has code that is not known here, and `trust` is False.
         ModelError, CheckpointError: the model is damaged or was manipulated.
     """
-    with loading(run, device, trust) as loaded:
-        return loaded.module
+    chosen = choose_device(device)
+    with downloading(run, trust) as found:
+        if is_own(found.folder):
+            return load_own_verified(found.folder, chosen).module
+        return loaded_of(found, chosen).module
 
 
 @contextmanager
 def loading(run: str, device: str = "cpu", trust: bool = False) -> Iterator[Loaded]:
-    """Downloads and loads a model; its files are deleted at the end of the block.
+    """Downloads and loads a model of `train`; its files are deleted at the end of the block.
+
+    Raises:
+        UsageError: the model was registered from a loop of its own.
+        RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
+    """
+    chosen = choose_device(device)
+    with downloading(run, trust) as found:
+        if is_own(found.folder):
+            raise UsageError(
+                f"the {found.what} was registered from a loop of its own, which has no table and no "
+                "test rows: use it with predict, load_model or mlflow.pyfunc, and record scores with "
+                "run.log_final"
+            )
+        yield loaded_of(found, chosen)
+
+
+@dataclass(frozen=True)
+class Downloaded:
+    """A model folder that was verified, whose code may run; deleted at the end of `downloading`.
+
+    Attributes:
+        what: the model's name in errors.
+        trust: the user's consent to run stored code.
+    """
+
+    client: MlflowClient
+    record: RunRecord
+    model: LoggedModel
+    folder: Path
+    what: str
+    trust: bool
+
+
+@contextmanager
+def downloading(run: str, trust: bool = False) -> Iterator[Downloaded]:
+    """Downloads and verifies a model; its files are deleted at the end of the block.
 
     Raises:
         RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
-    chosen = choose_device(device)
     client = connection.connect()
     record = find_run(client, run)
     model = registry.logged_model(client, record)
@@ -109,18 +150,23 @@ def loading(run: str, device: str = "cpu", trust: bool = False) -> Iterator[Load
         verify_digests(path, what, registry.digest_of(model, what))  # before consent is asked for
         require_trust(path / SOURCE_FOLDER, f"the {what}", trust)
         with refusing_exits(f"the {what}"):
-            built = load_verified(path, chosen)
-            yield Loaded(
-                client=client,
-                record=record,
-                config=config_of(record),
-                module=built.module,
-                spec=built.spec,
-                user_class=built.user_class,
-                folder=path,
-                epoch=_epoch(model, what),
-                trust=trust,
-            )
+            yield Downloaded(client, record, model, path, what, trust)
+
+
+def loaded_of(found: Downloaded, device: torch.device) -> Loaded:
+    """The model of a run of `train`."""
+    built = load_verified(found.folder, device)
+    return Loaded(
+        client=found.client,
+        record=found.record,
+        config=config_of(found.record),
+        module=built.module,
+        spec=built.spec,
+        user_class=built.user_class,
+        folder=found.folder,
+        epoch=_epoch(found.model, found.what),
+        trust=found.trust,
+    )
 
 
 def own_source(loaded: Loaded) -> Path:

@@ -9,13 +9,14 @@ from typing import IO, Any
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from runback.columns.number import in_pandas
 from runback.columns.tensors import require_columns
 from runback.commands.evaluate import with_data_args
-from runback.commands.load import loading
+from runback.commands.load import Loaded, downloading, loaded_of
 from runback.console.epochs import Rows
 from runback.console.progress import drawing
 from runback.console.streams import write_result
@@ -26,10 +27,13 @@ from runback.data.user_dataset import UserDataset
 from runback.data.writers import write_csv, write_parquet
 from runback.errors import DataError, UsageError
 from runback.model.batched_forward import CHUNK_ROWS
+from runback.model.own_serving import OwnPredictor
+from runback.model.own_spec import OwnModel, is_own, load_own_verified
 from runback.model.serving import Predictor
 from runback.model.spec import ModelSpec
 from runback.storage.atomic import write_atomically
 from runback.tasks import by_name
+from runback.training.device import choose_device
 
 
 def predict(
@@ -58,7 +62,12 @@ def predict(
         UsageError: `keep` has a predicted column or a duplicate, or `probabilities` for numbers.
         RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
     """
-    with loading(run, device, trust) as loaded:
+    chosen = choose_device(device)
+    with downloading(run, trust) as found:
+        if is_own(found.folder):
+            own = load_own_verified(found.folder, chosen)
+            return _own_predictions(own, frame, keep, probabilities)
+        loaded = loaded_of(found, chosen)
         _check_keep(keep, loaded.spec, probabilities)
         predictor = Predictor(loaded.module, loaded.spec)
         if not isinstance(frame, pd.DataFrame):
@@ -71,6 +80,20 @@ def predict(
         kept = _kept(frame, keep)
         predicted = predictor.predict_frame(frame, probabilities=probabilities)
     return pd.concat([kept, predicted], axis=1) if keep else predicted
+
+
+def _own_predictions(
+    own: OwnModel, data: Any, keep: Sequence[str], probabilities: bool
+) -> pd.DataFrame:
+    """The predictions of a module that was registered from an own loop."""
+    if isinstance(data, Dataset):
+        raise DataError("the model was registered from a loop of its own; give an array or a frame")
+    _require_new(keep, own.spec.targets)
+    if keep and not isinstance(data, pd.DataFrame):
+        _require_no_keep(keep)
+    kept = _kept(data, keep) if keep else None
+    predicted = OwnPredictor(own.module, own.spec).predict_frame(data, probabilities=probabilities)
+    return predicted if kept is None else pd.concat([kept, predicted], axis=1)
 
 
 def predict_file(
@@ -109,21 +132,50 @@ def predict_file(
         RunNotFoundError, TrackingError, TrustError, ModelError: as in `load_model`.
     """
     target = _checked_output(output, Path(data).expanduser())
-    with loading(run, trust=trust) as loaded:
-        loaded = with_data_args(loaded, data, data_args)
-        _check_keep(keep, loaded.spec, probabilities)
-        form = CsvFormat.from_option(loaded.config.csv)
-        predictor = Predictor(loaded.module, loaded.spec)
-        if is_dataset(data):
-            _require_no_keep(keep)
-            samples = UserDataset(data, loaded.spec.torch_dtype, loaded.config.data_args)
-            tables = _of_samples(predictor, samples, probabilities)
+    with downloading(run, trust) as found:
+        if is_own(found.folder):
+            own = load_own_verified(found.folder)
+            tables = _own_tables(own, data, keep, probabilities)
         else:
-            _require_columns(loaded.spec)
-            tables = _predicted(predictor, Path(data), keep, form, probabilities)
+            loaded = with_data_args(loaded_of(found, torch.device("cpu")), data, data_args)
+            tables = _tables(loaded, data, keep, probabilities)
         if target is None:
             return write_csv(tables, write_result)
         return _write_file(tables, target)
+
+
+def _tables(
+    loaded: Loaded, data: str, keep: Sequence[str], probabilities: bool
+) -> Iterator[pa.Table]:
+    """The predictions of a run of `train` for a table or a dataset, in blocks."""
+    spec = loaded.spec
+    _check_keep(keep, spec, probabilities)
+    form = CsvFormat.from_option(loaded.config.csv)
+    predictor = Predictor(loaded.module, spec)
+    if is_dataset(data):
+        _require_no_keep(keep)
+        samples = UserDataset(data, spec.torch_dtype, loaded.config.data_args)
+        return _of_samples(predictor, samples, probabilities)
+    _require_columns(spec)
+    return _predicted(predictor, Path(data), keep, form, probabilities)
+
+
+def _own_tables(
+    own: OwnModel, data: str, keep: Sequence[str], probabilities: bool
+) -> Iterator[pa.Table]:
+    """The predictions of a module of an own loop for a table, in blocks.
+
+    Raises:
+        DataError: the module was not registered with a frame as its example.
+    """
+    if not own.spec.features or is_dataset(data):
+        raise DataError(
+            "the model was registered from a loop of its own and takes files only if its example was a "
+            "frame, whose columns they must have; in Python, predict takes arrays"
+        )
+    _require_new(keep, own.spec.targets)
+    predictor = OwnPredictor(own.module, own.spec)
+    return _predicted(predictor, Path(data), keep, probabilities=probabilities)
 
 
 def _checked_output(output: str, data: Path) -> Path | None:
@@ -142,9 +194,13 @@ def _checked_output(output: str, data: Path) -> Path | None:
 
 
 def _check_keep(keep: Sequence[str], spec: ModelSpec, probabilities: bool = False) -> None:
+    _require_new(keep, by_name(spec.task).columns(spec.target_columns, probabilities))
+
+
+def _require_new(keep: Sequence[str], columns: Sequence[str]) -> None:
+    """Checks the columns to keep against those of the predictions."""
     if len(set(keep)) < len(keep):
         raise UsageError(f"--keep {','.join(keep)}: names a column twice")
-    columns = by_name(spec.task).columns(spec.target_columns, probabilities)
     both = sorted(set(keep) & set(columns))
     if both:
         raise UsageError(f"--keep {both[0]}: the predictions have a column of that name")
@@ -182,7 +238,7 @@ def _kept(frame: pd.DataFrame, keep: Sequence[str]) -> pd.DataFrame:
 
 
 def _predicted(
-    predictor: Predictor,
+    predictor: Predictor | OwnPredictor,
     data: Path,
     keep: Sequence[str],
     form: CsvFormat = PLAIN,

@@ -9,6 +9,7 @@ from typing import Any
 
 from runback.commands.launch import launch_id, run_to_continue
 from runback.errors import UsageError
+from runback.limits import model_name_problem
 from runback.open_run.checkpoints import Checkpointing
 from runback.open_run.keys import key_of
 from runback.own_loop.leaving import end_with_sentence
@@ -26,6 +27,7 @@ def run(
     *,
     params: Mapping[str, Any] | None = None,
     experiment: str = "",
+    register: str = "",
     key: str | None = None,
     resume: str = "",
     fork: str = "",
@@ -45,6 +47,7 @@ def run(
                     ...
                 run.log(g_cost=..., d_cost=...)
             run.log_final(test_fid=...)
+            run.register(g, example=z[:1])
 
     A run that was killed is continued by the same script, found by its key, `resume` or
     MLFLOW_RUN_ID: from the newest checkpoint, bit-identical to an uninterrupted one. SIGINT and
@@ -56,6 +59,7 @@ def run(
         name: of a new run.
         params: recorded with a new run; a resumed one must have the same.
         experiment: of the run, created if missing; by default the one of the environment.
+        register: the default name of the models that `OwnRun.register` registers; by default `name`.
         key: the newest unfinished run with this key in the experiment is resumed, and a new run gets
             it; by default RUNBACK_KEY.
         resume: ID of the run to resume; by default RUNBACK_RUN_ID, else MLFLOW_RUN_ID.
@@ -93,6 +97,7 @@ def run(
             fork=fork,
             at=at,
             script=this_start(_names(environment)),
+            register=_registered_name(register, name),
             checkpointing=Checkpointing(digest, keep_checkpoints),
             loop=Settings(checkpoint_every, checkpoint_minutes, seed),
         )
@@ -108,6 +113,17 @@ def _names(environment: Sequence[str]) -> Sequence[str]:
     if isinstance(environment, str):
         raise UsageError(f"run: environment is {environment!r}; give a list of names")
     return environment
+
+
+def _registered_name(register: str, name: str) -> str:
+    """The default name of registered models; that of the run is checked when it is used.
+
+    Raises:
+        UsageError: the registry would refuse the name that was given.
+    """
+    if register and (problem := model_name_problem(register)):
+        raise UsageError(f"run: register {register!a} {problem}")
+    return register or name
 
 
 def _require_cadence(every: int, minutes: float, keep: int) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 from runback.errors import CheckpointError
@@ -21,6 +22,41 @@ def folder_of(root: Path, sha256: str) -> Path:
     A resumed run can have several models to deliver; none overwrites another.
     """
     return root / sha256[:16] / "model"
+
+
+def into_place(root: Path, sha256: str, ignored: str = "") -> tuple[Path, str]:
+    """Renames the folder `root/new`, just written, to `folder_of` its digests.
+
+    An intact model with the same files is kept instead: it may be on its way to the server.
+
+    Args:
+        root: of the models of a run.
+        sha256: of the new one.
+        ignored: a file in which the models may differ.
+
+    Returns:
+        The folder, and the SHA-256 of its digests.
+    """
+    new, folder = root / "new", folder_of(root, sha256)
+    for known in sorted(root.glob(f"*/{folder.name}")):
+        if _is_twin(known, new, ignored):
+            shutil.rmtree(new)
+            return known, _sha256_of(known / MANIFEST)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.parent.mkdir(exist_ok=True)
+    return new.rename(folder), sha256
+
+
+def _is_twin(known: Path, new: Path, ignored: str) -> bool:
+    """Whether a model is intact and has the files of another, apart from `ignored`."""
+    try:
+        one, other = (_recorded(folder / MANIFEST, "model") for folder in (known, new))
+        if {**one, ignored: ""} != {**other, ignored: ""}:
+            return False
+        verify_digests(known, "model")
+    except CheckpointError:
+        return False
+    return True
 
 
 def write_digests(folder: Path) -> str:

@@ -13,9 +13,11 @@ import random
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,7 +49,7 @@ class Rebuilder:
     def __init__(self, built: BuiltModel) -> None:
         self._module = built.module
         is_own = built.user_class is not None and bool(built.user_class.files)
-        self._process = _start() if is_own else None
+        self._process = start() if is_own else None
 
     def require_equal(self, folder: Path, features: Tensor) -> None:
         """Compares the predictions of the trained module and of the rebuilt one, bit for bit.
@@ -79,17 +81,8 @@ class Rebuilder:
             return rebuilt(folder, features)
         if self._process.poll() is not None:  # it was killed during the training
             self._end()
-            self._process = _start()
-        with tempfile.TemporaryDirectory(prefix="runback-") as temporary:
-            torch.save(features, Path(temporary) / "features.pt")
-            task = {"folder": str(folder.absolute()), "files": temporary}
-            text = json.dumps({**task, "threads": torch.get_num_threads()})
-            answer, _ = self._process.communicate(text)
-            if self._process.returncode:
-                raise RebuildError(f"its process has ended with code {self._process.returncode}")
-            if answer:
-                raise RebuildError(answer)
-            return Predicted(**load_tensors(Path(temporary) / "predicted.pt"))
+            self._process = start()
+        return Predicted(**ask(self._process, folder, features))
 
     def __enter__(self) -> Rebuilder:
         return self
@@ -104,8 +97,7 @@ class Rebuilder:
 
     def _end(self) -> None:
         if self._process is not None:
-            with self._process:  # closes its pipes and waits for it
-                self._process.kill()
+            end(self._process)
 
 
 def rebuilt(folder: Path, features: Tensor) -> Predicted:
@@ -114,10 +106,15 @@ def rebuilt(folder: Path, features: Tensor) -> Predicted:
     Raises:
         ModelError, CheckpointError, RebuildError: the model cannot be loaded or computed.
     """
-    random.seed()
-    np.random.seed()  # users' modules draw from the global generator
-    torch.seed()
+    new_generators()
     return _predicted(load_built(folder, what="model").module, features)
+
+
+def new_generators() -> None:
+    """Seeds the generators with new numbers: users' modules draw from the global ones."""
+    random.seed()
+    np.random.seed()
+    torch.seed()
 
 
 def _require_equal(expected: Predicted, found: Predicted) -> None:
@@ -182,15 +179,16 @@ def _shown(row: Tensor) -> str:
     )
 
 
-def _start() -> subprocess.Popen[str]:
+def start(module: str = "rebuild") -> subprocess.Popen[str]:
     """Starts the process in a new session, so that Ctrl-C in the terminal does not reach it.
 
     With -P its `sys.path` does not begin with the working directory, where the user's files are.
+
+    Args:
+        module: of `runback.model`, whose `main` answers the task.
     """
     here = str(Path(__file__).resolve().parents[2])
-    code = (
-        f"import sys; sys.path.append({here!r}); from runback.model import rebuild; rebuild.main()"
-    )
+    code = f"import sys; sys.path.append({here!r}); from runback.model import {module}; {module}.main()"
     return subprocess.Popen(
         [sys.executable, "-P", "-c", code],
         stdin=subprocess.PIPE,
@@ -201,7 +199,42 @@ def _start() -> subprocess.Popen[str]:
     )
 
 
+def ask(process: subprocess.Popen[str], folder: Path, inputs: Any) -> dict[str, Any]:
+    """The fields of what a process from `start` has computed with a model folder.
+
+    Args:
+        process: which ends with its answer.
+        folder: a model folder.
+        inputs: tensors, also in dicts and lists, on the CPU.
+
+    Raises:
+        RebuildError: the process has ended without an answer, or the model cannot be used.
+    """
+    with tempfile.TemporaryDirectory(prefix="runback-") as temporary:
+        torch.save(inputs, Path(temporary) / "features.pt")
+        task = {"folder": str(folder.absolute()), "files": temporary}
+        text = json.dumps({**task, "threads": torch.get_num_threads()})
+        answer, _ = process.communicate(text)
+        if process.returncode:
+            raise RebuildError(f"its process has ended with code {process.returncode}")
+        if answer:
+            raise RebuildError(answer)
+        found: dict[str, Any] = load_tensors(Path(temporary) / "predicted.pt")
+        return found
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    """Ends a process from `start`."""
+    with process:  # closes its pipes and waits for it
+        process.kill()
+
+
 def main() -> None:
+    """The process of a training's model."""
+    answer_task(rebuilt)
+
+
+def answer_task(compute: Callable[[Path, Any], Any]) -> None:
     """Reads one task as JSON from standard input; writes an error, if any, to standard output."""
     answer = os.dup(1)
     os.dup2(2, 1)  # what user code prints
@@ -212,10 +245,10 @@ def main() -> None:
     files = Path(task["files"])
     os.chdir(files)
     torch.set_num_threads(task["threads"])
-    features = load_tensors(files / "features.pt")
+    inputs = load_tensors(files / "features.pt")
     try:
         with refusing_exits("the model"):
-            torch.save(vars(rebuilt(Path(task["folder"]), features)), files / "predicted.pt")
+            torch.save(vars(compute(Path(task["folder"]), inputs)), files / "predicted.pt")
     except RunbackError as error:
         os.write(answer, str(error).encode())
     os._exit(0)  # the interpreter's end takes half a second, for which the training would wait

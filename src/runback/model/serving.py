@@ -19,6 +19,8 @@ from runback.columns.tensors import frame_to_tensor
 from runback.errors import DataError
 from runback.model.batched_forward import batched_forward
 from runback.model.digests import verify_digests
+from runback.model.own_serving import OwnPredictor
+from runback.model.own_spec import is_own, load_own
 from runback.model.raw_columns import accept_raw_columns
 from runback.model.samples import samples_to_tensor
 from runback.model.spec import ModelSpec, load_built
@@ -114,7 +116,7 @@ class Predictor:
         return batched_forward(self.module, x)
 
 
-def _load_pyfunc(data_path: str) -> Predictor:
+def _load_pyfunc(data_path: str) -> Predictor | OwnPredictor:
     """The entry point of mlflow.pyfunc (`loader_module`).
 
     Raises:
@@ -125,6 +127,16 @@ def _load_pyfunc(data_path: str) -> Predictor:
     package = Path(__file__).resolve().parents[1]
     if package.parents[1] == folder.parents[1]:  # not if runback is installed and imported
         verify_digests(package, "the model's copy of runback", ignored="__pycache__")
-    built = load_built(folder)
+    predictor = _of_own_loop(folder) if is_own(folder) else _of_table(folder)
     accept_raw_columns()
+    return predictor
+
+
+def _of_table(folder: Path) -> Predictor:
+    built = load_built(folder)
     return Predictor(built.module, built.spec)
+
+
+def _of_own_loop(folder: Path) -> OwnPredictor:
+    own = load_own(folder)
+    return OwnPredictor(own.module, own.spec)

@@ -248,15 +248,16 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(state_dict, folder / STATE_FILE)
-    _write_json(folder / SPEC_FILE, built.spec.as_json())
+    write_json(folder / SPEC_FILE, built.spec.as_json())
     example = {"columns": built.spec.features, "data": rows}
-    _write_json(folder / EXAMPLE_FILE, example)
+    write_json(folder / EXAMPLE_FILE, example)
     if built.user_class is not None:
         copy_sources([built.user_class], folder / SOURCE_FOLDER)
     return write_digests(folder)
 
 
-def _write_json(file: Path, value: dict[str, Any]) -> None:
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Writes a file of a model folder."""
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

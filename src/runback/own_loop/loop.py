@@ -121,6 +121,11 @@ class Loop:
         self._inside: _Inside | None = None
         self._batches: OrderedBatches | None = None
 
+    @property
+    def reached(self) -> int:
+        """Completed epochs or steps, with the one that is being trained."""
+        return self.place.done + self._is_begun
+
     def keep(self, objects: Mapping[str, Stateful]) -> None:
         """Adds objects to the checkpoints; see `OwnRun.keep`.
 

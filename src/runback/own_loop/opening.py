@@ -33,6 +33,7 @@ class Request:
         fork: the run from which a new one is forked; empty for none.
         at: the epoch or step at which it is; None for its newest checkpoint.
         script: how this program was started.
+        register: the default name of registered models.
         checkpointing: its settings.
         loop: its settings.
     """
@@ -44,6 +45,7 @@ class Request:
     fork: str
     at: int | None
     script: ScriptStart
+    register: str
     checkpointing: Checkpointing
     loop: Settings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -14,11 +14,13 @@ from runback.open_run.run import Run
 from runback.own_loop.files import keep_figure, keep_file
 from runback.own_loop.loop import EPOCHS, STEPS, Loop, Place
 from runback.own_loop.opening import Opened, Request, open_run
+from runback.own_loop.registering import Registration, register
 from runback.own_loop.values import numbers, require_tag
 from runback.stateful import Stateful
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import nn
 
 
 class OwnRun:
@@ -183,6 +185,43 @@ class OwnRun:
         """
         require_tag(name, str(value))
         self._run.journal.post("tags", tags={name: str(value)})
+
+    def register(
+        self,
+        module: nn.Module,
+        *,
+        example: Any,
+        name: str | None = None,
+        args: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Registers a module as it is now, so that the run's ID gives it back.
+
+        The model is the state_dict, the source of the module's class and the arguments of its
+        constructor as JSON; no pickle. It is built from these, the code of your own class in a new
+        process, and its output for the example is compared bit for bit on the CPU. The module itself
+        is not changed. The same weights are registered once, however often this is called.
+
+        Args:
+            module: of a class at the top of a file, a script or a notebook, or of torch.nn (also
+                `nn.Sequential` and other containers of such modules).
+            example: an input: a tensor, an array or a frame `[n, ...]`, with which `predict` and
+                `mlflow.pyfunc` take the same, with any n; or a tuple of positional or a dict of
+                keyword arguments, for `load_model` only.
+            name: of the registered model; by default that of `runback.run(register=)`, or the run's.
+                "none" logs the model without registering it.
+            args: the arguments of the constructor, by name, in values of JSON; by default the
+                attributes of the same names, or the constructor's defaults.
+
+        Raises:
+            UsageError: no loop has begun.
+            ModelError: no module, example or name that can be registered, or arguments are missing.
+            RebuildError: the module that was built from the files returns something else.
+        """
+        loop = self._loop
+        if not loop.kind:
+            raise UsageError("register: use it in the loop or after it")
+        name = self._request.register if name is None else name
+        register(self._run, Registration(module, example, args, name, loop.reached))
 
     @property
     def _entered(self) -> Opened:

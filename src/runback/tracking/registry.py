@@ -325,7 +325,9 @@ def _copy_code(folder: Path) -> Path:
     return target
 
 
-def _signature(spec: dict[str, Any]) -> ModelSignature:
+def _signature(spec: dict[str, Any]) -> ModelSignature | None:
+    if _is_own(spec):
+        return _own_signature(spec)
     inputs = _samples(spec) or Schema([_input(column) for column in _columns(spec)])
     kinds = _output_types(spec)
     names = spec["targets"] if len(kinds) > 1 else [None]
@@ -351,7 +353,38 @@ def _samples(spec: dict[str, Any]) -> Schema | None:
     return Schema([TensorSpec(np.dtype(spec["dtype"]), (-1, *shape))]) if shape else None
 
 
-def _example(folder: Path, spec: dict[str, Any]) -> pd.DataFrame | npt.NDArray[Any]:
+def _is_own(spec: dict[str, Any]) -> bool:
+    """Whether a model was registered from an own loop (`runback.model.own_spec`)."""
+    return "structure" in spec
+
+
+def _own_signature(spec: dict[str, Any]) -> ModelSignature | None:
+    """What the example of an own loop says; None if the model takes several inputs."""
+    inputs, row = spec["inputs"], spec["outputs"]
+    if inputs["kind"] == "several" or row is None:
+        return None
+    if not inputs["columns"]:
+        given = Schema([TensorSpec(np.dtype(inputs["dtype"]), (-1, *inputs["shape"]))])
+        return ModelSignature(inputs=given)
+    given = Schema([ColSpec(DataType.double, name) for name in inputs["columns"]])
+    names = spec["targets"]
+    kind = DataType.double if inputs["dtype"] == "float64" else DataType.float
+    outputs = Schema([ColSpec(kind, name if len(names) > 1 else None) for name in names])
+    return ModelSignature(inputs=given, outputs=outputs if names else None)
+
+
+def _own_example(folder: Path, spec: dict[str, Any]) -> pd.DataFrame | npt.NDArray[Any] | None:
+    rows = json.loads((folder / "example.json").read_text(encoding="utf-8"))
+    if _own_signature(spec) is None:
+        return None
+    if columns := rows["columns"]:
+        return pd.DataFrame(rows["data"], columns=columns).astype("float64")
+    return np.array(rows["data"], dtype=spec["inputs"]["dtype"])
+
+
+def _example(folder: Path, spec: dict[str, Any]) -> pd.DataFrame | npt.NDArray[Any] | None:
+    if _is_own(spec):
+        return _own_example(folder, spec)
     rows = json.loads((folder / "example.json").read_text(encoding="utf-8"))
     if spec.get("shape"):
         return np.array(rows["data"], dtype=spec["dtype"])

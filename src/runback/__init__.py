@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from runback import processes as _processes  # noqa: F401  reads the folder before a program changes it
 from runback.errors import (
     CheckpointError,
     ConfigError,
@@ -105,8 +106,6 @@ _MODULES = {
     "sync": "runback.commands.sync",
     "load_model": "runback.commands.load",
 }
-
-importlib.import_module("runback.processes")  # reads the working directory: a program may change it
 
 
 # Public modules, which import a framework.

@@ -259,7 +259,7 @@ def test_what_a_run_cannot_do_is_said(registered: Registered, use: Any, text: st
 
 
 @pytest.fixture(scope="module")
-def open_run(place: str) -> Iterator[OwnRun]:
+def open_run(registered: Registered) -> Iterator[OwnRun]:
     with runback.run("second") as run:
         for _ in run.epochs(1):
             yield run

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import runback
 from conftest import PROGRAMS, ROOT
 from pages import PAGES, RUN, SHOWN, as_script, blocks
 from runback import cli
@@ -124,10 +125,17 @@ def text_of(page: Path) -> str:
 
 def test_the_docs_have_every_command_and_option(built: Path) -> None:
     text = text_of(built / "commands.html") + text_of(built / "options.html")
+    shown = set(re.findall(r"--[\w-]+", text))
     parsers = cli.build_parser()._subparsers
     assert parsers is not None
     for command, parser in parsers._group_actions[0].choices.items():  # type: ignore[union-attr]
         assert f"runback {command}" in text
         options = set(re.findall(r"--[\w-]+", parser.format_help())) - {"--help"}
-        shown = set(re.findall(r"--[\w-]+", text))
         assert {option.replace("_", "-") for option in options} <= shown, command
+
+
+def test_the_docs_have_every_public_name(built: Path) -> None:
+    page = (built / "api.html").read_text(encoding="utf-8")
+    anchors = set(re.findall(r'id="(runback\.[\w.]+)"', page))
+    for name in runback.__all__:
+        assert {f"runback.{name}", f"runback.errors.{name}"} & anchors, name

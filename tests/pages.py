@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 from conftest import ROOT
 
@@ -22,7 +23,7 @@ RUN = {"python", "sh", "console"}
 SHOWN = {"text", "toml", "json", "diff", "yaml"}
 # Directives that are no code blocks.
 OTHERS = {"command", "options", "toctree", "include", "eval-rst"}
-_FENCE = re.compile(r"^```([^\n`]+)\n(.*?)^```$\n?(<!-- not run)?", re.M | re.S)
+_FENCE = re.compile(r"^( *)```([^\n`]+)\n(.*?)^\1```$\n?(<!-- not run)?", re.M | re.S)
 _OPTION = re.compile(r":([\w-]+): *(.*)\n")
 
 
@@ -51,7 +52,7 @@ class Block:
 def blocks(page: Path) -> list[Block]:
     """The code blocks of a page, in order."""
     found = _FENCE.findall(page.read_text(encoding="utf-8"))
-    read = [_block(info.strip(), text, bool(comment)) for info, text, comment in found]
+    read = [_block(info.strip(), dedent(text), bool(mark)) for _, info, text, mark in found]
     return [block for block in read if block.kind not in OTHERS]
 
 

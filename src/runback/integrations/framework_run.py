@@ -50,7 +50,7 @@ class FrameworkRun:
         name: of a new run.
         key: the newest unfinished run with this key in the experiment is resumed, and a new run gets
             it; by default RUNBACK_KEY.
-        resume: ID of the run to resume; by default MLFLOW_RUN_ID.
+        resume: ID of the run to resume; by default RUNBACK_RUN_ID, else MLFLOW_RUN_ID.
         experiment: of the run, created if missing; by default the one of the environment.
 
     Raises:
@@ -163,7 +163,8 @@ class FrameworkRun:
         self._id = run.id
         remember_start(run.id, this_start())
         seen = run.seen()
-        say(f"run {run.id}{' is resumed' * opened.is_resumed}" + (f": see it {seen}" * bool(seen)))
+        what = f"run {run.id} is resumed" if opened.is_resumed else f"run {run.id}"
+        say(f"{what}: see it {seen}" if seen else what)
         self._recorded = run.journal.reached()
         self._files = self._files or CheckpointFiles(run)
 

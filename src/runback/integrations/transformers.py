@@ -54,7 +54,7 @@ class RunbackCallback(TrainerCallback):
         name: of a new run.
         key: the newest unfinished run with this key in the experiment is resumed, and a new run gets
             it; by default RUNBACK_KEY.
-        resume: ID of the run to resume; by default MLFLOW_RUN_ID.
+        resume: ID of the run to resume; by default RUNBACK_RUN_ID, else MLFLOW_RUN_ID.
         experiment: of the run, created if missing; by default the one of the environment.
         checkpoints: whether the folders of checkpoints become artifacts.
 

@@ -25,6 +25,7 @@ LONG = {
     "test_a_row_longer_than_a_read_block_is_read",
     "test_a_run_killed_in_its_first_moment_can_be_whole",
     "test_a_signal_in_fit_ends_the_run_as_killed[int]",
+    "test_a_run_of_mlflow_run_differs_in_one_option",
     "test_a_training_needs_fewer_than_64_open_files[resume]",
     "test_an_older_folder_put_back_resumes_to_equal_bits",
     "test_faults_at_any_time_leave_whole_runs",

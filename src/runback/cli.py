@@ -603,7 +603,16 @@ def _run(argv: list[str]) -> int:
         return EXIT_DONE
     function: Callable[[argparse.Namespace], int] = options.function
     with results_apart():
+        _mark_launch(argv[0], getattr(options, "run", ""))
         return function(options)
+
+
+def _mark_launch(command: str, run: str) -> None:
+    """Describes the run of `mlflow run -e COMMAND`, whose RUN may be several."""
+    if os.environ.get("MLFLOW_RUN_ID"):
+        from runback.commands.launch import mark_launch
+
+        mark_launch(command, run if len(_names(run)) == 1 else "")
 
 
 @contextmanager

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 from typing import Any
 
 from runback.config import FIELDS, TrainConfig, parse
-from runback.errors import ConfigError, UsageError
+from runback.errors import ConfigError, RunbackError, UsageError
 from runback.tracking.record import RunRecord
 
+_TRAINING = ("train", "resume", "fork", "reproduce")
 # Set by `runback resume` for the script that it starts.
 RUN_VARIABLE = "RUNBACK_RUN_ID"
 
@@ -22,6 +24,25 @@ def run_to_continue() -> str:
 def launch_id() -> str:
     """The run ID in MLFLOW_RUN_ID; empty if it is not set."""
     return os.environ.get("MLFLOW_RUN_ID", "")
+
+
+def mark_launch(command: str, run: str) -> None:
+    """Describes the run that `mlflow run -e COMMAND` has created, nested under RUN if there is one.
+
+    Nothing is done for commands that train in that run, and for a run of another program that is in
+    MLFLOW_RUN_ID. Errors are reported by the command itself.
+    """
+    if not launch_id() or command in _TRAINING:
+        return
+    from runback.tracking.connection import connect  # imports mlflow
+    from runback.tracking.describe_run import is_launch, nest_launch
+    from runback.tracking.find_run import find_run
+
+    with contextlib.suppress(RunbackError):
+        client = connect()
+        if is_launch(client, launch_id(), command):
+            parent = find_run(client, run).run_id if run else ""
+            nest_launch(client, launch_id(), parent, command)
 
 
 def require_adoptable(record: RunRecord, config: TrainConfig) -> None:

@@ -18,6 +18,7 @@ from runback.storage.lease import lease
 from runback.tracking import tags
 from runback.tracking.connection import request
 from runback.tracking.messages import DatasetPart, RunDescription
+from runback.tracking.notes import note_tags
 
 
 def describe_run(client: MlflowClient, run_id: str, description: RunDescription) -> None:
@@ -59,14 +60,33 @@ def complete_description(client: MlflowClient, run_id: str, description: RunDesc
 
 
 def nest_launch(client: MlflowClient, launch_id: str, run_id: str, command: str) -> None:
-    """Nests the run created by `mlflow run -e COMMAND` under the run that the command continues."""
-    new_tags = {
-        "mlflow.parentRunId": run_id,
-        tags.RUN_NAME: f"{command} of {run_id[:8]} (launch only)",
-        tags.LAUNCH: command,
-    }
+    """Names and describes the run created by `mlflow run -e COMMAND`, which has no training.
+
+    A name that the user has given and a note are kept.
+
+    Args:
+        client: of the store.
+        launch_id: of that run.
+        run_id: of the run that the command is about, under which it is nested; empty if there is none.
+        command: the name.
+    """
+    what = f"run {launch_id}"
+    run = request(what, lambda: client.get_run(launch_id))
+    about = f" of {run_id[:8]}" if run_id else ""
+    text = f"`mlflow run -e {command}`{about}: a command without a training of its own"
+    new_tags = {tags.LAUNCH: command, **note_tags(run.data.tags, text)}
+    if run_id:
+        new_tags["mlflow.parentRunId"] = run_id
+    if _is_generated(run.info.run_name or ""):
+        new_tags[tags.RUN_NAME] = f"{command}{about} (launch only)"
     entries = [RunTag(key, value) for key, value in new_tags.items()]
-    request(f"run {launch_id}", lambda: client.log_batch(launch_id, tags=entries))
+    request(what, lambda: client.log_batch(launch_id, tags=entries))
+
+
+def is_launch(client: MlflowClient, launch_id: str, command: str) -> bool:
+    """Whether a run was created by `mlflow run -e COMMAND`, and not by another program."""
+    run = request(f"run {launch_id}", lambda: client.get_run(launch_id))
+    return bool(run.data.tags.get(tags.ENTRY_POINT) == command and tags.CONFIG not in run.data.tags)
 
 
 def _log(client: MlflowClient, run_id: str, description: RunDescription) -> None:

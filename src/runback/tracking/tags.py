@@ -13,6 +13,7 @@ DATA_PATH: Final = "runback.data_path"
 DATA_FINGERPRINT: Final = "runback.data_fingerprint"
 # On a run, of MLflow's
 RUN_NAME: Final = "mlflow.runName"
+ENTRY_POINT: Final = "mlflow.project.entryPoint"  # the command of `mlflow run -e`
 NOTE: Final = "mlflow.note.content"
 # On an experiment, of MLflow's: a saved view, whose ID is that of `links.VIEW`
 VIEW: Final = "mlflow.sharedViewState.runback"

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from runback.commands.stored_data import stored_table
-from runback.config import TrainConfig, own_references, parse_all
+from runback.config import EXAMPLE_DATA, TrainConfig, own_references, parse_all
 from runback.data.files import is_dataset, is_object
 from runback.errors import ConfigError, DataError, ModelError, TrackingError, TrustError
 from runback.storage.trust import known_in
@@ -154,6 +154,8 @@ def _shown(text: str) -> str:
 
 def _exists(data: str) -> bool:
     """Whether the file of a table or of a user-defined dataset exists."""
+    if data == EXAMPLE_DATA:
+        return True
     try:
         file = data.rpartition(":")[0] if is_dataset(data) else data
         return Path(file).expanduser().is_file()

@@ -6,8 +6,11 @@ import re
 import stat
 from pathlib import Path
 
+from runback.config import EXAMPLE_DATA
 from runback.errors import DataError
 
+# The copy of the example's table for a folder that does not have it.
+PACKAGED_EXAMPLE = Path(__file__).with_name("non_linear.csv")
 COMPRESSED = (".gz", ".zst")
 OBJECT = "object of "
 _DATASET = re.compile(r".+\.py:\w+|[A-Za-z_][\w.]*:\w+")
@@ -35,7 +38,7 @@ def data_name(file: Path) -> str:
 
 
 def existing(path: str | Path) -> Path:
-    """Resolves a path, with `~` expanded, to a non-empty file.
+    """Resolves a path, with `~` expanded, to a non-empty file; that of the example always exists.
 
     Raises:
         DataError: no such file, a folder, a pipe or device, or an empty file.
@@ -46,6 +49,8 @@ def existing(path: str | Path) -> Path:
         file = Path(path).expanduser()
         status = file.stat()
     except FileNotFoundError:
+        if str(path) == EXAMPLE_DATA:
+            return PACKAGED_EXAMPLE
         raise DataError(f"{path}: no such file") from None
     except OSError as error:
         raise DataError(f"{path}: {error.strerror}") from None

@@ -18,11 +18,12 @@ from runback.columns.label import LabelColumn
 from runback.columns.number import NotANumberError
 from runback.columns.tensors import require_columns
 from runback.config import TrainConfig
+from runback.console.progress import tell
 from runback.data.choose import choose_columns, choose_kinds, without_ignored
 from runback.data.classes import encode_classes, fit_classes
 from runback.data.csv_format import CsvFormat
 from runback.data.encode import example_rows, fit_columns, fit_labels
-from runback.data.files import existing, is_dataset
+from runback.data.files import PACKAGED_EXAMPLE, existing, is_dataset
 from runback.data.missing_targets import REFUSE, rows_with_targets
 from runback.data.raw import RawTable, Wanted, read_raw
 from runback.data.readers import column_names
@@ -186,6 +187,8 @@ def _wanted(
 ) -> tuple[Wanted, dict[str, str]]:
     """The columns to read, and the kinds that the options give them."""
     file = existing(config.data)
+    if file == PACKAGED_EXAMPLE:
+        tell(f"{config.data}: is not in this folder; the copy that comes with runback is used")
     names = column_names(file, form)
     rule = config.split_rule
     others = (rule.column,) if rule.column else ()

@@ -34,6 +34,7 @@ LONG = {
     "test_a_resume_renames_and_has_one_best_a_step",
     "test_a_resume_waits_for_a_stopped_old_courier",
     "test_a_row_longer_than_a_read_block_is_read",
+    "test_a_run_is_reproduced_from_its_commit",
     "test_a_run_killed_in_its_first_moment_can_be_whole",
     "test_a_run_of_images_resumes_and_reproduces",
     "test_a_run_of_mlflow_run_differs_in_one_option",

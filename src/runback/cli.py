@@ -236,7 +236,8 @@ def _export(options: argparse.Namespace) -> int:
 def _reproduce(options: argparse.Namespace) -> int:
     _check_stored(options.run)
     with quietly(_truth("quiet", options.quiet)):
-        result = runback.reproduce(options.run, _trusts(options))
+        checkout = _truth("checkout", options.checkout)
+        result = runback.reproduce(options.run, _trusts(options), checkout)
     _print_json(result)
     return EXIT_DONE if result.equal else EXIT_FAILED
 
@@ -462,7 +463,12 @@ COMMANDS = (
     Command(
         "reproduce",
         "train RUN again and compare point by point; prints JSON",
-        (RUN, QUIET_SWITCH, TRUST),
+        (
+            RUN,
+            _switch("checkout", "train in a git worktree of the recorded commit and changes"),
+            QUIET_SWITCH,
+            TRUST,
+        ),
         _reproduce,
     ),
     Command(

@@ -14,6 +14,7 @@ from runback import __version__
 GIT_SECONDS = 10.0
 # A longer patch is truncated, with a note at its end.
 MAX_PATCH_BYTES = 5_000_000
+TRUNCATED = b"\n[cut off by runback]\n"
 
 
 def versions() -> dict[str, str]:
@@ -40,7 +41,7 @@ def write_environment(folder: Path, cwd: Path) -> list[Path]:
     ]
     patch = _git(cwd, "diff", "HEAD", "--no-ext-diff", "--no-color")
     if patch:
-        cut = b"\n[cut off by runback]\n" if len(patch) > MAX_PATCH_BYTES else b""
+        cut = TRUNCATED if len(patch) > MAX_PATCH_BYTES else b""
         (folder / "uncommitted.patch").write_bytes(patch[:MAX_PATCH_BYTES] + cut)
         written.append(folder / "uncommitted.patch")
     return written

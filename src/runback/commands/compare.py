@@ -6,13 +6,14 @@ import contextlib
 import hashlib
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from runback.commands.recorded import config_of
 from runback.commands.show import RunDetails, details_of
+from runback.commands.versions import COMMIT, Differences, differing, versions_of
 from runback.errors import RunbackError, TrackingError, UsageError
 from runback.storage.atomic import sha256_of
 from runback.tracking import artifacts
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
 DIGITS = 12  # shown of a digest
 # They name a run or its data, which is compared by its content.
 NOT_COMPARED = ("name", "data")
-VERSIONS = "environment/versions.json"
-COMMIT = "git_commit"
-
-# Values as text, in the order of the runs, by name.
-Differences = dict[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -91,8 +87,8 @@ def compare(*runs: str, data: str | None = None, trust: bool = False) -> Compari
     ranking, reason = _ranked(details, rows, data, trust)
     return Comparison(
         runs=tuple(details),
-        options=_differing([_options(record) for record in records]),
-        data=_differing([_data(*found) for found in zip(records, details, rows, strict=True)]),
+        options=differing([_options(record) for record in records]),
+        data=differing([_data(*found) for found in zip(records, details, rows, strict=True)]),
         **_environments(client, records),
         ranking=ranking,
         not_ranked=reason,
@@ -155,7 +151,7 @@ def _test_rows(client: MlflowClient, record: RunRecord) -> str:
 
 
 def _environments(client: MlflowClient, records: Sequence[RunRecord]) -> dict[str, Differences]:
-    versions = [_versions(client, record.run_id) for record in records]
+    versions = [versions_of(client, record.run_id) for record in records]
     code = [
         {
             "commit": found.pop(COMMIT, "")[:DIGITS],
@@ -164,17 +160,7 @@ def _environments(client: MlflowClient, records: Sequence[RunRecord]) -> dict[st
         }
         for found, record in zip(versions, records, strict=True)
     ]
-    return {"code": _differing(code), "versions": _differing(versions)}
-
-
-def _versions(client: MlflowClient, run_id: str) -> dict[str, str]:
-    try:
-        found = artifacts.read_json(client, run_id, VERSIONS)
-    except TrackingError:  # killed before it was delivered
-        return {}
-    if not isinstance(found, dict):
-        return {}
-    return {str(name): str(text or "") for name, text in found.items()}
+    return {"code": differing(code), "versions": differing(versions)}
 
 
 def _digest(client: MlflowClient, run_id: str, folder: str, ending: str) -> str:
@@ -190,10 +176,3 @@ def _digest(client: MlflowClient, run_id: str, folder: str, ending: str) -> str:
         text = json.dumps([[str(file.relative_to(local)), sha256_of(file)] for file in files])
         return hashlib.sha256(text.encode()).hexdigest()[:DIGITS] if files else ""
     return ""
-
-
-def _differing(values: Sequence[Mapping[str, str]]) -> Differences:
-    """The values that are not the same in all runs."""
-    names = dict.fromkeys(name for found in values for name in found)
-    rows = {name: tuple(found.get(name, "") for found in values) for name in names}
-    return {name: texts for name, texts in rows.items() if len(set(texts)) > 1}

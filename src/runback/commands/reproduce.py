@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from dataclasses import dataclass
+import json
+import sys
+import tempfile
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
+from runback.commands.checkout import checked_out, run_to_end
 from runback.commands.fork_point import ForkPoint
 from runback.commands.load import Loaded, loading, own_source, stored_file
 from runback.commands.recorded import (
@@ -20,14 +24,18 @@ from runback.commands.recorded import (
     with_data,
 )
 from runback.commands.train import run_training
+from runback.commands.versions import Differences, differing, versions_of
 from runback.config import TrainConfig, own_references
+from runback.console.progress import is_quiet, say, tell
 from runback.data.table import fingerprint_of
-from runback.errors import TrackingError, UsageError
+from runback.decoding import decode
+from runback.errors import RunbackError, TrackingError, UsageError
 from runback.model.spec import SOURCE_FOLDER
 from runback.open_run.forking import FORK, Start
 from runback.storage.checkpoints import checkpoint_name, manifest_name
 from runback.tracking import tags
 from runback.tracking.client import CourierClient
+from runback.tracking.connection import public_uri
 from runback.tracking.points import published_points
 from runback.training.optimizers import schedule_args
 from runback.training.setup import dtype_of
@@ -61,7 +69,11 @@ class ReproductionResult:
         reproduction: the new run's ID.
         equal: whether all points and all weights are equal.
         points: number of compared points.
-        first_difference: None if all points are equal.
+        first_difference: the first epoch and the values at which the two part; None if all points are
+            equal.
+        versions: those that differ, of the run and of its reproduction, and likewise the machine and
+            the git commit.
+        checkout: the commit whose code was used; empty for the code that is there.
     """
 
     run_id: str
@@ -70,23 +82,28 @@ class ReproductionResult:
     points: int
     weights_equal: bool
     first_difference: Difference | None
+    versions: Differences = field(default_factory=dict)
+    checkout: str = ""
 
     def as_json(self) -> dict[str, Any]:
         """The fields as JSON values."""
         return dataclasses.asdict(self)
 
 
-def reproduce(run: str, trust: bool = False) -> ReproductionResult:
+def reproduce(run: str, trust: bool = False, checkout: bool = False) -> ReproductionResult:
     """Trains a new run from RUN's recorded configuration and code, and compares the two.
 
     The new run is tagged `runback.reproduction_of`; it logs its model, but registers no version.
 
     Args:
         run: RUN in any of its forms; it must be FINISHED.
-        trust: as in `load_model`.
+        trust: as in `load_model`; with `checkout` also for the commit and the changes.
+        checkout: train in another process, in a git worktree of the recorded commit with the recorded
+            uncommitted changes. The working directory must be in the repository. A commit outside
+            the history of HEAD and changes that are not known on this machine need `trust`.
 
     Raises:
-        UsageError: the run is not FINISHED.
+        UsageError: the run is not FINISHED, or there is no such commit here.
         DataError: the run's table has changed.
         TrackingError: the server is unreachable, or the new run was not delivered completely.
         RunNotFoundError, TrustError, ModelError, CheckpointError: as in `load_model`.
@@ -98,9 +115,77 @@ def reproduce(run: str, trust: bool = False) -> ReproductionResult:
                 f"run {loaded.record.run_id} is {loaded.record.status}; only a FINISHED run can be "
                 "reproduced"
             )
-        new_id = _trained_again(loaded)
-        with loading(new_id) as again:
-            return _comparison(loaded, again)
+        result = _in_checkout(loaded, trust) if checkout else _here(loaded)
+        ids = loaded.record.run_id, result.reproduction
+        versions = differing([versions_of(loaded.client, run_id) for run_id in ids])
+    result = dataclasses.replace(result, versions=versions)
+    if not result.equal:
+        say(_difference_in_words(result))
+    return result
+
+
+def _here(loaded: Loaded) -> ReproductionResult:
+    new_id = _trained_again(loaded)
+    with loading(new_id) as again:
+        return _comparison(loaded, again)
+
+
+def _in_checkout(loaded: Loaded, trust: bool) -> ReproductionResult:
+    """The result of the same command in a checkout of the recorded commit.
+
+    Raises:
+        RunbackError: it has ended without a result; its message is printed, its exit code is that of
+            the error.
+    """
+    run_id = loaded.record.run_id
+    with (
+        checked_out(loaded.client, run_id, trust) as place,
+        tempfile.TemporaryFile("w+", encoding="utf-8") as output,
+    ):
+        tell(f"training in a worktree of commit {place.commit}")
+        environment = place.environment(public_uri(loaded.client.tracking_uri))
+        command = [sys.executable, "-m", "runback", "reproduce", run_id]
+        command += ["--trust"] * trust + ["--quiet"] * is_quiet()
+        code = run_to_end(command, place.folder, environment, output.fileno())
+        output.seek(0)
+        found = _parsed(output.read())
+    if found is None:
+        error = RunbackError(
+            f"the reproduction in commit {place.commit} has ended with exit code {code}; see above"
+        )
+        error.exit_code = max(code, 1)  # negative: it was killed
+        raise error
+    return dataclasses.replace(found, checkout=place.commit)
+
+
+def _parsed(text: str) -> ReproductionResult | None:
+    """The result that a process has printed; None if there is none."""
+    try:
+        found: Any = decode(json.loads, text)
+        first = found["first_difference"]
+        return ReproductionResult(
+            run_id=str(found["run_id"]),
+            reproduction=str(found["reproduction"]),
+            equal=bool(found["equal"]),
+            points=int(found["points"]),
+            weights_equal=bool(found["weights_equal"]),
+            first_difference=None if first is None else Difference(**first),
+        )
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _difference_in_words(result: ReproductionResult) -> str:
+    first, pairs = result.first_difference, result.versions.items()
+    where = "all points are equal, but not the weights"
+    if first is not None:
+        where = f"{first.metric} of epoch {first.epoch} was {first.run} and is {first.again}"
+    versions = "; ".join(
+        f"{name}: {one or 'none'}, now {now or 'none'}" for name, (one, now) in pairs
+    )
+    return f"not reproduced: {where}; " + (
+        f"different {versions}" if versions else "no other version"
+    )
 
 
 def _trained_again(loaded: Loaded) -> str:

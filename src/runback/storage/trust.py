@@ -133,7 +133,7 @@ def require_trust(folder: Path, what: str, trust: bool) -> None:
     source = source_in(folder)
     if is_known(source):
         return
-    if not (trust or _trusts_all()):
+    if not (trust or trusts_all()):
         raise TrustError(
             f"{what} is code that was neither trained with nor trusted on this machine "
             f"({source.describe()}); read its artifacts in source/, then give --trust true "
@@ -143,7 +143,12 @@ def require_trust(folder: Path, what: str, trust: bool) -> None:
     remember(source, "trusted")
 
 
-def _trusts_all() -> bool:
+def trusts_all() -> bool:
+    """Whether RUNBACK_TRUST gives consent.
+
+    Raises:
+        ConfigError: it is neither 1 nor 0.
+    """
     text = os.environ.get(TRUST_VARIABLE, "").strip().lower()
     if text not in (*_TRUE, *_FALSE):
         raise ConfigError(f"{TRUST_VARIABLE} {text!r} is neither 1 nor 0")

@@ -35,7 +35,11 @@ def test_a_run_of_mlflow_run_differs_in_one_option(workspace: Workspace) -> None
     same = {"data": table, "epochs": "20", "checkpoint_every": "10"}
     given = [text for name, value in same.items() for text in ("-P", f"{name}={value}")]
     mine = mlflow_run(workspace, *given, "-P", "lr=0.0002", "-P", "quiet=true")
-    other = workspace.train("--lr", "1e-4")
+    options = [text for name, value in same.items() for text in (f"--{name}", value)]
+    other = subprocess.run(
+        [sys.executable, "-m", "runback", "train", *options, "--lr", "1e-4"],
+        env=workspace.env, cwd=ROOT, text=True, capture_output=True, check=True, timeout=SECONDS,
+    ).stdout.strip()  # fmt: skip
     done = workspace.runback("compare", mine, other, "--json")
     found = json.loads(done.stdout)
     assert found["options"] == {"lr": ["0.0002", "0.0001"]}, done.stderr

@@ -12,6 +12,7 @@ from runback.console.progress import say
 from runback.errors import UsageError
 from runback.open_run.run import Run
 from runback.own_loop.files import keep_figure, keep_file
+from runback.own_loop.fluent import active_in_mlflow
 from runback.own_loop.loop import EPOCHS, STEPS, Loop, Place
 from runback.own_loop.opening import Opened, Request, open_run
 from runback.own_loop.registering import Registration, register
@@ -250,6 +251,7 @@ class OwnRun:
             raise UsageError("run: another run is open in this process; end its block first")
         with ExitStack() as stack:
             opened = open_run(self._request, stack)
+            stack.enter_context(active_in_mlflow(opened.run.id))
             self._stack = stack.pop_all()
         self._opened = opened
         self._is_open = OwnRun._is_any_open = True

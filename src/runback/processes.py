@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 # Read at start: `mlflow run` may exit before the training begins.
@@ -18,6 +19,11 @@ def _folder() -> str:
 
 # Read at start, too: a program may change it.
 FOLDER = _folder()
+
+
+def is_interactive() -> bool:
+    """Whether this is an interactive session: a notebook's kernel, IPython or Python's prompt."""
+    return hasattr(sys, "ps1")
 
 
 def is_alive(pid: int) -> bool:

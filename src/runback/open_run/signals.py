@@ -13,7 +13,7 @@ from typing import Any
 
 from runback.console.progress import say_at_once
 from runback.errors import Interrupted
-from runback.processes import PARENT_PID
+from runback.processes import PARENT_PID, is_interactive
 
 CHECK_SECONDS = 0.1
 _STOPPING = (
@@ -25,9 +25,10 @@ class StopSignals:
     """Handles signals and decides when to checkpoint; costs one clock reading per batch.
 
     The first SIGINT, SIGTERM or SIGHUP raises `Interrupted` in the main thread; inside `deferred` it
-    is recorded for the loop instead. A second SIGINT ends the process at once. A SIGTERM after a
-    SIGINT, as sent by `mlflow run`, is ignored. `mlflow run` does not forward signals; under it, the
-    exit of the parent process counts as SIGTERM.
+    is recorded for the loop instead. A second SIGINT ends the process at once; in an interactive
+    session, which may be a notebook's kernel, it raises `Interrupted`. A SIGTERM after a SIGINT, as
+    sent by `mlflow run`, is ignored. `mlflow run` does not forward signals; under it, the exit of the
+    parent process counts as SIGTERM.
 
     Args:
         notify: called once, from the signal handler, at the first signal.
@@ -96,8 +97,10 @@ class StopSignals:
 
     def _handle(self, number: int, _frame: FrameType | None) -> None:
         self._interrupts += number == signal.SIGINT
-        if self._interrupts > 1:
-            os._exit(128 + number)
+        if self._interrupts > 1 and number == signal.SIGINT:
+            if not is_interactive():
+                os._exit(128 + number)
+            raise Interrupted("", number)
         self._receive(number)
 
     def _receive(self, number: int) -> None:

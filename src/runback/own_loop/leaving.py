@@ -1,12 +1,15 @@
-"""The end of a script by an error of ours: one sentence and its exit code."""
+"""The end of a script by an error of ours: one sentence and its exit code; interruptions."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from runback.console.progress import say
 from runback.errors import Interrupted, RunbackError
+from runback.processes import is_interactive
 
 _before = sys.excepthook
 
@@ -18,7 +21,7 @@ def end_with_sentence() -> None:
     interactive session keeps its own.
     """
     global _before
-    if sys.excepthook is not _hook and not hasattr(sys, "ps1"):
+    if sys.excepthook is not _hook and not is_interactive():
         _before, sys.excepthook = sys.excepthook, _hook
 
 
@@ -31,3 +34,14 @@ def _hook(kind: type[BaseException], error: BaseException, trace: TracebackType 
     else:
         say(f"error: {error}")
     raise SystemExit(error.exit_code)
+
+
+@contextmanager
+def saying_how_to_continue() -> Iterator[None]:
+    """Makes an interruption say how the loop of a notebook is continued, which no command can do."""
+    try:
+        yield
+    except Interrupted as error:
+        if error.run_id and is_interactive():
+            error.args = (f"run {error.run_id} was interrupted; run the cell again to continue it",)
+        raise

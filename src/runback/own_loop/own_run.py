@@ -13,6 +13,7 @@ from runback.errors import UsageError
 from runback.open_run.run import Run
 from runback.own_loop.files import keep_figure, keep_file
 from runback.own_loop.fluent import active_in_mlflow
+from runback.own_loop.leaving import saying_how_to_continue
 from runback.own_loop.loop import EPOCHS, STEPS, Loop, Place
 from runback.own_loop.opening import Opened, Request, open_run
 from runback.own_loop.registering import Registration, register
@@ -250,6 +251,7 @@ class OwnRun:
         if OwnRun._is_any_open:
             raise UsageError("run: another run is open in this process; end its block first")
         with ExitStack() as stack:
+            stack.enter_context(saying_how_to_continue())
             opened = open_run(self._request, stack)
             stack.enter_context(active_in_mlflow(opened.run.id))
             self._stack = stack.pop_all()

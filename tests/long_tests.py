@@ -50,6 +50,7 @@ LONG = {
     "test_killed_commands_resume_to_equal_results",
     "test_multiple_regression_converges",
     "test_other_test_rows_need_a_common_table",
+    "test_own_functions_are_those_of_the_run_in_every_command",
     "test_promote_and_reproduce_need_no_file_either",
     "test_promote_and_rollback_through_a_server",
     "test_server_outages_lose_and_slow_nothing",

@@ -244,8 +244,6 @@ def test_a_run_of_own_functions_needs_only_its_id(
     assert len(client.get_metric_history(scripted, "val_worst")) == 3
     scores = runback.evaluate(scripted).scores
     assert scores["worst"] == metrics["test_worst"] > 0
-    assert runback.promote(scripted, metric="worst").score == scores["worst"]
-    assert runback.reproduce(scripted).equal
     assert runback.resume(scripted, epochs=4).run_id == scripted
     assert len(client.get_metric_history(scripted, "val_worst")) == 4
     kept = {file.name for file in (workspace.home(scripted) / "source").iterdir()}
@@ -257,6 +255,16 @@ def test_a_run_of_own_functions_needs_only_its_id(
     with pytest.raises(TrustError, match=r"the loss, metrics, optimizer of run .* --trust true"):
         runback.evaluate(scripted)
     assert runback.evaluate(scripted, trust=True).scores.keys() == scores.keys()
+
+
+def test_own_functions_are_those_of_the_run_in_every_command(scripted: str) -> None:
+    scores = runback.evaluate(scripted).scores
+    assert runback.promote(scripted, metric="worst").score == scores["worst"]
+    assert runback.reproduce(scripted).equal
+    assert runback.fork(scripted, epochs=5).delivered
+    for changed in ({"loss": "extra.py:capped"}, {"optimizer": "extra.py:Signs"}):
+        with pytest.raises(ConfigError, match="a fork cannot change it"):
+            runback.fork(scripted, epochs=5, **changed)
 
 
 def test_a_function_in_a_tag_is_not_imported(

@@ -76,7 +76,7 @@ class RunDir:
 
     @property
     def source(self) -> Path:
-        """The source files of a user-defined module, copied when the run began."""
+        """The source files of the user's own code, copied when the run began."""
         return self.path / "source"
 
     @property

@@ -131,7 +131,7 @@ def test_a_damaged_structure_is_refused(structure: Any, text: str) -> None:
 @pytest.mark.parametrize(
     "entry", ["structure", "own_class", "dtype", "outputs", "inputs", "format"]
 )
-def test_a_damaged_description_is_refused(entry: str) -> None:
+def test_a_damaged_own_description_is_refused(entry: str) -> None:
     inputs = Inputs("array", (), "float32", (3,))
     stored = OwnSpec(structure_of(nn.Linear(3, 1)), "", "float32", inputs, (1,)).as_json()
     assert OwnSpec.from_json(stored).as_json() == stored

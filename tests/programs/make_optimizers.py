@@ -9,7 +9,7 @@ from torch import optim
 
 from runback.config import TrainConfig
 from runback.training.fastpaths import make_update
-from runback.training.optimizers import make_optimizer
+from runback.training.optimizers import make_optimizer, make_schedule
 
 NAMES = ("add_param_group", "state_dict", "load_state_dict")
 CLASSES = (optim.Optimizer, optim.SGD, optim.Adam, optim.AdamW)
@@ -28,5 +28,14 @@ for name in ("sgd", "adam", "adamw"):
     make_update(optimizer)()
     optimizer.load_state_dict(optimizer.state_dict())
     assert weight[0] != 1.0
+for scheduler in ("step", "cosine", "plateau"):
+    config = TrainConfig(data="x.csv", scheduler=scheduler, lr=0.1, epochs=4)
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer = make_optimizer(config, [weight])
+    schedule = make_schedule(config, optimizer)
+    weight.grad = torch.ones(2)
+    make_update(optimizer)()
+    schedule.step(1.0)
+    assert weight[0] != 1.0 and not weight.grad.requires_grad
 assert "torch._dynamo" not in sys.modules, "torch._dynamo was imported"
 assert attributes() == before, "torch's optimizers were changed"

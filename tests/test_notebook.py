@@ -113,8 +113,8 @@ def kernel(place: Path) -> Iterator[Kernel]:
 
 
 def begun(kernel: Kernel, name: str) -> None:
-    """Begins the loop, and waits until its first epoch is recorded."""
-    kernel.begin(f"KEY, PAUSE = {name!r}, 0.5\n{LOOP}")
+    """Begins the loop on a new module, and waits until its first epoch is recorded."""
+    kernel.begin(f"{SETUP}\nKEY, PAUSE = {name!r}, 0.5\n{LOOP}")
     wait_until(lambda: len(kernel.status(name)) == 1 and len(kernel.points(name)) > 0, 60)
 
 

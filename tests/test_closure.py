@@ -26,7 +26,7 @@ FRAME = {"x": [1.0, 5.0, 11.0]}
 def test_rooms_of_the_training_side_do_not_travel() -> None:
     files = travelling_files()
     assert {file.parts[0] for file in files} == {
-        "__init__.py", "columns", "errors.py", "model", "tasks", "user_code.py",
+        "__init__.py", "columns", "errors.py", "model", "processes.py", "tasks", "user_code.py",
     }  # fmt: skip
     packages = {file.parent for file in files}
     assert {package / "__init__.py" for package in packages} <= set(files)

@@ -41,9 +41,10 @@ class Terminal:
         """Starts the program on a terminal of so many columns."""
         handle, other = pty.openpty()
         fcntl.ioctl(other, termios.TIOCSWINSZ, struct.pack("HHHH", 24, width, 0, 0))
+        own = {name: value for name, value in env.items() if name not in ("COLUMNS", "LINES")}
         process = subprocess.Popen(
             [sys.executable, "-m", "runback", *arguments],
-            cwd=folder, env={**env, "TERM": "xterm-256color"}, text=True,
+            cwd=folder, env={**own, "TERM": "xterm-256color"}, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=other,
         )  # fmt: skip
         os.close(other)

@@ -239,5 +239,7 @@ def test_scores_of_samples_are_those_of_their_rows(task: str) -> None:
         ends, difference = interval(rows, other, name), rows.score(name) - other.score(name)
         assert ends.low is not None and ends.high is not None
         assert ends.low < difference < ends.high
-    weighted = replace(rows, loss=lambda output, y: (output - y).sum())
+    weighted = replace(
+        rows, scoring=replace(rows.scoring, loss=lambda output, y: (output - y).sum())
+    )
     assert (weighted.resampled("cost") is None) == (task == "classification")

@@ -99,7 +99,7 @@ def test_a_notebook_is_not_started_again(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor is a later session the way in which a script was started."""
-    monkeypatch.delattr(sys.modules["__main__"], "__file__")
+    monkeypatch.delattr(sys.modules["__main__"], "__file__", raising=False)
     with runback.run("own") as run:
         run.keep(model=nn.Linear(1, 1))
         list(run.epochs(1))

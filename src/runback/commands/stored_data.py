@@ -7,7 +7,7 @@ import shutil
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePath
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from runback.config import TrainConfig
 from runback.data.files import COMPRESSED
@@ -15,7 +15,9 @@ from runback.data.readers import fingerprint
 from runback.errors import ConfigError, DataError, TrackingError
 from runback.limits import artifact_path_problem
 from runback.storage.atomic import make_folder, write_atomically
-from runback.training.setup import TrainingSetup
+
+if TYPE_CHECKING:
+    from runback.training.setup import TrainingSetup
 
 FOLDER = "data"
 # With store_data auto: the largest copy, and the largest file of which one is made.

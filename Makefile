@@ -53,7 +53,7 @@ fuzz: $(DEV)  ## try 100,000 generated tables, options, tags, models, URIs and n
 chaos: $(DEV)  ## run the long campaigns: hundreds of kills, outages and damaged files
 	$(BIN)/python -m pytest -m "chaos or long"
 
-bench: $(DEV)  ## run all benchmarks with the peers: a quarter of an hour
+bench: $(DEV)  ## run all benchmarks with the peers: half an hour
 	tools/install.sh $(VENV) bench
 	$(BIN)/python -m benchmarks
 

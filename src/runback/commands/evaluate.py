@@ -28,6 +28,7 @@ from runback.storage.journal import recorded_keys
 from runback.storage.paths import run_dir
 from runback.tracking.artifacts import read_json
 from runback.tracking.points import log_scores
+from runback.training.scoring import Scoring
 
 if TYPE_CHECKING:
     import pandas as pd  # imported late: it takes half a second
@@ -106,11 +107,17 @@ def score(loaded: Loaded, data: str | None = None) -> EvaluationResult:
     return _scored(loaded, *rows_of(loaded, data))
 
 
-def _scored(loaded: Loaded, x: Tensor, y: Tensor, data: str) -> EvaluationResult:
-    """The scores of rows of a table."""
+def computed(loaded: Loaded, x: Tensor, y: Tensor) -> tuple[Scoring, Tensor, Tensor]:
+    """What scores rows of a table, the module's output for them, and their targets in its dtype."""
     scoring = scoring_of(loaded)
     y = y.to(scoring.task.target_dtype(loaded.spec.torch_dtype))
-    scores = scoring.scores(predict_rows(loaded.module, x), y)
+    return scoring, predict_rows(loaded.module, x), y
+
+
+def _scored(loaded: Loaded, x: Tensor, y: Tensor, data: str) -> EvaluationResult:
+    """The scores of rows of a table."""
+    scoring, output, y = computed(loaded, x, y)
+    scores = scoring.scores(output, y)
     return EvaluationResult(loaded.record.run_id, loaded.epoch, data, len(x), scores)
 
 

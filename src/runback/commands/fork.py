@@ -36,7 +36,7 @@ from runback.data.files import object_name
 from runback.decoding import decode
 from runback.errors import ConfigError, TrackingError, UsageError
 from runback.open_run.forking import changes_text, find_start
-from runback.open_run.keys import holding_key, key_of, unfinished_run
+from runback.open_run.keys import earlier_run, holding_key, key_of
 from runback.storage.paths import RunDir, run_dir
 from runback.tasks import by_loss
 from runback.tracking.client import CourierClient
@@ -106,9 +106,8 @@ def run_fork(
     key, place = key_of(options.get("key") or None), record.experiment_id
     options |= {"key": key} if key else {}
     with holding_key(key, f"id {place}"):
-        earlier = launch_id() or unfinished_run(courier, key, experiment_id=place)
-        begun = courier.ask(FindRun(earlier)) if earlier else None
-        if begun is not None and begun.tags.is_described:
+        _, begun = earlier_run(courier, launch_id(), key, experiment_id=place)
+        if begun is not None:
             return _resumed(begun, record, at, options, courier, trust, samples)
         with tempfile.TemporaryDirectory(prefix="runback-") as folder:
             return _trained(record, at, options, courier, trust, samples, Path(folder))

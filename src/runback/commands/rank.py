@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from runback.commands.evaluate import rows_of
-from runback.commands.load import Loaded, loading, scoring_of
+from runback.commands.evaluate import computed, rows_of
+from runback.commands.load import Loaded, loading
 from runback.errors import RunNotFoundError, UsageError
-from runback.model.batched_forward import predict_rows
 from runback.tasks import Task
 from runback.tasks.resampling import Resampled
 from runback.training.own_parts import OwnParts
@@ -162,11 +161,9 @@ def predictions(loaded: Loaded, data: str | None, own: OwnParts | None = None) -
         DataError, UsageError: as in `evaluate.score`.
     """
     x, y, data = rows_of(loaded, data)
-    scoring = scoring_of(loaded)
+    scoring, output, y = computed(loaded, x, y)
     if own is not None:
         scoring = dataclasses.replace(scoring, own=own)
-    y = y.to(scoring.task.target_dtype(loaded.spec.torch_dtype))
-    output = predict_rows(loaded.module, x)
     return Predicted(loaded.record.run_id, data, scoring, output, y)
 
 

@@ -36,7 +36,7 @@ from runback.errors import ConfigError, ModelError, RunbackError
 from runback.limits import artifact_path_problem
 from runback.model.rebuild import Rebuilder
 from runback.open_run.checkpoints import Checkpointing
-from runback.open_run.keys import holding_key, key_of, unfinished_run
+from runback.open_run.keys import earlier_run, holding_key, key_of
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.storage.atomic import naming_a_full_disk
@@ -171,9 +171,8 @@ def train_or_resume(
     if key := key_of(config.key or None):
         config = dataclasses.replace(config, key=key)
     with holding_key(config.key):
-        earlier = launch_id() or unfinished_run(courier, config.key)
-        record = courier.ask(FindRun(earlier)) if earlier else None
-        if record is None or not record.tags.is_described:
+        _, record = earlier_run(courier, launch_id(), config.key)
+        if record is None:
             return run_training(config, courier, source, frame, samples)
         from runback.commands.resume import changes_from, run_resume  # which needs this module
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from runback.open_run.keys import holding_key, unfinished_run
+from runback.open_run.keys import earlier_run, holding_key
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.tracking.client import CourierClient
-from runback.tracking.messages import FindRun, RunDescription
+from runback.tracking.messages import RunDescription
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,8 @@ def held_run(request: Request, stack: ExitStack) -> Opened:
     stack.enter_context(holding_key(request.key, request.experiment))
     courier = stack.enter_context(CourierClient())
     signals = StopSignals(courier.report_signal)
-    run_id = request.run_id or unfinished_run(courier, request.key, request.experiment)
-    record = courier.ask(FindRun(run_id)) if run_id else None
-    if record is not None and record.tags.is_described:
+    run_id, record = earlier_run(courier, request.run_id, request.key, request.experiment)
+    if record is not None:
         run = stack.enter_context(Run.hold(courier, signals, record.run_id))
         return Opened(run, signals, is_resumed=True)
     run = stack.enter_context(Run.new(courier, signals, run_id))

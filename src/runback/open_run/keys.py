@@ -10,7 +10,8 @@ from runback.limits import MAX_TAG, text_problem
 from runback.storage.lock import FileLock
 from runback.storage.paths import key_lock, require_home
 from runback.tracking.client import CourierClient
-from runback.tracking.messages import FindKey
+from runback.tracking.messages import FindKey, FindRun
+from runback.tracking.record import RunRecord
 
 
 def key_of(given: str | None) -> str:
@@ -43,18 +44,26 @@ def holding_key(key: str, experiment: str = "") -> AbstractContextManager[object
     return FileLock(key_lock("\0".join([key, *scope]))).acquire(f"the key {key}")
 
 
-def unfinished_run(
-    courier: CourierClient, key: str, experiment: str = "", experiment_id: str = ""
-) -> str:
-    """The ID of the newest unfinished run with a key in an experiment; empty if there is none.
+def earlier_run(
+    courier: CourierClient, run_id: str, key: str, experiment: str = "", experiment_id: str = ""
+) -> tuple[str, RunRecord | None]:
+    """The run that a command continues: the given one, else the newest unfinished one with its key.
 
     Args:
         courier: asks the tracking server.
+        run_id: of the run to continue, or of one that a launcher has created; empty for none.
         key: empty for none.
         experiment: a name; by default the one of the environment.
         experiment_id: of an experiment, in the place of a name.
 
+    Returns:
+        Its ID, empty if there is none, and its record, None if it has not been begun yet.
+
     Raises:
+        UsageError: there is no run with the ID.
         TrackingError: the server is unreachable.
     """
-    return courier.ask(FindKey(key, experiment, experiment_id)) if key else ""
+    if not run_id and key:
+        run_id = courier.ask(FindKey(key, experiment, experiment_id))
+    record = courier.ask(FindRun(run_id)) if run_id else None
+    return run_id, record if record is not None and record.tags.is_described else None

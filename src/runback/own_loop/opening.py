@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from runback.errors import UsageError
 from runback.open_run.checkpoints import Checkpointing
 from runback.open_run.forking import Start, changes_text, find_start, keep_start
-from runback.open_run.keys import holding_key, unfinished_run
+from runback.open_run.keys import earlier_run, holding_key
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.own_loop.loop import Settings
@@ -75,9 +75,8 @@ def open_run(request: Request, stack: ExitStack) -> Opened:
     place = (
         ("", parent.experiment_id) if parent and not request.experiment else (request.experiment,)
     )
-    run_id = request.run_id or unfinished_run(courier, request.key, *place)
-    record = courier.ask(FindRun(run_id)) if run_id else None
-    if record is not None and record.tags.is_described:
+    run_id, record = earlier_run(courier, request.run_id, request.key, *place)
+    if record is not None:
         require_same(record.params, request.description.params)
         _require_same_fork(record, parent, request.at)
         run = stack.enter_context(Run.hold(courier, signals, record.run_id))

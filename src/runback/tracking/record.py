@@ -50,7 +50,7 @@ class ForkTags:
         if names.FORK_OF not in stored:
             return None
         epoch = stored.get(names.FORK_EPOCH, "")
-        if not re.fullmatch("[0-9]{1,18}", epoch):
+        if not re.fullmatch(f"[0-9]{{1,{MAX_DIGITS}}}", epoch):
             raise TrackingError(f"tag {names.FORK_EPOCH} is damaged: not a number of epochs")
         kept = filter(None, stored.get(names.FORK_KEPT, "").split(", "))
         changed = stored.get(names.FORK_CHANGED, "")

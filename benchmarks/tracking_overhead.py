@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,10 @@ def train(epochs: str) -> int:
     times: dict[str, Any] = {"journal": 0.0}
     log = Run.log
 
-    def timed(self: Run, *, step: int, **metrics: float) -> None:
+    def timed(self: Run, metrics: Mapping[str, float], *, step: int) -> None:
         times.setdefault("first", time.time())
         begin = time.perf_counter()
-        log(self, step=step, **metrics)
+        log(self, metrics, step=step)
         times["journal"] += time.perf_counter() - begin
         times["last"] = time.time()
 

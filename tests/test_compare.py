@@ -24,7 +24,7 @@ from runback.config import TrainConfig
 from runback.errors import DataError, RunNotFoundError, UsageError
 from runback.storage.lease import lease
 from runback.tasks import NumberTarget, by_name
-from runback.tracking import tags
+from runback.tracking import run_tag, tags
 from runback.training.scoring import Scoring
 
 
@@ -40,7 +40,8 @@ class Classes:
 def add_run(workspace: Workspace, name: str, status: str, rate: float, **params: str) -> str:
     """A run as a training leaves it, without the training and without artifacts."""
     config = TrainConfig(data="houses.csv", lr=rate)
-    stored = {tags.VERSION: "0", tags.CONFIG: config.as_json(), tags.DATA_PATH: "/d/houses.csv"}
+    facts = {"config": config.as_params(), "data_path": "/d/houses.csv"}
+    stored = {tags.VERSION: "0", **run_tag.as_tag(facts)}
     client = workspace.client
     run_id = str(client.create_run("0", tags=stored, run_name=name).info.run_id)
     for key, value in params.items():

@@ -374,7 +374,7 @@ def test_a_missing_config_file_is_refused(tmp_path: Path) -> None:
 
 def test_options_longer_than_one_tag_are_refused() -> None:
     half = [f"column_{index}" for index in range(480)]
-    with pytest.raises(ConfigError, match="limit is 8000"):
+    with pytest.raises(ConfigError, match="limit is 6800"):
         TrainConfig(features=half, model_args={"note": "x" * 4000})
 
 

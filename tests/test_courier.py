@@ -394,7 +394,7 @@ def test_one_courier_delivers_several_runs(workspace: Workspace) -> None:
     from runback.tracking.client import CourierClient
     from runback.tracking.messages import CreateRun, FindRun, RunDescription
 
-    description = RunDescription(params={}, tags={"runback.config": "{}"})
+    description = RunDescription(params={}, tags={}, facts={"config": {}})
     with CourierClient() as client:
         journals = {}
         for number in range(3):

@@ -16,7 +16,7 @@ from runback.commands.sync import sync
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, pending_run_dir
-from runback.tracking import tags
+from runback.tracking import run_tag, tags
 from tracking_parts import (
     check_delivered,
     create_pending,
@@ -170,18 +170,22 @@ def test_training_after_a_lost_response_makes_one_run(
     assert [file.name for file in home.iterdir()] == [run_id]
 
 
+def marked(mark: str) -> dict[str, str]:
+    return run_tag.as_tag({run_tag.MARK: mark})
+
+
 def abandoned(workspace: Workspace, experiment: str = "0") -> tuple[RunDir, str]:
     """What a courier leaves that is killed when the server has created its run."""
     pending = pending_run_dir()
     with contextlib.closing(Journal(pending.journal)) as journal:
         journal.set_facts({"tracking_uri": workspace.uri, "experiment_id": experiment})
-    run = workspace.client.create_run("0", tags={tags.MARK: pending.mark})
+    run = workspace.client.create_run("0", tags=marked(pending.mark))
     return pending, run.info.run_id
 
 
 def test_sync_deletes_a_run_that_no_training_got(workspace: Workspace) -> None:
     pending, lost = abandoned(workspace)
-    other = workspace.client.create_run("0", tags={tags.MARK: "another"}).info.run_id
+    other = workspace.client.create_run("0", tags=marked("another")).info.run_id
     assert sync().waiting == 0
     assert runs_of(workspace) == {other: "RUNNING"} and not pending.path.exists()
     assert workspace.client.get_run(lost).info.status == "FAILED"

@@ -130,7 +130,7 @@ def test_refused_arguments_fail_their_run_only(
     assert refused("train --lrr 3") == ("FAILED", unknown)
     assert refused("train --lr abc") == ("FAILED", "option lr: 'abc' is not a number")
     assert refused("evaluate --lrr 3")[0] == "RUNNING"  # of a run that its own owner ends
-    trained = {"runback.config": "{}"}
+    trained = {"runback.run": '{"config": {}}'}
     assert refused("train --lrr 3", **trained) == ("RUNNING", "")
     client.set_terminated(os.environ["MLFLOW_RUN_ID"], "FINISHED")
     assert main(["train", "--data", "missing.csv"]) == 2

@@ -21,6 +21,7 @@ from runback.cli import main
 from runback.storage.checkpoints import local_positions
 from runback.storage.paths import known_run_dirs
 from runback.tracking import tags
+from tracking_parts import recorded
 
 OPTIONS: dict[str, Any] = {
     "data": str(DATA / "non_linear.csv"), "model": NOISY, "batch_size": 32, "epochs": 6,
@@ -110,7 +111,7 @@ def test_an_unchanged_fork_is_bit_identical(
     assert "the state of the optimizer adam, the schedule cosine, the best epoch so far (" in told
     stored = workspace.client.get_run(forked)
     assert stored.data.tags[tags.FORK_OF] == parent
-    assert stored.data.tags[tags.FORK_EPOCH] == "2"
+    assert recorded(workspace.client, forked)["fork"]["epoch"] == 2
     assert stored.info.run_name.endswith(f"(fork of {parent[:8]} after 2)")
     assert f"Fork of run `{parent}` after epoch 2." in stored.data.tags[tags.NOTE]
 
@@ -160,7 +161,7 @@ def test_changed_options_are_used_and_told(
     assert f"changed: {changed}, epochs 6 -> 7" in told
     stored = workspace.client.get_run(forked)
     assert stored.data.params["scheduler_args"] == '{"T_max": 5}'
-    assert "lr 0.01 -> 0.5" in stored.data.tags[tags.FORK_CHANGED]
+    assert "lr 0.01 -> 0.5" in recorded(workspace.client, forked)["fork"]["changed"]
     rates = {step: v for (key, step), v in points(workspace, forked).items() if key == "lr"}
     assert rates[3] == 0.5 and sorted(rates) == [3, 4, 5, 6, 7]
     saved = last_checkpoint(workspace.home(forked))["optimizer_state_dict"]
@@ -282,7 +283,8 @@ def test_a_fork_takes_over_the_run_of_a_launcher(
     monkeypatch.setenv("MLFLOW_RUN_ID", runs[1])
     assert main(["fork", parent, "--at", "4"]) == 0
     stored = workspace.client.get_run(runs[1])
-    assert (stored.info.status, stored.data.tags[tags.FORK_EPOCH]) == ("FINISHED", "4")
+    assert stored.info.status == "FINISHED"
+    assert recorded(workspace.client, runs[1])["fork"]["epoch"] == 4
 
 
 def test_a_fork_from_a_damaged_checkpoint_says_so(
@@ -320,10 +322,10 @@ def test_a_frame_is_forked(workspace: Workspace) -> None:
 
 
 def test_a_damaged_epoch_of_a_fork_is_named(workspace: Workspace) -> None:
-    damaged = {tags.FORK_OF: "x", tags.FORK_EPOCH: "4.5"}
+    damaged = {tags.FORK_OF: "x", tags.RUN: '{"fork": {"epoch": 4.5}}'}
     run_id = workspace.client.create_run("0", tags=damaged).info.run_id
     with pytest.raises(
-        runback.TrackingError, match=rf"run {run_id}: tag runback\.fork_epoch is damaged"
+        runback.TrackingError, match=rf"run {run_id}: tag runback\.run is damaged: its fork"
     ):
         runback.show(run_id)
 

@@ -15,6 +15,7 @@ from clean_env import CleanEnvironment
 from conftest import DATA, ROOT, Workspace
 from runback.config import EXAMPLE_DATA
 from runback.data.files import PACKAGED_EXAMPLE
+from tracking_parts import recorded
 
 SCRIPT = ROOT / "tools" / "install.sh"
 # Stands for an interpreter, whose downloads would take minutes: it writes down what it is asked for.
@@ -172,5 +173,5 @@ def test_the_wheel_trains_in_an_empty_folder(workspace: Workspace, tmp_path: Pat
         cwd=empty, env=environment.env(workspace.env), capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    path = workspace.client.get_run(done.stdout.strip()).data.tags["runback.data_path"]
+    path = recorded(workspace.client, done.stdout.strip())["data_path"]
     assert path.startswith(str(place)) and path.endswith("/runback/data/non_linear.csv")

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -14,19 +12,7 @@ from conftest import DATA, ROOT, SECONDS, Workspace
 from finished_runs import FinishedRuns
 from runback.cli import main
 from runback.tracking import tags
-
-
-def mlflow_run(workspace: Workspace, *arguments: str) -> str:
-    """Runs an entry point of the project, and returns the ID of the run that MLflow creates."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{workspace.env['PATH']}"
-    done = subprocess.run(
-        [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments],
-        env={**workspace.env, "PATH": path}, cwd=workspace.folder, text=True, capture_output=True,
-        timeout=SECONDS, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    newest = workspace.client.search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
-    return str(newest.info.run_id)
+from tracking_parts import mlflow_run
 
 
 def test_a_run_of_mlflow_run_differs_in_one_option(workspace: Workspace) -> None:

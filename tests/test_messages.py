@@ -9,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from runback.errors import RunHeldError, TrackingError, UsageError
+from runback.limits import MAX_TAG
+from runback.tracking import run_tag
 from runback.tracking.messages import (
     TYPES,
     Delivered,
@@ -74,7 +76,7 @@ def test_an_answer_of_another_type_is_refused() -> None:
 def test_answers_have_the_type_that_the_question_names() -> None:
     assert answer_type(FindRun) is RunRecord
     assert answer_type(FinishRun) is Delivered
-    assert answer_of(ReopenRun("x", {}), read_reply(write_answer(1, None))) is None
+    assert answer_of(ReopenRun("x", {}, {}), read_reply(write_answer(1, None))) is None
 
 
 def test_each_handler_answers_with_its_questions_type() -> None:
@@ -95,8 +97,7 @@ def test_each_handler_answers_with_its_questions_type() -> None:
 
 def test_the_config_is_what_was_given_and_changed_since() -> None:
     stored = {
-        "runback.config": '{"lr": "0.1", "epochs": "5"}',
-        "runback.changed.epochs": "9",
+        "runback.run": '{"config": {"lr": "0.1", "epochs": "5"}, "changed": {"epochs": "9"}}',
         "other": "x",
     }
     record = RunRecord(
@@ -111,10 +112,28 @@ def test_the_config_is_what_was_given_and_changed_since() -> None:
     assert record.config == {"lr": "0.1", "epochs": "9"}
 
 
-@pytest.mark.parametrize("damaged", ["", "{", "[]", "3", '{"lr": 1}', "[" * 100_000])
+@pytest.mark.parametrize("damaged", ["", "{", "[]", "3", '{"config": {"lr": 1}}', "[" * 100_000])
 def test_a_damaged_config_tag_is_one_sentence(damaged: str) -> None:
-    with pytest.raises(TrackingError, match=r"tag runback\.config is damaged"):
-        Tags.parse({"runback.config": damaged})
+    with pytest.raises(TrackingError, match=r"tag runback\.run is damaged"):
+        Tags.parse({"runback.run": damaged})
+
+
+def test_changes_of_several_resumes_add_up() -> None:
+    stored = run_tag.as_tag({"config": {"lr": "1"}, "changed": {"epochs": "9"}, "creation": "m"})
+    new = run_tag.merged(stored, {"changed": {"name": "n"}, "resumed": [3]})
+    assert run_tag.facts_of(new) == {
+        "config": {"lr": "1"},
+        "changed": {"epochs": "9", "name": "n"},
+        "creation": "m",
+        "resumed": [3],
+    }
+
+
+def test_a_tag_that_is_full_loses_the_places_of_resumes() -> None:
+    facts = {"config": {"features": "x" * (MAX_TAG - 100)}, "resumed": list(range(100))}
+    assert run_tag.facts_of(run_tag.as_tag(facts)) == {"config": facts["config"]}
+    with pytest.raises(UsageError, match=r"MLflow's limit for the tag runback\.run is 8000"):
+        run_tag.as_tag({"data_path": "x" * MAX_TAG})
 
 
 def test_a_description_needs_no_dataset() -> None:

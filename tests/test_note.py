@@ -1,9 +1,11 @@
-"""The description of a run: what it says, and that a user's own is kept."""
+"""The description and the tags of a run: what they say, and that a user's own are kept."""
 
 from __future__ import annotations
 
 from conftest import Workspace
+from finished_runs import FinishedRuns
 from runback.tracking import tags
+from tracking_parts import recorded
 
 
 def test_the_note_of_a_run_says_what_it_is(workspace: Workspace) -> None:
@@ -30,3 +32,14 @@ def test_a_note_that_a_user_edited_is_kept(workspace: Workspace) -> None:
     workspace.client.set_tag(run_id, tags.NOTE, "do not use: wrong table")
     assert workspace.runback("resume", run_id, "--epochs", "24").returncode == 0
     assert workspace.client.get_run(run_id).data.tags[tags.NOTE] == "do not use: wrong table"
+
+
+def test_a_finished_run_has_two_tags_of_runback(finished_runs: FinishedRuns) -> None:
+    """MLflow's UI shows the tags that do not begin with mlflow."""
+    client, run_id = finished_runs.workspace.client, finished_runs.ids["strong"]
+    stored = client.get_run(run_id).data.tags
+    shown = {name for name in stored if not name.startswith("mlflow.")}
+    assert shown == {tags.VERSION, tags.RUN}
+    entries = {"config", "creation", "data_fingerprint", "data_path"}
+    assert recorded(client, run_id).keys() == entries
+    assert all(stored.values())

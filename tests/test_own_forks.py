@@ -15,6 +15,7 @@ import runback
 from conftest import DATA, PROGRAMS, SECONDS, Workspace
 from own_runs import points, runs_of
 from runback.tracking import tags
+from tracking_parts import recorded
 
 LOADER = DataLoader(TensorDataset(torch.arange(12.0).reshape(12, 1)), batch_size=4, shuffle=True)
 
@@ -49,8 +50,9 @@ def test_an_unchanged_fork_of_a_loop_is_bit_identical(workspace: Workspace, kind
     assert again == weights
     assert points(workspace, forked, "cost") == points(workspace, run_id, "cost")[2:]
     stored = workspace.client.get_run(forked).data.tags
-    assert (stored[tags.FORK_OF], stored[tags.FORK_EPOCH]) == (run_id, "2")
-    assert stored[tags.NOTE] == f"Fork of run `{run_id}` after epoch 2."
+    assert stored[tags.FORK_OF] == run_id
+    assert recorded(workspace.client, forked)["fork"] == {"epoch": 2}
+    assert stored[tags.NOTE].startswith(f"Fork of run `{run_id}` after epoch 2.\n")
 
 
 def test_a_fork_that_failed_at_once_goes_on(workspace: Workspace) -> None:
@@ -64,8 +66,7 @@ def test_a_fork_that_failed_at_once_goes_on(workspace: Workspace) -> None:
     again = trained(key="k", **other)
     assert len(runs_of(workspace)) == 2
     assert again[1] == trained(fork=run_id, **other)[1]
-    note = workspace.client.get_run(again[0]).data.tags[tags.FORK_CHANGED]
-    assert note == "lr 0.1 -> 0.2, seed 0 -> 5"
+    assert recorded(workspace.client, again[0])["fork"]["changed"] == "lr 0.1 -> 0.2, seed 0 -> 5"
 
 
 def test_a_killed_script_of_a_fork_goes_on(workspace: Workspace) -> None:

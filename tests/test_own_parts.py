@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -18,8 +17,8 @@ from conftest import DATA, PROGRAMS, Workspace
 from in_process import difference, history, last_checkpoint, train_until
 from runback.config import TrainConfig
 from runback.errors import ConfigError, ModelError, TrustError
-from runback.tracking import tags
 from runback.training.setup import TrainingSetup, prepare
+from tracking_parts import record, recorded
 
 OWN = f"{PROGRAMS}/own_parts.py"
 SMALL = {"data": f"{DATA}/diabetes.csv", "model": "linear", "epochs": "4", "lr": "0.01"}
@@ -273,11 +272,10 @@ def test_a_function_in_a_tag_is_not_imported(
     run_id = workspace.train()
     monkeypatch.chdir(workspace.folder)
     Path("evil.py").write_text("from pathlib import Path\nPath('ran').touch()\ndef f(a, b): pass\n")
-    recorded = json.loads(workspace.client.get_run(run_id).data.tags[tags.CONFIG])
+    config = recorded(workspace.client, run_id)["config"]
     for option in ("loss", "metrics", "optimizer"):
         name = f"{workspace.folder}/evil.py:f"
-        text = json.dumps({**recorded, option: name})
-        workspace.client.set_tag(run_id, tags.CONFIG, text)
+        record(workspace.client, run_id, config={**config, option: name})
         for command in (runback.evaluate, runback.reproduce, runback.resume):
             if option != "optimizer" or command is not runback.evaluate:
                 with pytest.raises(runback.RunbackError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from runback.tasks.figures import plot_costs, plot_fit, save_figure
 from runback.tasks.groups import MAX_DRAWN, errors_by_group, plot_groups
 from runback.tracking import tags
 from runback.tracking.record import Tags
+from tracking_parts import recorded
 
 
 def groups(errors: list[float], columns: list[Column], *rows: list[float]) -> dict[str, Any]:
@@ -134,9 +136,10 @@ def test_a_resumed_training_has_all_plots(workspace: Workspace) -> None:
     names = {file.path for file in workspace.client.list_artifacts(run_id, "plots")}
     stems = ("cost", "errors", "fit", "predictions", "residuals")
     assert names == {f"plots/{stem}.png" for stem in stems}
-    assert workspace.client.get_run(run_id).data.tags[tags.RESUMED] == "20"
+    assert recorded(workspace.client, run_id)["resumed"] == [20]
 
 
 def test_damaged_places_of_resumes_are_ignored() -> None:
-    stored = {tags.RESUMED: f"3,,x,-1,1.5,²,{'9' * 5000},20"}
-    assert Tags.parse(stored).resumes == (3, 20)
+    for value in ([3, "x", -1, 1.5, None, 10**4000, True, 20], {"3": 20}, 3, "3"):
+        resumes = Tags.parse({tags.RUN: json.dumps({"resumed": value})}).resumes
+        assert resumes == ((3, 20) if isinstance(value, list) else ())

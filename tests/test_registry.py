@@ -23,6 +23,7 @@ from runback.commands.promote import promote
 from runback.errors import DataError, UsageError
 from runback.tracking import registry
 from runback.tracking.find_run import find_run
+from tracking_parts import recorded
 
 
 def test_the_logged_model_has_its_run_and_metrics(
@@ -54,8 +55,7 @@ def test_the_version_describes_its_weights(finished_runs: FinishedRuns) -> None:
     (version,) = client.search_model_versions(f"run_id = '{run_id}' AND name = 'table'")
     assert f"epoch {version.tags['runback.epoch']} of run {run_id}" in version.description
     assert "lowest val_cost" in version.description
-    run = client.get_run(run_id)
-    assert version.tags["runback.data_fingerprint"] == run.data.tags["runback.data_fingerprint"]
+    assert version.tags["runback.data_fingerprint"] == recorded(client, run_id)["data_fingerprint"]
     assert len(version.tags["runback.config_sha256"]) == 64
     found = evaluate(f"models:/table/{version.version}")
     assert found.epoch == int(version.tags["runback.epoch"])

@@ -38,6 +38,7 @@ from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, known_run_dirs
 from runback.tracking import tags
 from runback.tracking.client import CourierClient
+from tracking_parts import recorded
 
 
 @pytest.fixture
@@ -244,9 +245,8 @@ def test_a_finished_run_resumes_with_more_epochs(
     run, after = workspace.client.get_run(finished), points(workspace, finished)
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "20"
-    assert run.data.tags["runback.changed.epochs"] == "30"
-    assert run.data.tags["runback.changed.checkpoint_every"] == "5"
-    assert "runback.changed.seed" not in run.data.tags
+    changed = recorded(workspace.client, finished)["changed"]
+    assert changed == {"epochs": "30", "checkpoint_every": "5"}
     assert before.items() <= after.items()
     assert {step for key, step in after if key == "cost"} == set(range(1, 31))
     rates = {step: value for (key, step), (value, _) in after.items() if key == "lr"}

@@ -17,15 +17,18 @@ from runback.config import TrainConfig
 from runback.console.curves import LETTERS, curve_lines
 from runback.storage.journal import Journal, Unsent, unsent
 from runback.storage.lease import is_held, lease
-from runback.tracking import tags
+from runback.tracking import run_tag, tags
 
 SECOND = 1000
 
 
-def add_run(workspace: Workspace, status: str = "", **more: str) -> str:
+def add_run(
+    workspace: Workspace, status: str = "", changed: dict[str, str] | None = None, **more: str
+) -> str:
     """A run with three epochs: two a second apart, and the last after a pause."""
     config = TrainConfig(data="houses.csv", lr=0.25, epochs=9)
-    named = {tags.VERSION: "0", tags.CONFIG: config.as_json(), tags.DATA_PATH: "/d/houses.csv"}
+    facts = {"config": config.as_params(), "data_path": "/d/houses.csv", "changed": changed or {}}
+    named = {tags.VERSION: "0", **run_tag.as_tag(facts)}
     client = workspace.client
     run_id = str(client.create_run("0", SECOND, {**named, **more}, "three epochs").info.run_id)
     for step, (second, value) in enumerate(((2, 4.0), (3, 2.0), (103, 1.0)), start=1):
@@ -61,7 +64,7 @@ def test_a_finished_run_fits_on_a_screen_without_torch(workspace: Workspace) -> 
 
 
 def test_json_has_the_values_of_the_run(workspace: Workspace) -> None:
-    run_id = add_run(workspace, "FINISHED", **{f"{tags.CHANGED}epochs": "12"})
+    run_id = add_run(workspace, "FINISHED", {"epochs": "12"})
     done = workspace.runback("show", run_id[:8], "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

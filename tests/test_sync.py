@@ -10,6 +10,7 @@ import pytest
 
 from conftest import Server, Workspace
 from runback.storage.journal import Journal
+from runback.tracking import tags
 from tracking_parts import (
     check_delivered,
     dump,
@@ -163,7 +164,7 @@ def test_sync_skips_a_run_resumed_elsewhere(workspace: Workspace) -> None:
 
     run_id = workspace.client.create_run("0").info.run_id
     make_journal(workspace, run_id).close()
-    workspace.client.set_tag(run_id, "runback.journal", "another machine's")
+    workspace.client.set_tag(run_id, tags.RUN, '{"journal": "another machine\'s"}')
     assert sync().waiting == 0
     assert status_of(workspace, run_id) == "RUNNING"
     assert workspace.client.get_metric_history(run_id, "cost") == []

@@ -20,10 +20,10 @@ from runback.errors import ConfigError, DataError
 from runback.model.batched_forward import predict_rows
 from runback.model.scaling import Scaled, TargetScaled
 from runback.model.spec import SPEC_FILE, ModelSpec, save_model
-from runback.tracking import tags
 from runback.training import compiling
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.setup import TrainingSetup, held_out, prepare
+from tracking_parts import record, recorded
 
 DIABETES = str(DATA / "diabetes.csv")
 FLOWERS = str(DATA / "flowers.csv")
@@ -172,9 +172,9 @@ def test_a_run_without_the_option_is_resumed_as_it_was(workspace: Workspace) -> 
     """A run that was recorded before the option existed; the default of its model is another one."""
     options: dict[str, Any] = {"epochs": 4, "checkpoint_every": 2, "normalize_target": "none"}
     run = runback.train(DIABETES, **options).run_id
-    recorded = json.loads(workspace.client.get_run(run).data.tags[tags.CONFIG])
-    del recorded["normalize_target"]
-    workspace.client.set_tag(run, tags.CONFIG, json.dumps(recorded))
+    config = recorded(workspace.client, run)["config"]
+    del config["normalize_target"]
+    record(workspace.client, run, config=config)
     (file,) = (workspace.home(run) / "model").rglob(SPEC_FILE)
     spec = json.loads(file.read_text())
     del spec["normalize_target"]

@@ -38,6 +38,7 @@ from runback.storage import trust
 from runback.storage.trust import is_known, remember, require_trust, source_in
 from runback.tracking import tags
 from runback.tracking.record import Tags
+from tracking_parts import record
 
 EVIL = """
 from pathlib import Path
@@ -105,18 +106,15 @@ def tagged(finished_runs: FinishedRuns) -> Iterator[Callable[..., str]]:
     before = dict(client.get_run(run_id).data.tags)
 
     def set_tags(**options: str) -> str:
-        config = {**json.loads(before[tags.CONFIG]), **options}
-        client.set_tag(run_id, tags.CONFIG, json.dumps(config))
-        client.set_tag(run_id, tags.DATA_PATH, options.get("data", before[tags.DATA_PATH]))
-        for name, value in options.items():
-            client.set_tag(run_id, tags.CHANGED + name, value)
+        facts = json.loads(before[tags.RUN])
+        config, path = {**facts["config"], **options}, options.get("data", facts["data_path"])
+        record(client, run_id, config=config, data_path=path, changed=options)
         return run_id
 
     yield set_tags
     for name in client.get_run(run_id).data.tags.keys() - before.keys():
         client.delete_tag(run_id, name)
-    for name in (tags.CONFIG, tags.DATA_PATH):
-        client.set_tag(run_id, name, before[name])
+    client.set_tag(run_id, tags.RUN, before[tags.RUN])
 
 
 @pytest.mark.parametrize("command", ["evaluate", "promote", "reproduce", "resume"])

@@ -17,6 +17,7 @@ from conftest import DATA, Workspace
 from runback.errors import UsageError
 from runback.tracking import tags
 from runback.tracking.links import experiment_link, run_link, seen
+from runback.tracking.notes import signed
 from runback.tracking.views import NOTE, write_view
 
 TRAIN = ("train", "--data", str(DATA / "non_linear.csv"), "--epochs", "20")
@@ -60,7 +61,7 @@ def test_a_training_writes_the_view_and_says_where(workspace: Workspace) -> None
     assert {bar["type"] for bar in bars} == {"BAR"}
     sections = {section["uuid"] for section in state["compareRunSections"]}
     assert {chart["metricSectionId"] for chart in state["compareRunCharts"]} == sections
-    assert experiment_tags(workspace)[tags.NOTE] == NOTE
+    assert experiment_tags(workspace)[tags.NOTE] == signed(NOTE)
 
 
 def test_a_view_is_written_again_only_if_it_changes(workspace: Workspace) -> None:
@@ -86,10 +87,10 @@ def test_views_and_notes_of_users_are_kept(workspace: Workspace) -> None:
     assert mine.items() <= experiment_tags(workspace).items()
     client.set_experiment_tag("0", tags.NOTE, "")
     write_view(client, "0")
-    assert experiment_tags(workspace)[tags.NOTE] == NOTE
-    client.set_experiment_tag("0", tags.NOTE, NOTE + " Edited.")
+    assert experiment_tags(workspace)[tags.NOTE] == signed(NOTE)
+    client.set_experiment_tag("0", tags.NOTE, "Edited. " + signed(NOTE))
     write_view(client, "0")
-    assert experiment_tags(workspace)[tags.NOTE] == NOTE + " Edited."
+    assert experiment_tags(workspace)[tags.NOTE] == "Edited. " + signed(NOTE)
 
 
 def test_links_of_a_server_open_on_our_view(remote: Workspace) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -11,9 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from conftest import DATA, PROGRAMS, Workspace, wait_until
+from mlflow import MlflowClient
+
+from conftest import DATA, PROGRAMS, ROOT, SECONDS, Workspace, wait_until
 from runback.storage.journal import Journal
 from runback.storage.paths import pending_run_dir
+from runback.tracking import tags
+from runback.tracking.messages import RunDescription
 
 FOREVER = ("--epochs", "100000000", "--checkpoint-every", "100000000")
 
@@ -48,7 +53,32 @@ def create_pending(client) -> str:
 
     pending = pending_run_dir()
     Journal(pending.journal).close()
-    return create_run(client, pending, {}).run_id
+    return create_run(client, pending, RunDescription(params={}, tags={})).run_id
+
+
+def recorded(client: MlflowClient, run_id: str) -> dict[str, Any]:
+    """What the tag `runback.run` of a run has recorded."""
+    facts: dict[str, Any] = json.loads(client.get_run(run_id).data.tags[tags.RUN])
+    return facts
+
+
+def record(client: MlflowClient, run_id: str, **facts: Any) -> None:
+    """Replaces entries of the tag `runback.run`."""
+    text = json.dumps({**recorded(client, run_id), **facts})
+    client.set_tag(run_id, tags.RUN, text)
+
+
+def mlflow_run(workspace: Workspace, *arguments: str) -> str:
+    """Runs an entry point of the project, and returns the ID of the run that MLflow creates."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{workspace.env['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "mlflow", "run", str(ROOT), "--env-manager", "local", *arguments],
+        env={**workspace.env, "PATH": path}, cwd=workspace.folder, text=True, capture_output=True,
+        timeout=SECONDS, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    newest = workspace.client.search_runs(["0"], order_by=["attributes.start_time DESC"])[0]
+    return str(newest.info.run_id)
 
 
 def dump(database: Path) -> dict[str, str]:

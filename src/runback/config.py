@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_o
 
 from runback.decoding import decode
 from runback.errors import ConfigError
-from runback.limits import MAX_PARAM, MAX_RUN_NAME, MAX_TAG, text_problem
+from runback.limits import MAX_OPTIONS, MAX_PARAM, MAX_RUN_NAME, text_problem
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -608,8 +608,8 @@ def _check_own_options(config: TrainConfig) -> None:
 
 def _check_total(config: TrainConfig) -> None:
     length = len(config.as_json())
-    if length > MAX_TAG:  # all options are stored in one tag
+    if length > MAX_OPTIONS:  # all are stored in one tag
         raise ConfigError(
-            f"the options have {length} characters in total, and MLflow's limit is "
-            f"{MAX_TAG}; list fewer columns (by default all non-target columns are features)"
+            f"the options have {length} characters in total, and the limit is "
+            f"{MAX_OPTIONS}; list fewer columns (by default all non-target columns are features)"
         )

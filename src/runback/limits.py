@@ -16,6 +16,10 @@ from typing import Final
 MAX_KEY: Final = 250
 MAX_PARAM: Final = 6000
 MAX_TAG: Final = 8000
+# Of the tag with what is recorded of a run (tracking.run_tag): its options as JSON, and the rest
+# without the path of the table.
+MAX_OPTIONS: Final = 6800
+REST_OF_TAG: Final = 700
 MAX_RUN_NAME: Final = 250  # runs.name
 MAX_EXPERIMENT_NAME: Final = 500
 MAX_DATASET_NAME: Final = 500

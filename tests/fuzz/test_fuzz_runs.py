@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from fuzzing import inputs, own_folder, tried  # noqa: F401
 from hypothesis import given
@@ -14,7 +15,7 @@ from mlflow.utils.validation import _validate_model_name
 
 from runback.commands.recorded import config_of, original_config_of, with_data
 from runback.config import OPTION_NAMES, TrainConfig, parse
-from runback.tracking import tags
+from runback.tracking import run_tag, tags
 from runback.tracking.connection import public_uri, without_secrets
 from runback.tracking.find_run import record_of
 from runback.training.setup import prepare
@@ -33,38 +34,42 @@ VALUES = st.one_of(
 )  # fmt: skip
 KEYS = st.one_of(
     st.sampled_from([value for name, value in vars(tags).items() if name.isupper()]),
-    st.sampled_from(OPTION_NAMES).map(lambda name: tags.CHANGED + name),
+)
+ENTRIES = st.sampled_from(
+    [v for k, v in vars(run_tag).items() if k.isupper() and "." not in str(v)]
 )
 
 
 @inputs(0.13)
-@given(changes=st.dictionaries(KEYS, VALUES, max_size=6), usual=st.booleans())
-def test_any_tags_of_a_run_are_read_or_refused(changes: dict[str, str], usual: bool) -> None:
+@given(
+    changes=st.dictionaries(KEYS, VALUES, max_size=3),
+    facts=st.dictionaries(ENTRIES, JSON | OPTIONS, max_size=4),
+    usual=st.booleans(),
+)
+def test_any_tags_of_a_run_are_read_or_refused(
+    changes: dict[str, str], facts: dict[str, Any], usual: bool
+) -> None:
     """Tags as a training writes them, with none or some replaced."""
     table = Path("rows.csv")
     table.write_text("x,y\n1,2\n")
     whole = {
-        tags.CONFIG: TrainConfig(data=str(table)).as_json(), tags.DATA_PATH: str(table),
-    }  # fmt: skip
-    kept = (
-        {name: value for name, value in changes.items() if name not in whole} if usual else changes
-    )
-    stored = {**whole, **kept}
+        run_tag.CONFIG: TrainConfig(data=str(table)).as_params(),
+        run_tag.DATA_PATH: str(table),
+    }
+    kept = {name: value for name, value in facts.items() if name not in whole} if usual else facts
+    found = {**whole, **kept}
+    stored = {tags.RUN: json.dumps(found), **changes}
 
     def read() -> TrainConfig:
         info = RunInfo("0" * 32, "0", "", RunStatus.to_string(RunStatus.FINISHED), 0, 0, "active")
-        found = record_of(Run(info, RunData(tags=[RunTag(*item) for item in stored.items()])))
-        original_config_of(found)
-        return with_data(config_of(found), found.tags, Path)
+        run = record_of(Run(info, RunData(tags=[RunTag(*item) for item in stored.items()])))
+        original_config_of(run)
+        return with_data(config_of(run), run.tags, Path)
 
     config = tried("tags", read)
-    if config is not None:
-        for name in OPTION_NAMES:
-            changed = stored.get(tags.CHANGED + name)
-            assert changed is None or getattr(config, name) in (
-                parse(name, changed),
-                stored[tags.DATA_PATH],
-            )
+    if config is not None and tags.RUN not in changes:
+        for name, text in found.get(run_tag.CHANGED, {}).items():
+            assert getattr(config, name) in (parse(name, text), found[run_tag.DATA_PATH])
 
 
 USERS = st.text("abcXYZ019._-", max_size=5)

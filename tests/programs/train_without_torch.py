@@ -17,7 +17,7 @@ from runback.tracking.client import CourierClient
 from runback.tracking.messages import CreateRun, RunDescription, TakeOverRun
 
 points, pause, end = int(sys.argv[1]), float(sys.argv[2]), sys.argv[3]
-description = RunDescription(params={"lr": "0.1"}, tags={"runback.config": '{"lr": "0.1"}'})
+description = RunDescription(params={"lr": "0.1"}, tags={}, facts={"config": {"lr": "0.1"}})
 with CourierClient() as courier:
     run_id = os.environ.get("MLFLOW_RUN_ID", "")
     if run_id:

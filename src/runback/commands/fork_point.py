@@ -86,13 +86,14 @@ def _take_over(run: Run, setup: TrainingSetup, point: ForkPoint) -> None:
     values = load_start(start, objects_kept(state, set(point.kept)))
     state.position, state.cost = Position(start.epoch), float(values["cost"])
     run.state["cost"] = state.cost
-    run.state[FORK] = json.dumps(point.tags.as_tags())
+    run.state[FORK] = json.dumps([start.run_id, point.tags.as_entry()])
 
 
 def fork_of(run: Run) -> ForkTags | None:
     """Where a training has begun, from its state; None if it is not a fork."""
     try:
-        return ForkTags.parse(decode(json.loads, str(run.state.get(FORK, "{}"))))
+        run_id, entry = decode(json.loads, str(run.state.get(FORK, '["", {}]')))
+        return ForkTags.parse(str(run_id), entry)
     except (ValueError, TypeError, TrackingError):  # a damaged value in a checkpoint
         return None
 

@@ -14,6 +14,7 @@ from runback.config import EXAMPLE_DATA, TrainConfig, own_references, parse_all
 from runback.data.files import is_dataset, is_object
 from runback.errors import ConfigError, DataError, ModelError, TrackingError, TrustError
 from runback.storage.trust import known_in
+from runback.tracking import run_tag
 from runback.tracking import tags as names
 from runback.tracking.record import RunRecord, Tags
 from runback.user_code import MAX_SHOWN, is_of_library, is_user_defined, locate
@@ -32,9 +33,9 @@ def config_of(record: RunRecord) -> TrainConfig:
     """
     changed, original = record.tags.changes, original_config_of(record)
     for name, value in changed.items():
-        with _naming(record, names.CHANGED + name):
+        with _naming(record, run_tag.CHANGED):
             parse_all({name: value})
-    with _naming(record, f"{names.CHANGED}{{{','.join(sorted(changed))}}}"):
+    with _naming(record, run_tag.CHANGED):
         return dataclasses.replace(original, **parse_all(changed))
 
 
@@ -44,7 +45,7 @@ def original_config_of(record: RunRecord) -> TrainConfig:
     Raises:
         RunNotFoundError, TrackingError: as in `config_of`.
     """
-    with _naming(record, names.CONFIG):
+    with _naming(record, run_tag.CONFIG):
         return TrainConfig.from_recorded(record.original_config)
 
 
@@ -108,7 +109,8 @@ def require_fingerprint(found: str, record: RunRecord, data: str) -> None:
     recorded = record.tags.data_fingerprint
     if not re.fullmatch("[0-9a-f]{64}", recorded):
         raise TrackingError(
-            f"run {record.run_id}: tag {names.DATA_FINGERPRINT} is damaged: not a SHA-256"
+            f"run {record.run_id}: tag {names.RUN} is damaged: its {run_tag.DATA_FINGERPRINT} is not a "
+            "SHA-256"
         )
     if found != recorded:
         raise DataError(
@@ -119,13 +121,13 @@ def require_fingerprint(found: str, record: RunRecord, data: str) -> None:
 
 
 @contextlib.contextmanager
-def _naming(record: RunRecord, tag: str) -> Iterator[None]:
-    """Names the run and the tag in errors about recorded options."""
+def _naming(record: RunRecord, entry: str) -> Iterator[None]:
+    """Names the run and the entry of its tag in errors about recorded options."""
     try:
         yield
     except ConfigError as error:
         raise TrackingError(
-            f"run {record.run_id}: tag {tag[:MAX_SHOWN]!a} is damaged, or from a later version of "
+            f"run {record.run_id}: {entry} in tag {names.RUN} is damaged, or from a later version of "
             f"runback: {error}"
         ) from None
 

@@ -12,7 +12,7 @@ from runback.errors import JournalError, RunNotFoundError, TrackingError, UsageE
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, known_run_dirs, pending_run_dirs
-from runback.tracking import attached_run, create_run, tags
+from runback.tracking import attached_run, create_run
 from runback.tracking.connection import connect, describe_error, full_uri, request
 from runback.tracking.find_run import find_run, record_of
 from runback.tracking.reconcile import adopt_status, catch_up
@@ -154,10 +154,11 @@ def _delivered_now(folder: RunDir, journal: Journal, servers: _Servers) -> _Deli
     client = servers.client(journal.fact("tracking_uri"))
     identity = journal.identity()
     run = request(f"run {folder.run_id}", lambda: client.get_run(folder.run_id))
-    if run.data.tags.get(tags.JOURNAL, identity) != identity:
+    record = record_of(run)
+    if record.tags.journal not in ("", identity):
         say(f"run {folder.run_id} was resumed with another journal; local points are obsolete")
         return _Delivery.NOTHING
-    was_behind = catch_up(client, journal, record_of(run))
+    was_behind = catch_up(client, journal, record)
     if was_behind or journal.fact("is_assumed"):  # an older copy of the journal
         adopt_status(journal, run)
     return _Delivery.DONE if attached_run.deliver(folder, journal, client) else None

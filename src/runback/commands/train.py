@@ -41,7 +41,7 @@ from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.storage.atomic import naming_a_full_disk
 from runback.storage.trust import remember, source_of, source_with
-from runback.tracking import tags
+from runback.tracking import run_tag, tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import DatasetPart, FindRun, RunDescription
 from runback.training.device import short_of_memory
@@ -435,18 +435,21 @@ def _experiment_id(point: ForkPoint | None) -> str:
 
 
 def description_of(setup: TrainingSetup, point: ForkPoint | None = None) -> RunDescription:
-    """What the run is described with at its start: params, tags, and dataset inputs."""
+    """What the run is described with at its start: params, tags, facts, and dataset inputs."""
     config, table = setup.config, setup.table
     counted = {} if config.missing_target == "refuse" else {LEFT_OUT: str(table.left_out)}
     return RunDescription(
         params={**config.as_params(), **counted},
         tags={
             tags.RUN_NAME: run_name(config, point.tags if point else None),
-            tags.CONFIG: config.as_json(),
-            tags.DATA_FINGERPRINT: table.fingerprint,
-            tags.DATA_PATH: str(table.path),
             **({tags.KEY: config.key} if config.key else {}),
-            **(point.tags.as_tags() if point else {}),
+            **({tags.FORK_OF: point.tags.run_id} if point else {}),
+        },
+        facts={
+            run_tag.CONFIG: config.as_params(),
+            run_tag.DATA_FINGERPRINT: table.fingerprint,
+            run_tag.DATA_PATH: str(table.path),
+            **({run_tag.FORK: point.tags.as_entry()} if point else {}),
         },
         datasets=tuple(_dataset_parts(setup)),
     )

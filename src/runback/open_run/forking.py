@@ -10,7 +10,6 @@ from typing import Any
 
 from runback.console.progress import say
 from runback.errors import CheckpointError, TrackingError, UsageError
-from runback.limits import MAX_TAG
 from runback.open_run.restore import STATE_DICT, load_into, remote_positions
 from runback.open_run.run import Run
 from runback.stateful import Stateful
@@ -30,6 +29,8 @@ from runback.tracking.record import ForkTags, RunRecord
 
 # In the run's folder and among its artifacts.
 FORK = "fork"
+# Characters of the changed options, as they are recorded.
+MAX_CHANGES = 300
 SHOWN, MAX_SHOWN = 10, 80
 
 
@@ -104,7 +105,7 @@ def changes_text(before: Mapping[str, str], after: Mapping[str, str]) -> str:
     names = [name for name in after if before.get(name) != after[name]]
     return ", ".join(
         f"{name} {_cut(before.get(name, ''))} -> {_cut(after[name])}" for name in names
-    )[:MAX_TAG]
+    )[:MAX_CHANGES]
 
 
 def _cut(text: str) -> str:

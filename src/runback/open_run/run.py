@@ -33,7 +33,7 @@ from runback.storage.atomic import make_folder, write_bytes
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, move_pending, pending_run_dir, require_home, run_dir
-from runback.tracking import links, tags
+from runback.tracking import links, run_tag, tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import (
     CreateRun,
@@ -229,17 +229,21 @@ class Run:
             description: of the run, logged if that was interrupted when the run was created.
 
         Raises:
+            UsageError: the changes are too long for a tag; nothing is changed.
             TrackingError: the server is unreachable or rejects the request.
         """
-        new_tags = {tags.CHANGED + name: text for name, text in changes.items()}
         self._resumes = self._with_this_resume()
-        new_tags[tags.RESUMED] = ",".join(map(str, self._resumes))
-        new_tags |= {tags.LEASE: lease.lease(os.getpid()), tags.JOURNAL: self.journal.identity()}
+        facts: dict[str, run_tag.Entry] = {
+            run_tag.CHANGED: changes,
+            run_tag.RESUMED: self._resumes,
+            run_tag.JOURNAL: self.journal.identity(),
+        }
+        new_tags = {tags.LEASE: lease.lease(os.getpid())}
         if changes.get("name"):
             new_tags[tags.RUN_NAME] = changes["name"]
         assert self.record is not None
         missing = None if self.record.tags.is_described else description
-        self._courier.ask(ReopenRun(self.id, new_tags, missing))
+        self._courier.ask(ReopenRun(self.id, new_tags, facts, missing))
         self._go_live()
 
     def _with_this_resume(self) -> list[int]:

@@ -16,6 +16,7 @@ from runback.open_run.signals import StopSignals
 from runback.own_loop.loop import Settings
 from runback.own_loop.values import require_same
 from runback.storage.scripts import ScriptStart, remember_start
+from runback.tracking import run_tag, tags
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import FindRun, RunDescription
 from runback.tracking.record import ForkTags, RunRecord
@@ -91,7 +92,9 @@ def open_run(request: Request, stack: ExitStack) -> Opened:
     if parent and start:
         fork = _fork_tags(parent, start, description)
         keep_start(run, start, fork)
-        description = replace(description, tags={**description.tags, **fork.as_tags()})
+        marks = {**description.tags, tags.FORK_OF: fork.run_id}
+        facts: dict[str, run_tag.Entry] = {run_tag.FORK: fork.as_entry()}
+        description = replace(description, tags=marks, facts=facts)
     run.create(description, *place)
     remember_start(run.id, request.script)
     return Opened(run, signals, is_resumed=False, start=start)

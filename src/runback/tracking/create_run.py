@@ -2,7 +2,7 @@
 
 A server can create a run and lose the response. A retry, as by MLflow's HTTP client and by
 gateways, then creates a second run, and the first stays RUNNING. So the pending directory is made
-before the run, with a unique mark that the run has as a tag: a run found by its mark is used, the
+before the run, with a unique mark that the run has in a tag: a run found by its mark is used, the
 request is repeated only if none is found, and duplicates are deleted, at once and when the run has
 ended. If the courier is killed or the server fails in between, `runback sync` completes the
 deletion from the pending directory.
@@ -14,7 +14,7 @@ import contextlib
 import getpass
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -25,7 +25,7 @@ from runback.environment import git_commit
 from runback.errors import RunbackError, TrackingError
 from runback.storage.journal import Journal
 from runback.storage.paths import RunDir, run_dir, settle
-from runback.tracking import tags
+from runback.tracking import run_tag
 from runback.tracking.connection import (
     Attempts,
     describe_error,
@@ -38,6 +38,7 @@ from runback.tracking.connection import (
 )
 from runback.tracking.experiment import experiment_of
 from runback.tracking.find_run import record_of
+from runback.tracking.messages import RunDescription
 from runback.tracking.status import fail_run
 from runback.tracking.timeouts import connect_seconds
 
@@ -51,7 +52,7 @@ FORGET_SECONDS = 600.0
 def create_run(
     client: MlflowClient,
     pending: RunDir,
-    first_tags: Mapping[str, str],
+    description: RunDescription,
     experiment: str = "",
     given_id: str = "",
 ) -> RunDir:
@@ -60,7 +61,7 @@ def create_run(
     Args:
         client: of the tracking server.
         pending: the run's directory, locked by the caller.
-        first_tags: tags that the run has from its first moment on.
+        description: the run has its tags and facts from its first moment on.
         experiment: its name; by default the experiment of the environment.
         given_id: of the experiment, in the place of a name.
 
@@ -68,12 +69,14 @@ def create_run(
         The run's directory. On an HTTP server its journal keeps the mark for `delete_duplicates`.
 
     Raises:
-        UsageError: the experiment does not exist or is deleted; the directory is removed.
+        UsageError: the experiment does not exist or is deleted, or the options are too long for a
+            tag; the directory is removed.
         TrackingError: the server is unreachable or rejects the request. If the run may exist, the
             pending directory is kept for `runback sync`.
     """
     try:
         experiment_id = experiment_of(client, experiment, given_id)
+        first_tags = _first_tags(description, pending)
     except RunbackError:
         shutil.rmtree(pending.path, ignore_errors=True)
         raise
@@ -135,15 +138,14 @@ def delete_run(client: MlflowClient, run_id: str, error: str) -> None:
 
 
 def _created(
-    client: MlflowClient, experiment_id: str, pending: RunDir, first_tags: Mapping[str, str]
+    client: MlflowClient, experiment_id: str, pending: RunDir, first_tags: dict[str, str]
 ) -> Run:
     """The new run; the pending directory is removed if the server refused to create it."""
-    all_tags = {**_source_tags(), **first_tags, tags.MARK: pending.mark}
     attempts, is_first = Attempts(connect_seconds()), True
     while True:
         try:
             with attempts.settings(is_first):
-                return client.create_run(experiment_id, tags=all_tags)
+                return client.create_run(experiment_id, tags=first_tags)
         except Exception as error:  # also a truncated response, or a gateway's error page
             if is_first and is_refusal(error):
                 shutil.rmtree(pending.path, ignore_errors=True)
@@ -179,8 +181,7 @@ def _found_in_time(client: MlflowClient, experiment_id: str, mark: str) -> list[
 
 
 def _marked(client: MlflowClient, experiment_id: str, mark: str) -> list[Run]:
-    query = f"tags.`{tags.MARK}` = '{mark}'"
-    return list(client.search_runs([experiment_id], filter_string=query))
+    return list(client.search_runs([experiment_id], filter_string=run_tag.query(mark)))
 
 
 def _delete(client: MlflowClient, surplus: list[Run]) -> None:
@@ -222,6 +223,12 @@ def _set_facts(folder: RunDir, **facts: str) -> None:
     with contextlib.closing(Journal(folder.journal)) as journal:
         journal.set_facts(facts)
         journal.flush(durable=True)
+
+
+def _first_tags(description: RunDescription, pending: RunDir) -> dict[str, str]:
+    """The tags of the run from its first moment on."""
+    fact_tag = run_tag.as_tag({**description.facts, run_tag.MARK: pending.mark})
+    return {**_source_tags(), **description.tags, **fact_tag}
 
 
 def _source_tags() -> dict[str, str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import sys
 from typing import Any
 
 from mlflow import MlflowClient
@@ -15,14 +14,14 @@ from mlflow.utils import name_utils
 from runback import __version__
 from runback.limits import MAX_DATASET_SCHEMA
 from runback.storage.lease import lease
-from runback.tracking import tags
+from runback.tracking import run_tag, tags
 from runback.tracking.connection import request
 from runback.tracking.messages import DatasetPart, RunDescription
 from runback.tracking.notes import note_tags
 
 
 def describe_run(client: MlflowClient, run_id: str, description: RunDescription) -> None:
-    """Logs the params, tags and datasets of a run that was just created.
+    """Logs the params and datasets of a run, and its tags unless it has them from the beginning.
 
     Raises:
         TrackingError: the server is unreachable or rejects the request.
@@ -48,6 +47,7 @@ def complete_description(client: MlflowClient, run_id: str, description: RunDesc
     generated it or the option `name` is given.
 
     Raises:
+        UsageError: the options are too long for a tag.
         TrackingError: the server is unreachable or rejects the request.
     """
     what = f"run {run_id} cannot be described"
@@ -56,6 +56,7 @@ def complete_description(client: MlflowClient, run_id: str, description: RunDesc
     params = {name: text for name, text in description.params.items() if name not in logged}
     if not description.params.get("name") and not _is_generated(run.info.run_name or ""):
         new_tags.pop(tags.RUN_NAME, None)
+    new_tags |= run_tag.merged(run.data.tags, description.facts)
     describe_run(client, run_id, dataclasses.replace(description, params=params, tags=new_tags))
 
 
@@ -86,7 +87,7 @@ def nest_launch(client: MlflowClient, launch_id: str, run_id: str, command: str)
 def is_launch(client: MlflowClient, launch_id: str, command: str) -> bool:
     """Whether a run was created by `mlflow run -e COMMAND`, and not by another program."""
     run = request(f"run {launch_id}", lambda: client.get_run(launch_id))
-    return bool(run.data.tags.get(tags.ENTRY_POINT) == command and tags.CONFIG not in run.data.tags)
+    return bool(run.data.tags.get(tags.ENTRY_POINT) == command and tags.RUN not in run.data.tags)
 
 
 def _log(client: MlflowClient, run_id: str, description: RunDescription) -> None:
@@ -111,7 +112,6 @@ def _is_generated(name: str) -> bool:
 def _process_tags() -> dict[str, str]:
     return {
         tags.VERSION: __version__,
-        tags.PYTHON: sys.version.split()[0],
         tags.LEASE: lease(os.getppid()),
     }
 

@@ -17,7 +17,7 @@ from runback.errors import RunbackError, TrackingError
 from runback.storage.journal import Journal
 from runback.storage.lock import FileLock
 from runback.storage.paths import RunDir, pending_run_dir, run_dir
-from runback.tracking import artifacts, tags
+from runback.tracking import artifacts, run_tag, tags
 from runback.tracking.connection import connect, describe_error, public_uri, repeated, request
 from runback.tracking.create_run import create_run, delete_run
 from runback.tracking.describe_run import (
@@ -86,8 +86,8 @@ class Handlers:
             shutil.rmtree(pending.path, ignore_errors=True)
             raise
         lock = FileLock(pending.courier_lock).acquire(f"the delivery of {pending.path.name}")
-        first_tags, place = question.description.tags, (question.experiment, question.experiment_id)
-        folder = create_run(client, pending, first_tags, *place)
+        place = (question.experiment, question.experiment_id)
+        folder = create_run(client, pending, question.description, *place)
         record_start(folder)
         try:
             describe_run(client, folder.run_id, question.description)
@@ -104,7 +104,7 @@ class Handlers:
         self._start(folder, None)
         try:
             describe_launch(self.client, folder.run_id, question.description)
-        except TrackingError as error:
+        except RunbackError as error:
             _record_failure(folder, str(error))
             raise
 
@@ -137,11 +137,13 @@ class Handlers:
         """
         folder, what = run_dir(question.run_id), f"run {question.run_id}"
         before = request(what, lambda: self.client.get_run(question.run_id))
+        facts = {**(question.description.facts if question.description else {}), **question.facts}
+        new = {**question.tags, **run_tag.merged(before.data.tags, facts)}
         self._start(folder, None)
         try:
             if question.description is not None:
                 complete_description(self.client, question.run_id, question.description)
-            reopen_run(self.client, question.run_id, question.tags)
+            reopen_run(self.client, question.run_id, new)
         except TrackingError as error:
             _record_former_end(folder, before, str(error))
             raise

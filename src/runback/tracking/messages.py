@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeVar, get_args
 
 import runback.errors
 from runback.errors import RunbackError
 from runback.tracking.record import EndStatus, Options, RunRecord
+from runback.tracking.run_tag import Entry
 
 A = TypeVar("A", covariant=True)
 
@@ -62,11 +63,13 @@ class RunDescription:
     Attributes:
         params: MLflow params; existing ones are not changed.
         tags: MLflow tags.
+        facts: entries of the tag `run_tag`.
         datasets: MLflow dataset inputs.
     """
 
     params: Options
     tags: dict[str, str]
+    facts: dict[str, Entry] = field(default_factory=dict)
     datasets: tuple[DatasetPart, ...] = ()
 
 
@@ -124,11 +127,13 @@ class ReopenRun(Question[None]):
     Attributes:
         run_id: of the run.
         tags: to be added.
+        facts: entries of the tag `run_tag`, to be added.
         description: to be completed; None if it is complete.
     """
 
     run_id: str
     tags: dict[str, str]
+    facts: dict[str, Entry]
     description: RunDescription | None = None
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from runback.decoding import decode
 from runback.errors import RunNotFoundError, TrackingError
+from runback.tracking import run_tag
 from runback.tracking import tags as names
 
 EndStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -20,7 +18,7 @@ Options = dict[str, str]
 LastPoints = dict[str, tuple[int, int]]
 
 
-# Of an epoch in a tag.
+# Of an epoch in a tag: more do not fit into a database.
 MAX_DIGITS = 18
 
 
@@ -41,32 +39,25 @@ class ForkTags:
     changed: str = ""
 
     @classmethod
-    def parse(cls, stored: Mapping[str, str]) -> ForkTags | None:
-        """Parses MLflow tags; None if they are not those of a fork.
+    def parse(cls, run_id: str, entry: Any) -> ForkTags | None:
+        """Parses the tag with the ID and the entry of `run_tag`; None without an ID: it is no fork.
 
         Raises:
-            TrackingError: the epoch is damaged.
+            TrackingError: the entry is damaged.
         """
-        if names.FORK_OF not in stored:
+        if not run_id:
             return None
-        epoch = stored.get(names.FORK_EPOCH, "")
-        if not re.fullmatch(f"[0-9]{{1,{MAX_DIGITS}}}", epoch):
-            raise TrackingError(f"tag {names.FORK_EPOCH} is damaged: not a number of epochs")
-        kept = filter(None, stored.get(names.FORK_KEPT, "").split(", "))
-        changed = stored.get(names.FORK_CHANGED, "")
-        return cls(
-            run_id=stored[names.FORK_OF], epoch=int(epoch), kept=tuple(kept), changed=changed
-        )
+        found = entry if isinstance(entry, dict) else {}
+        kept, changed = found.get("kept", []), found.get("changed", "")
+        (epoch,) = _numbers([found.get("epoch")]) or (-1,)
+        if not (epoch >= 0 and _are_texts(kept) and isinstance(changed, str)):
+            raise TrackingError(_damaged(run_tag.FORK, "an object with a number of epochs"))
+        return cls(run_id=run_id, epoch=epoch, kept=tuple(kept), changed=changed)
 
-    def as_tags(self) -> dict[str, str]:
-        """The tags, of which `parse` is the inverse."""
-        found = {
-            names.FORK_OF: self.run_id,
-            names.FORK_EPOCH: str(self.epoch),
-            names.FORK_KEPT: ", ".join(self.kept),
-            names.FORK_CHANGED: self.changed,
-        }
-        return {name: text for name, text in found.items() if text}
+    def as_entry(self) -> dict[str, run_tag.Value]:
+        """The entry of `run_tag`; the ID has a tag of its own."""
+        said: dict[str, run_tag.Value] = {"kept": list(self.kept), "changed": self.changed}
+        return {"epoch": self.epoch, **{name: value for name, value in said.items() if value}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,24 +93,20 @@ class Tags:
         """Parses MLflow tags.
 
         Raises:
-            TrackingError: the tag with the options, or with the epoch of a fork, is damaged.
+            TrackingError: the tag of `run_tag` is damaged.
         """
-        changes = {
-            name.removeprefix(names.CHANGED): value
-            for name, value in stored.items()
-            if name.startswith(names.CHANGED)
-        }
+        facts = run_tag.facts_of(stored)
         return cls(
-            options=_options(stored[names.CONFIG]) if names.CONFIG in stored else None,
-            changes=changes,
-            data_path=stored.get(names.DATA_PATH, ""),
-            data_fingerprint=stored.get(names.DATA_FINGERPRINT, ""),
+            options=_options(facts, run_tag.CONFIG) if run_tag.CONFIG in facts else None,
+            changes=_options(facts, run_tag.CHANGED),
+            data_path=_text(facts, run_tag.DATA_PATH),
+            data_fingerprint=_text(facts, run_tag.DATA_FINGERPRINT),
             lease=stored.get(names.LEASE, ""),
-            journal=stored.get(names.JOURNAL, ""),
-            mark=stored.get(names.MARK, ""),
-            resumes=_numbers(stored.get(names.RESUMED, "")),
+            journal=_text(facts, run_tag.JOURNAL),
+            mark=_text(facts, run_tag.MARK),
+            resumes=_numbers(facts.get(run_tag.RESUMED)),
             is_described=names.VERSION in stored,
-            fork=ForkTags.parse(stored),
+            fork=ForkTags.parse(stored.get(names.FORK_OF, ""), facts.get(run_tag.FORK)),
         )
 
 
@@ -167,7 +154,7 @@ class RunRecord:
             )
         if self.tags.options is None:
             raise RunNotFoundError(
-                f"run {self.run_id} was not trained by runback (it has no tag {names.CONFIG})"
+                f"run {self.run_id} was not trained by runback (it has no tag {names.RUN})"
             )
         return self.tags.options
 
@@ -204,17 +191,29 @@ class RunRecord:
             )
 
 
-def _numbers(text: str) -> tuple[int, ...]:
-    """Numbers with commas between them; others are left out."""
-    parts = [part for part in text.split(",") if len(part) <= MAX_DIGITS]
-    return tuple(int(part) for part in parts if part.isascii() and part.isdecimal())
+def _numbers(value: Any) -> tuple[int, ...]:
+    """A list of numbers of epochs; what is none is left out."""
+    found = value if isinstance(value, list) else []
+    return tuple(n for n in found if type(n) is int and 0 <= n < 10**MAX_DIGITS)
 
 
-def _options(text: str) -> Options:
-    try:
-        options = decode(json.loads, text)
-    except ValueError:
-        options = None
-    if not isinstance(options, dict) or not all(isinstance(v, str) for v in options.values()):
-        raise TrackingError(f"tag {names.CONFIG} is damaged: not a JSON object of options")
+def _options(facts: Mapping[str, Any], name: str) -> Options:
+    options = facts.get(name, {})
+    if not isinstance(options, dict) or not _are_texts(list(options.values())):
+        raise TrackingError(_damaged(name, "an object of options as text"))
     return options
+
+
+def _text(facts: Mapping[str, Any], name: str) -> str:
+    text = facts.get(name, "")
+    if not isinstance(text, str):
+        raise TrackingError(_damaged(name, "a text"))
+    return text
+
+
+def _are_texts(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, str) for value in values)
+
+
+def _damaged(entry: str, kind: str) -> str:
+    return f"tag {names.RUN} is damaged: its {entry} is not {kind}"

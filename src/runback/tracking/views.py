@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from runback.decoding import decode
 from runback.tracking import tags
-from runback.tracking.notes import note_tags
+from runback.tracking.notes import note_tags, signed
 
 NAME = "runback"
 NOTE = (
@@ -46,7 +46,7 @@ def write_view(client: MlflowClient, experiment_id: str) -> None:
     if _stored_state(stored.get(tags.VIEW, "")) != state:
         value = {"name": NAME, "createdAt": time.time_ns() // 1_000_000, "state": state}
         client.set_experiment_tag(experiment_id, tags.VIEW, json.dumps(value))
-    if stored.get(tags.NOTE) != NOTE:
+    if stored.get(tags.NOTE) != signed(NOTE):
         for key, text in note_tags(stored, NOTE).items():
             client.set_experiment_tag(experiment_id, key, text)
 

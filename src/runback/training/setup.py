@@ -33,6 +33,7 @@ from runback.errors import ConfigError, DataError, ModelError
 from runback.limits import (
     MAX_DATASET_NAME,
     MAX_TAG,
+    REST_OF_TAG,
     column_problem,
     model_name_problem,
     text_problem,
@@ -261,9 +262,8 @@ def _require_storable(setup: TrainingSetup) -> None:
             raise DataError(
                 f"{table.path}: the name of used column {number} ({column!a}) {problem}; rename it"
             )
-    if problem := text_problem(table.name, MAX_DATASET_NAME) or text_problem(
-        str(table.path), MAX_TAG
-    ):
+    room = MAX_TAG - REST_OF_TAG - len(setup.config.as_json())
+    if problem := text_problem(table.name, MAX_DATASET_NAME) or text_problem(str(table.path), room):
         raise DataError(f"{str(table.path)!a}: the path {problem}; rename the file or folder")
 
 

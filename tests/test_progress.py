@@ -67,6 +67,13 @@ def test_quiet_prints_nothing_but_warnings(workspace: Workspace) -> None:
     assert shown.end() == 0
     assert shown.text.count("\n") == 1 and shown.text.startswith(warning)
     assert workspace.runback(*options, "never").returncode == 2
+    code = f"import runback; runback.resume({done.stdout.strip()!r}, epochs=30)"
+    silent = subprocess.run(
+        [sys.executable, "-c", code], cwd=workspace.folder, capture_output=True, text=True,
+        env={**workspace.env, "RUNBACK_QUIET": "1"},
+    )  # fmt: skip
+    assert silent.returncode == 0
+    assert [line[: len(warning)] for line in silent.stderr.splitlines()] == [warning]
 
 
 def test_without_a_terminal_lines_are_rare(

@@ -24,8 +24,8 @@ def say(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """`say` for what is not needed: nothing inside `quietly`."""
-    if not _is_quiet:
+    """`say` for what is not needed: nothing where it `is_quiet`."""
+    if not is_quiet():
         say(text)
 
 
@@ -47,8 +47,8 @@ def quietly(wanted: bool = True) -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether this is inside `quietly`."""
-    return _is_quiet
+    """Whether this is inside `quietly`, or RUNBACK_QUIET is set to anything but 0."""
+    return _is_quiet or os.environ.get("RUNBACK_QUIET", "") not in ("", "0")
 
 
 def _erasing() -> str:
@@ -64,9 +64,9 @@ def is_on_terminal() -> bool:
 
 @contextmanager
 def drawing() -> Iterator[Line | None]:
-    """A line at the bottom of the terminal; None without a terminal, or inside `quietly`."""
+    """A line at the bottom of the terminal; None without a terminal, or where it `is_quiet`."""
     global _is_drawn
-    if _is_quiet or _is_drawn or not is_on_terminal():
+    if is_quiet() or _is_drawn or not is_on_terminal():
         yield None
         return
     from runback.console.line import Line  # imports rich

@@ -81,7 +81,8 @@ def test_the_first_supported_python_is_taken(programs: Path) -> None:
         interpreter(programs, name)
     done, asked = install(programs, "env")
     assert done.returncode == 0, done.stderr
-    pip = "3.12.1 -m pip install --disable-pip-version-check --constraint constraints.txt"
+    options = "--disable-pip-version-check --no-compile --constraint constraints.txt"
+    pip = f"3.12.1 -m pip install {options}"
     assert asked == ["3.12.1 -m venv env", f"{pip} --editable ."]
     lines = done.stderr.splitlines()
     assert lines[0] == "runback: creating env with Python 3.12.1"

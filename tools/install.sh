@@ -50,7 +50,8 @@ install() {
     if command -v uv >/dev/null; then
         uv pip install --python "$venv/bin/python" "$@"
     else
-        "$venv/bin/python" -m pip install --disable-pip-version-check "$@"
+        # As uv does: Python compiles what is imported, a small part, when it is imported.
+        "$venv/bin/python" -m pip install --disable-pip-version-check --no-compile "$@"
     fi
 }
 

@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from mlflow.entities import Metric
 
 import runback
 from conftest import Workspace
@@ -17,7 +18,7 @@ from runback.config import TrainConfig
 from runback.console.curves import LETTERS, curve_lines
 from runback.storage.journal import Journal, Unsent, unsent
 from runback.storage.lease import is_held, lease
-from runback.tracking import run_tag, tags
+from runback.tracking import points, run_tag, tags
 
 SECOND = 1000
 
@@ -155,6 +156,26 @@ def test_curves_of_odd_values_are_drawn() -> None:
     assert negative == ["cost  -1 ▁█ 1", "         epochs 1 to 2, linear scale from -1 to 1"]
     many = curve_lines({"cost": [(step, 1 / step) for step in range(1, 100_001)]})
     assert len(many[0]) < 80 and many[0].endswith(" 1e-05")
+
+
+@pytest.mark.parametrize("store", ["workspace", "remote"])
+def test_a_long_history_is_read_in_part(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, store: str
+) -> None:
+    """3000 epochs of 10 ms with a pause of 100 s, from a database and from a server."""
+    client = request.getfixturevalue(store).client
+    run_id = str(client.create_run("0", SECOND, {tags.VERSION: "0"}).info.run_id)
+    for first in range(1, 3001, 1000):
+        steps = range(first, first + 1000)
+        at = {step: SECOND + 10 * step + 100 * SECOND * (step > 1500) for step in steps}
+        client.log_batch(run_id, [Metric("cost", 1 / step, at[step], step) for step in steps])
+    monkeypatch.setattr(points, "history", None)
+    found = runback.show(run_id)
+    costs = found.costs["cost"]
+    assert (found.epochs, len(costs)) == (3000, 200)
+    assert (costs[0], costs[-1]) == ((1, 1.0), (3000, 1 / 3000))
+    assert found.times.paused == pytest.approx(100, abs=0.1)
+    assert found.times.epochs == pytest.approx(30, abs=0.1)
 
 
 def test_a_journal_is_counted_without_being_written(tmp_path) -> None:

@@ -22,7 +22,7 @@ from runback.tracking import artifacts, tags
 from runback.tracking.connection import connect, request
 from runback.tracking.find_run import find_run
 from runback.tracking.list_runs import registered_as
-from runback.tracking.points import history
+from runback.tracking.points import sampled
 from runback.tracking.record import RunRecord
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 COSTS = ("cost", "val_cost")
 BASELINES = "baselines.json"
 MAX_CURVE_POINTS = 200
+# That are read of each metric: so many that they show the pauses of a long training.
+MAX_POINTS = 1000
 # A gap between two epochs is a pause if it is so long, and so many times longer than most are.
 PAUSE_SECONDS, PAUSE_FACTOR = 30.0, 20.0
 
@@ -43,7 +45,8 @@ class Times:
     Attributes:
         before: from the run's start to the end of its first epoch.
         epochs: from the first to the last epoch, without pauses.
-        paused: between epochs, such as between an interruption and the resume.
+        paused: between epochs, such as between an interruption and the resume; of a long training, not
+            the short ones.
         after: from the last epoch to the end: scores, plots, the delivery of the rest.
     """
 
@@ -124,7 +127,7 @@ def details_of(client: MlflowClient, record: RunRecord) -> RunDetails:
     """`show` of a run that is found."""
     what = f"run {record.run_id}"
     found = request(what, partial(client.get_run, record.run_id))
-    points = {name: history(client, record.run_id, name) for name in COSTS}
+    points = {name: sampled(client, record.run_id, name, MAX_POINTS) for name in COSTS}
     experiment = request("experiment", partial(client.get_experiment, found.info.experiment_id))
     version, aliases = registered_as(client, [record.run_id]).get(record.run_id, ("", ()))
     left = _unsent(record.run_id)
@@ -210,20 +213,33 @@ def _thinned(points: Sequence[Point]) -> list[tuple[int, float]]:
 
 
 def _times(run: Run, costs: list[Point]) -> Times:
-    """Where the time went, from the times at which the epochs were completed."""
+    """Where the time went, from the times at which some or all epochs were completed."""
     moments = sorted(point.timestamp for point in costs)
     if not moments:
         return Times(None, None, 0.0, None)
     gaps = [(after - before) / 1000 for before, after in pairwise(moments)]
-    usual = sorted(gaps)[(len(gaps) - 1) // 2] if gaps else 0.0
-    pauses = [gap for gap in gaps if gap > max(PAUSE_SECONDS, PAUSE_FACTOR * usual)]
-    ended = run.info.end_time
+    pauses, ended = _pauses(gaps, _epochs_apart(costs)), run.info.end_time
     return Times(
         before=max(0.0, (moments[0] - run.info.start_time) / 1000),
         epochs=math.fsum(gaps) - math.fsum(pauses),
         paused=math.fsum(pauses),
         after=None if ended is None else max(0.0, (ended - moments[-1]) / 1000),
     )
+
+
+def _epochs_apart(costs: list[Point]) -> float:
+    """The mean number of epochs from one point to the next, at least 1."""
+    steps = [point.step for point in costs]
+    return max(1.0, (max(steps) - min(steps)) / max(1, len(steps) - 1))
+
+
+def _pauses(gaps: list[float], epochs_apart: float) -> list[float]:
+    """The pauses in the seconds between points, without those of the epochs in between."""
+    usual = sorted(gaps)[(len(gaps) - 1) // 2] if gaps else 0.0
+    one = usual / epochs_apart
+    rest = [gap - (usual - one) for gap in gaps]
+    shortest = max(PAUSE_SECONDS, PAUSE_FACTOR * one, usual)
+    return [seconds for seconds in rest if seconds > shortest]
 
 
 def _unsent(run_id: str) -> Unsent:

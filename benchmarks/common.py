@@ -249,6 +249,12 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if "model name" in line), "?")
 
 
+def memory(key: str) -> float:
+    """VmRSS or VmHWM of this process in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
 def device() -> str:
     """The device of the benchmarks: the GPU if there is one, else the CPU."""
     import torch

@@ -27,6 +27,7 @@ from benchmarks.common import (
     device,
     in_turn,
     median,
+    memory,
     options,
     publish,
     ratio,
@@ -57,12 +58,6 @@ def write_table(path: Path, rows: int) -> None:
 
 
 # What runs in processes of their own
-
-
-def memory(key: str) -> float:
-    """VmRSS or VmHWM of this process in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
 
 
 def reading(which: str, path: str) -> dict[str, float]:

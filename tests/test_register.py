@@ -22,6 +22,7 @@ import runback
 from clean_env import CleanEnvironment
 from conftest import Workspace, wait_until
 from own_runs import program, runs_of
+from runback.cli import main
 from runback.commands.predict import predict_file
 from runback.model.own_inputs import Inputs
 from runback.model.own_spec import OwnSpec
@@ -239,7 +240,12 @@ def test_pyfunc_gives_what_the_module_gives(registered: Registered) -> None:
     ("use", "text"),
     [
         (lambda r: runback.evaluate(r.run_id), "use it with predict, load_model or mlflow.pyfunc"),
-        (lambda r: runback.promote(r.run_id), "use it with predict, load_model or mlflow.pyfunc"),
+        (
+            lambda r: runback.promote(r.run_id),
+            r"has a loop of its own: name the metric .* --metric",
+        ),
+        (lambda r: runback.promote(r.run_id, metric="no"), "did not log 'no': name the metric"),
+        (lambda r: runback.promote(r.run_id, data="t.csv"), "data and significant, which need"),
         (lambda r: runback.export(r.run_id, "pt2", "m.pt2"), "registered from a loop of its own"),
         (lambda r: runback.predict(r.run_id, FRAME[["a"]]), "table: no column 'b'"),
         (lambda r: runback.predict(r.run_id, FRAME, keep=["c"]), "no column 'c'"),
@@ -247,12 +253,50 @@ def test_pyfunc_gives_what_the_module_gives(registered: Registered) -> None:
         (lambda r: runback.predict(r.run_id, FRAME, probabilities=True), "numbers, not classes"),
         (lambda r: runback.predict("models:/image/1", np.ones((1, 1, 4, 4))), "which is no table"),
     ],
-    ids=["evaluate", "promote", "export", "column", "keep", "shape", "classes", "image"],
+    ids=[
+        "evaluate",
+        "promote",
+        "metric",
+        "rows",
+        "export",
+        "column",
+        "keep",
+        "shape",
+        "classes",
+        "image",
+    ],
 )
 def test_what_a_run_cannot_do_is_said(registered: Registered, use: Any, text: str) -> None:
     with pytest.raises(runback.UsageError, match=text) as caught:
         use(registered)
     assert "\n" not in str(caught.value)
+
+
+def test_promote_compares_what_own_loops_logged(
+    registered: Registered, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with runback.run("second") as run:
+        for _ in run.epochs(1):
+            run.log(cost=0.5)
+    client = mlflow.MlflowClient(registered.uri)
+    source = client.get_model_version("wide", "1").source
+    client.create_registered_model("ladder")
+    for run_id in (registered.run_id, run.id):
+        client.create_model_version("ladder", source, run_id)
+    worse, good = "models:/ladder/1", "models:/ladder/2"
+    first = runback.promote(worse, metric="cost", better="lower")
+    assert (first.moved, first.score, first.reason) == (True, 1.0, "no version had the alias")
+    assert main(["promote", good, "--metric", "cost", "--better", "lower"]) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert (second["moved"], second["score"], second["holder_score"]) == (True, 0.5, 1.0)
+    refused = runback.promote(worse, metric="cost", better="lower")
+    assert (refused.moved, refused.reason) == (False, "its cost is not better")
+    assert runback.promote(worse, metric="cost", better="lower", force=True).moved
+    assert runback.rollback(good).version == "2"
+    assert runback.promote(worse, metric="cost", better="higher").moved
+    for better in ("", "low"):
+        assert main(["promote", good, "--metric", "cost", "--better", better]) == 2
+        assert "--better lower or higher" in capsys.readouterr().err
 
 
 # Registering, with one epoch begun

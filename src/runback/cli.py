@@ -205,7 +205,7 @@ def _promote(options: argparse.Namespace) -> int:
     data, trust = options.data or None, _trusts(options)
     clearly = _truth("significant", options.significant)
     what = options.run, options.alias, options.metric, data
-    _print_json(runback.promote(*what, force, trust, clearly))
+    _print_json(runback.promote(*what, force, trust, clearly, options.better))
     return EXIT_DONE
 
 
@@ -439,6 +439,7 @@ COMMANDS = (
             RUN,
             Argument("alias", "the alias (default: champion)", default="champion"),
             Argument("metric", "the score that decides (default: the task's primary metric)"),
+            Argument("better", "lower or higher: the direction of a metric of an own loop"),
             Argument(
                 "data", "score both on this table instead of the run's test rows", metavar="FILE"
             ),

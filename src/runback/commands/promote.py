@@ -18,11 +18,13 @@ from runback.storage.paths import home
 from runback.tasks import Metric, by_name
 from runback.tracking import aliases, connection, registry, tags
 from runback.tracking.find_run import find_run
+from runback.tracking.record import RunRecord
 from runback.training.own_parts import OwnParts
 from runback.training.scoring import Scoring
 from runback.user_code import sources_differ
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from mlflow.entities.model_registry import ModelVersion
 
 # Other promotions of the same model may each score two large tables first.
@@ -101,8 +103,13 @@ def promote(
     force: bool = False,
     trust: bool = False,
     significant: bool = False,
+    better: str = "",
 ) -> PromotionResult:
     """Moves an alias to RUN's version if its score is better than the holder's on the same rows.
+
+    A run with a loop of its own (`runback.run`, Lightning, transformers) has no test rows that both
+    models could be scored on. There the metric is one that both runs logged, and `better` says its
+    direction; whether the two values are of the same rows is for the caller to know.
 
     The difference of the scores has a 95 % interval by a paired bootstrap over the rows. If it
     includes 0, the rows do not tell which model is better.
@@ -113,20 +120,33 @@ def promote(
     Args:
         run: RUN in any of its forms; it must have a registered version.
         alias: of the registered model.
-        metric: one of the scores of RUN's task; empty for the task's primary metric.
+        metric: one of the scores of RUN's task; empty for the task's primary metric. For a run with a
+            loop of its own, one that it logged, of which the last value counts.
         data: a table to score both models on, instead of the runs' test rows.
         force: move the alias regardless of the scores, or without any.
         trust: as in `load_model`, for both models.
         significant: move the alias only if the interval excludes 0, or no version has it.
+        better: "lower" or "higher", for a run with a loop of its own only.
 
     Raises:
-        UsageError: RUN is not registered, its task has no such metric, or the two models cannot be
+        UsageError: RUN is not registered, it has no such metric, or the two models cannot be
             compared.
         RunHeldError: another promotion of the model is in progress.
         RunNotFoundError, TrackingError, TrustError, ModelError, CheckpointError: as in `load_model`.
         DataError: a table is missing or has changed.
     """
     _require_alias(alias)
+    client = connection.connect()
+    record = find_run(client, run)
+    if record.has_own_loop:
+        if data is not None or significant:
+            raise UsageError(
+                f"run {record.run_id} has a loop of its own, so data and significant, which need "
+                "scores of rows, do not apply; give metric and better"
+            )
+        return _by_logged(client, record, alias, metric, better, _Rule(force, significant=False))
+    if better:
+        raise UsageError(f"better {better!r}: is for a run with a loop of its own; leave it out")
     with loading(run, trust=trust) as loaded:
         scoring = scoring_of(loaded)
         metric = _metric_of(scoring, metric)
@@ -172,6 +192,62 @@ def _metric_of(scoring: Scoring, metric: str) -> str:
     if metric not in scoring.metrics:
         raise UsageError(f"metric {metric!r} is not one of {', '.join(scoring.metrics)}")
     return metric
+
+
+def _by_logged(
+    client: MlflowClient, record: RunRecord, alias: str, metric: str, better: str, rule: _Rule
+) -> PromotionResult:
+    """`promote` by the last values of a metric that both runs logged."""
+    score, direction = _logged(record, metric), _direction(better, metric)
+    version = registry.version_of(client, record)
+    with _promotion_lock(version.name):
+        holder = aliases.holder_of(client, version.name, alias)
+        result = _undecided(version, holder, alias, metric)
+        if result.holder == result.version:
+            return dataclasses.replace(result, reason="it has the alias already")
+        old = _logged_by_holder(client, result, rule)
+        result = dataclasses.replace(result, score=_finite(score), holder_score=old)
+        moved, reason = _verdict(direction, result, rule)
+        result = dataclasses.replace(result, moved=moved, reason=reason)
+        if moved:
+            aliases.move(client, version.name, alias, _history_entry(result))
+        return result
+
+
+def _logged(record: RunRecord, metric: str) -> float:
+    """The last value of a metric of a run with a loop of its own.
+
+    Raises:
+        UsageError: the run has no such metric, or none is named.
+    """
+    if metric in record.metrics:
+        return record.metrics[metric]
+    has = ", ".join(sorted(record.metrics)) or "none"
+    what = f"did not log {metric!a}" if metric else "has a loop of its own"
+    raise UsageError(
+        f"run {record.run_id} {what}: name the metric that decides with --metric (the run has {has}), "
+        "and its direction with --better"
+    )
+
+
+def _logged_by_holder(client: MlflowClient, result: PromotionResult, rule: _Rule) -> float | None:
+    if result.holder is None:
+        return None
+    holder = find_run(client, f"models:/{result.model}/{result.holder}")
+    if rule.force and result.metric not in holder.metrics:
+        return None
+    return _finite(_logged(holder, result.metric))
+
+
+def _direction(better: str, metric: str) -> Metric:
+    if better not in ("lower", "higher"):
+        given = (
+            f"better {better!r}: is neither lower nor higher" if better else "better: is missing"
+        )
+        raise UsageError(
+            f"{given}; say which values of {metric} are better, --better lower or higher"
+        )
+    return Metric(higher_is_better=better == "higher")
 
 
 def _promotion_lock(name: str) -> FileLock:

@@ -153,7 +153,7 @@ def version_of(client: MlflowClient, record: RunRecord) -> ModelVersion:
     matches = [version for version in versions if version.source == f"models:/{model_id}"]
     if not matches:
         reason = "its option register is none"
-        if record.config.get("register") != "none":
+        if record.has_own_loop or record.config.get("register") != "none":
             reason = "its model is not registered yet; deliver it with: runback sync"
         raise UsageError(f"run {record.run_id} has no registered version: {reason}")
     return max(matches, key=lambda version: int(version.creation_timestamp))

@@ -17,6 +17,7 @@ import pytest
 
 import runback
 from conftest import DATA, Server, Workspace, wait_until
+from tracking_parts import mlflow_run
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -72,6 +73,14 @@ def curves(browser: Chrome) -> int:
     return len(browser.find_elements("css selector", ".js-plotly-plot .scatterlayer .trace"))
 
 
+def shown_params(browser: Chrome) -> list[str]:
+    """The params in MLflow's comparison of runs that are not hidden as equal."""
+    tables = browser.find_elements("css selector", ".mlflow-compare-run-table")
+    texts = [[row.text for row in table.find_elements("css selector", "th")] for table in tables]
+    (params,) = [names for names in texts if {"lr", "best_val_cost"} & {*names} == {"lr"}]
+    return params
+
+
 def trained(remote: Workspace, *options: str) -> tuple[str, str]:
     """A training through the command line; its run ID and the link that it printed."""
     shutil.copy(DATA / "non_linear.csv", remote.folder)
@@ -110,6 +119,25 @@ def test_two_runs_compared_differ_in_one_param(
     browser.get(f'{server.uri}/#/compare-runs?runs=[{quoted}]&experiments=["0"]')
     wait_for(browser, "Parameters", "0.0001", "0.0002")
     picture(browser, "ui-compare")
+
+
+def test_one_param_differs_from_a_run_of_mlflow_run(
+    remote: Workspace, server: Server, browser: Chrome
+) -> None:
+    """With MLflow's switch that hides what is equal."""
+    same = {"data": str(DATA / "non_linear.csv"), "epochs": "60", "checkpoint_every": "30"}
+    given = [text for name, value in same.items() for text in ("-P", f"{name}={value}")]
+    mine = mlflow_run(remote, *given, "-P", "lr=0.0002")
+    options = [text for name, value in same.items() for text in (f"--{name}", value)]
+    other = remote.runback("train", *options, "--lr", "0.0001").stdout.strip()
+    browser.get(f'{server.uri}/#/compare-runs?runs=["{mine}","{other}"]&experiments=["0"]')
+    wait_for(browser, "Parameters", "0.0001", "0.0002")
+    switch = "button[aria-label='Parameters - Show diff only']"
+    (button,) = browser.find_elements("css selector", switch)
+    if button.get_attribute("aria-checked") != "true":
+        button.click()
+    wait_until(lambda: "lr" in shown_params(browser), SECONDS)
+    assert shown_params(browser) == ["lr"]
 
 
 def test_a_run_page_shows_description_and_dataset(remote: Workspace, browser: Chrome) -> None:

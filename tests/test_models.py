@@ -206,7 +206,7 @@ class Shaped(nn.Module):
 )
 def test_a_module_with_another_output_is_refused(what: str, problem: str) -> None:
     with pytest.raises(ModelError) as caught:
-        check_module(Shaped(2, 1, what), torch.zeros(3, 2), 1)
+        check_module(Shaped(2, 1, what), torch.zeros(3, 2), (1,))
     assert str(caught.value).startswith(f"option model: {problem}")
     assert "\n" not in str(caught.value)
 
@@ -214,7 +214,7 @@ def test_a_module_with_another_output_is_refused(what: str, problem: str) -> Non
 def test_check_module_changes_no_module_or_generator() -> None:
     module = Shaped(2, 1, "good").train()
     before, weights = torch.get_rng_state(), module.layer.weight.clone()
-    check_module(module, torch.randn(3, 2, generator=torch.Generator()), 1)
+    check_module(module, torch.randn(3, 2, generator=torch.Generator()), (1,))
     assert torch.equal(torch.get_rng_state(), before)
     assert torch.equal(module.layer.weight, weights)
     assert module.training

@@ -74,7 +74,7 @@ PLACES: dict[str, tuple[Callable[[Any], Any], str]] = {
 def test_a_generator_of_its_own_is_named(kind: str, place: str) -> None:
     put, name = PLACES[place]
     module = Probed(nothing, own=put(GENERATORS[kind]()))
-    (warning,) = check_module(module, X, 1)
+    (warning,) = check_module(module, X, (1,))
     assert warning.startswith(f"{name}: a random generator of the module's own")
 
 
@@ -130,7 +130,7 @@ def test_what_changes_in_a_step_is_named_and_put_back(
 ) -> None:
     module = Probed(change, train_only=True, **own)
     before = fingerprints(module)
-    (warning,) = check_module(module, X, 1)
+    (warning,) = check_module(module, X, (1,))
     assert warning.startswith(name) and "is in no checkpoint" in warning
     assert fingerprints(module) == before
 
@@ -138,7 +138,7 @@ def test_what_changes_in_a_step_is_named_and_put_back(
 def test_a_non_persistent_buffer_is_named_and_put_back() -> None:
     module = Probed(change_tensor)
     module.register_buffer("seen", torch.zeros(2), persistent=False)
-    (warning,) = check_module(module, X, 1)
+    (warning,) = check_module(module, X, (1,))
     assert warning.startswith("seen: changes in forward")
     assert module.get_buffer("seen").tolist() == [0.0, 0.0]
 
@@ -149,7 +149,7 @@ def test_generators_are_put_back() -> None:
     module = Probed(lambda m: torch.rand(1, generator=m.part[0].rng), own=[shared])
     module.part[0].rng = shared
     expected = torch.rand(3, generator=torch.Generator().manual_seed(3))
-    check_module(module, X, 1)
+    check_module(module, X, (1,))
     assert module.own[0] is module.part[0].rng
     assert torch.equal(torch.rand(3, generator=module.own[0]), expected)
 
@@ -168,13 +168,13 @@ def test_generators_are_put_back() -> None:
 )
 @pytest.mark.filterwarnings("ignore:.*torch.nn.utils.spectral_norm.*:FutureWarning")
 def test_modules_without_hidden_state_give_no_warning(module: nn.Module) -> None:
-    assert check_module(module, X, 1) == []
+    assert check_module(module, X, (1,)) == []
 
 
 def test_a_module_in_a_plain_list_is_seen() -> None:
     """Its weights are neither trained nor stored."""
     module = Probed(lambda m: m.own[0](X), own=[nn.BatchNorm1d(2)])
-    (warning,) = check_module(module, X, 1)
+    (warning,) = check_module(module, X, (1,))
     assert "own[0].running_mean" in warning
 
 
@@ -183,7 +183,7 @@ def test_random_predictions_are_named() -> None:
         def forward(self, input: Tensor) -> Tensor:
             return nn.functional.dropout(super().forward(input), 0.5, training=True)
 
-    assert check_module(Random(2, 1), X, 1) == [
+    assert check_module(Random(2, 1), X, (1,)) == [
         "in eval mode, two predictions of the same rows differ"
     ]
 
@@ -210,7 +210,7 @@ def test_any_attributes_are_put_back(old: dict[str, Any], new: st.DataObject) ->
 
     module = Probed(change, **old)
     before = fingerprints(module)
-    check_module(module, X, 1)
+    check_module(module, X, (1,))
     assert fingerprints(module) == before
     assert module.training
 
@@ -220,7 +220,7 @@ def test_a_check_leaves_all_generators_alone() -> None:
         random.random(), np.random.rand(), torch.rand(1)
 
     before = repr(generator_states())
-    check_module(Probed(draw), X, 1)
+    check_module(Probed(draw), X, (1,))
     assert repr(generator_states()) == before
 
 
@@ -262,7 +262,7 @@ def test_a_forward_that_changes_the_state_dict_is_refused(
     module = Probed(change, train_only=train_only)
     module.register_buffer("seen", torch.zeros(1))
     with pytest.raises(ModelError) as caught:
-        check_module(module, X, 1)
+        check_module(module, X, (1,))
     assert str(caught.value).startswith(f"option model: {problem}")
     assert "\n" not in str(caught.value)
 

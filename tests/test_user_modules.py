@@ -30,7 +30,7 @@ def built(model: str, **model_args: object):
 
 
 def checked(model: str, **model_args: object) -> None:
-    check_module(built(model, **model_args).module, torch.ones(2, 2), 1)
+    check_module(built(model, **model_args).module, torch.ones(2, 2), (1,))
 
 
 def wrong(body: str) -> str:
@@ -72,7 +72,7 @@ def test_the_check_leaves_a_good_module_unchanged(tmp_path: Path) -> None:
     model = built(f"{tmp_path}/mine.py:Net", hidden=3)
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
     state = torch.get_rng_state()
-    check_module(model.module, torch.ones(2, 2), 1)
+    check_module(model.module, torch.ones(2, 2), (1,))
     assert torch.equal(state, torch.get_rng_state())
     assert model.module.training
     for name, value in model.module.state_dict().items():
@@ -151,7 +151,7 @@ def test_lazy_parameters_and_extra_buffers_come_back(tmp_path: Path) -> None:
         )
     )
     model = built(f"{tmp_path}/mine.py:Net")
-    check_module(model.module, torch.ones(2, 2), 1)
+    check_module(model.module, torch.ones(2, 2), (1,))
     expected = model.module.eval()(torch.ones(2, 2))
     save_model(tmp_path / "model", model, model.module.state_dict())
     assert torch.equal(load_built(tmp_path / "model").module(torch.ones(2, 2)), expected)

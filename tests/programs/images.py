@@ -53,3 +53,33 @@ class Stream(IterableDataset):
     def __iter__(self):
         for index in range(len(self.images))[: self.end]:
             yield self.images[7 * index % len(self.images)]
+
+
+class Copies(Images):
+    """The same noisy images, to be reproduced."""
+
+    def __getitem__(self, index):
+        image, _ = super().__getitem__(index)
+        return image, image
+
+
+class Masks(Images):
+    """The same noisy images, and for each pixel whether it is dark, light (2) or very light (5)."""
+
+    def __getitem__(self, index):
+        image, _ = super().__getitem__(index)
+        level = self.images[index, 0]
+        return image, (level > 0).long() * 2 + (level > 1).long() * 3
+
+
+class PixelNet(nn.Module):
+    """`[n, channels, h, w] -> [n, outputs, h, w]`; `outputs` is n_targets where it is 0."""
+
+    def __init__(self, n_features, n_targets, shape, outputs=0):
+        super().__init__()
+        self.first = nn.Conv2d(shape[0], 8, 3, padding=1)
+        self.dropout = nn.Dropout(0.1)
+        self.second = nn.Conv2d(8, outputs or n_targets, 1)
+
+    def forward(self, x):
+        return self.second(self.dropout(torch.relu(self.first(x))))

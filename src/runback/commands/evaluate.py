@@ -236,6 +236,11 @@ def _table_of(loaded: Loaded, data: str) -> Table:
 
 
 def _require_shape(spec: ModelSpec, table: Table, data: str) -> None:
+    if table.target_shape != spec.target_shape:
+        raise DataError(
+            f"{data}: the shape of the targets is {list(table.targets.shape[1:])}, and the model "
+            f"predicts {list(spec.target_shape) or 'columns of numbers'}"
+        )
     if table.sample_shape != spec.shape:
         raise DataError(
             f"{data}: the shape of the samples is {list(table.features.shape[1:])}, and the model "

@@ -79,11 +79,12 @@ def load_model(run: str, device: str = "cpu", trust: bool = False) -> nn.Module:
             nor trusted on this machine.
 
     Returns:
-        A module from feature columns to `[n, n_targets]`, in the run's dtype (float32, or float64 if
-        the run used it). If all features are numbers without missing cells, its input is the raw
-        columns `[n, n_features]`; otherwise the encoded columns `[n, width]` of columns.json, which
-        `predict` makes from a frame. A module trained on samples with a shape takes `[n, *shape]`. One
-        that was registered from a loop of its own (`runback.run`) takes and returns what it did there.
+        A module from feature columns to `[n, n_targets]`, or to arrays where the targets are some, in
+        the run's dtype (float32, or float64 if the run used it). If all features are numbers without
+        missing cells, its input is the raw columns `[n, n_features]`; otherwise the encoded columns
+        `[n, width]` of columns.json, which `predict` makes from a frame. A module trained on samples
+        with a shape takes `[n, *shape]`. One that was registered from a loop of its own
+        (`runback.run`) takes and returns what it did there.
 
     Raises:
         RunNotFoundError: no such run, or it has no model yet.

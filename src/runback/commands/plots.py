@@ -52,7 +52,7 @@ def _plots(setup: TrainingSetup, output: Tensor, y: Tensor) -> Iterator[tuple[st
     """Yields (file stem, figure) of the test rows: those of the task, of groups, and of a curve."""
     yield from setup.task.plots(output, y, setup.built.spec.target_columns)
     layout, features = setup.built.spec.layout, setup.table.features
-    if setup.table.sample_shape or layout.width > MAX_COLUMNS:
+    if setup.table.sample_shape or setup.table.target_shape or layout.width > MAX_COLUMNS:
         return
     step = max(1, -(-len(y) * layout.width // MAX_CELLS))
     what, errors = setup.task.row_errors(output[::step], y[::step])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, overload
 
 import numpy.typing as npt
 import pandas as pd
@@ -29,13 +29,32 @@ from runback.errors import DataError, UsageError
 from runback.model.batched_forward import CHUNK_ROWS
 from runback.model.own_serving import OwnPredictor
 from runback.model.own_spec import OwnModel, is_own, load_own_verified
-from runback.model.serving import Predictor
+from runback.model.serving import Predictor, columns_of
 from runback.model.spec import ModelSpec
 from runback.storage.atomic import write_atomically
-from runback.tasks import by_name
 from runback.training.device import choose_device
 
 
+@overload
+def predict(
+    run: str,
+    frame: pd.DataFrame,
+    device: str = ...,
+    *,
+    keep: Sequence[str] = ...,
+    probabilities: bool = ...,
+    trust: bool = ...,
+) -> pd.DataFrame: ...
+@overload
+def predict(
+    run: str,
+    frame: npt.NDArray[Any] | Tensor | Dataset[Any],
+    device: str = ...,
+    *,
+    keep: Sequence[str] = ...,
+    probabilities: bool = ...,
+    trust: bool = ...,
+) -> Any: ...
 def predict(
     run: str,
     frame: pd.DataFrame | npt.NDArray[Any] | Tensor | Dataset[Any],
@@ -44,8 +63,12 @@ def predict(
     keep: Sequence[str] = (),
     probabilities: bool = False,
     trust: bool = False,
-) -> pd.DataFrame:
+) -> Any:
     """Predictions for a frame: one column for each target, with the frame's index.
+
+    Returns:
+        A DataFrame. For samples, if the model predicts arrays, an array `[n, *shape]`; for a frame
+        these have a column for each number.
 
     Args:
         run: RUN in any of its forms.
@@ -75,7 +98,9 @@ def predict(
             if isinstance(frame, Dataset):
                 name, dtype = object_name(frame), loaded.spec.torch_dtype
                 frame, _ = UserDataset(name, dtype, samples=frame).materialise()
-            return predictor.predict_samples(frame, probabilities)
+            predicted = predictor.predict_samples(frame, probabilities)
+            shape = loaded.spec.target_shape
+            return predicted.to_numpy().reshape(-1, *shape) if shape else predicted
         _require_columns(loaded.spec)
         kept = _kept(frame, keep)
         predicted = predictor.predict_frame(frame, probabilities=probabilities)
@@ -194,7 +219,7 @@ def _checked_output(output: str, data: Path) -> Path | None:
 
 
 def _check_keep(keep: Sequence[str], spec: ModelSpec, probabilities: bool = False) -> None:
-    _require_new(keep, by_name(spec.task).columns(spec.target_columns, probabilities))
+    _require_new(keep, columns_of(spec, probabilities))
 
 
 def _require_new(keep: Sequence[str], columns: Sequence[str]) -> None:

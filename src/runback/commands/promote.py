@@ -344,10 +344,14 @@ def _finite(value: float) -> float | None:
 
 
 def _require_comparable(one: Loaded, other: Loaded, metric: str) -> None:
-    if one.spec.targets != other.spec.targets:
+    told = [
+        ", ".join(run.spec.targets) + f" {list(run.spec.target_shape) or ''}".rstrip()
+        for run in (one, other)
+    ]
+    if told[0] != told[1]:
         raise UsageError(
-            f"run {one.record.run_id} predicts {', '.join(one.spec.targets)}, "
-            f"the holder's run {other.record.run_id} {', '.join(other.spec.targets)}"
+            f"run {one.record.run_id} predicts {told[0]}, "
+            f"the holder's run {other.record.run_id} {told[1]}"
         )
     classes = [[label.classes for label in run.spec.labels] for run in (one, other)]
     if classes[0] != classes[1]:

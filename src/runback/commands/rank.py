@@ -176,7 +176,7 @@ def _require_same_targets(one: Predicted, other: Predicted) -> None:
     whats = [
         (p.task.name, [(t.name, tuple(t.classes)) for t in p.scoring.targets]) for p in (one, other)
     ]
-    if whats[0] != whats[1]:
+    if whats[0] != whats[1] or one.y.shape != other.y.shape:
         names = [f"{name} of {', '.join(t for t, _ in targets)}" for name, targets in whats]
         raise UsageError(
             f"runs {one.run_id} and {other.run_id} predict different targets or classes: "

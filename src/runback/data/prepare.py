@@ -170,9 +170,17 @@ def _split_of_samples(config: TrainConfig, table: Table, has_classes: bool) -> S
         raise ConfigError(f"option split: {config.split} needs a table; a dataset has no columns")
     if rule.how == "stratified" and not has_classes:
         raise ConfigError(f"option split: {config.split} needs classes; the targets are numbers")
-    cells = pa.array(table.targets[:, 0].to(torch.int64).numpy())
+    if rule.how == "stratified" and table.target_shape:
+        raise ConfigError(
+            f"option split: {config.split} needs one class for each sample; the targets are arrays of "
+            f"the shape {list(table.target_shape)}"
+        )
+
+    def cells(_: str) -> pa.Array:
+        return pa.array(table.targets[:, 0].to(torch.int64).numpy())
+
     target = table.columns.targets[0]
-    return draw_split(table.path, rule, config.split, config.seed, n_rows, lambda _: cells, target)
+    return draw_split(table.path, rule, config.split, config.seed, n_rows, cells, target)
 
 
 def _example_of_samples(features: Tensor, train: Tensor) -> list[list[Any]]:

@@ -36,7 +36,8 @@ class Table:
     Attributes:
         features: `[n_rows, width]`, as the columns encode them; without categories, dates and
             missing numbers, `[n_rows, n_features]`. Of a user-defined dataset also `[n_rows, ...]`.
-        targets: `[n_rows, n_targets]`, same dtype; codes of classes are int64.
+        targets: `[n_rows, n_targets]`, same dtype; codes of classes are int64. Of a user-defined
+            dataset also `[n_rows, ...]`.
         columns: the names of both.
         fingerprint: SHA-256 of the file, in hexadecimal.
         path: of the file, absolute.
@@ -62,10 +63,19 @@ class Table:
     @property
     def sample_shape(self) -> tuple[int, ...]:
         """The shape of the features of a row, if it has more than one dimension; otherwise empty."""
-        return tuple(self.features.shape[1:]) if self.features.dim() > 2 else ()
+        return _shape_of(self.features)
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        """The shape of the target of a row, if it has more than one dimension; otherwise empty."""
+        return _shape_of(self.targets)
 
     def __len__(self) -> int:
         return self.features.shape[0]
+
+
+def _shape_of(rows: Tensor) -> tuple[int, ...]:
+    return tuple(rows.shape[1:]) if rows.dim() > 2 else ()
 
 
 def read_table(
@@ -169,12 +179,14 @@ def read_dataset(
     """Reads all samples; `target` and `features` must be empty or the dataset's own names.
 
     The targets are the codes of classes if `labels` are given, else int64 if all are whole numbers.
-    Features of more than one dimension have one name, x.
+    Features of more than one dimension have one name, x; such targets have one, by default y.
     """
     dataset = UserDataset(data, dtype, args, samples)
     x, y = dataset.materialise()
     names = ("x",) if x.dim() > 2 else dataset.names("feature", x.shape[1], features)
-    columns = Columns(names, dataset.names("target", y.shape[1], target))
+    is_array = y.dim() > 2
+    targets = dataset.names("target", 1 if is_array else y.shape[1], target or ("y",) * is_array)
+    columns = Columns(names, targets)
     for option, wanted, own in (
         ("target", tuple(target), columns.targets),
         ("features", tuple(features), columns.features),
@@ -184,8 +196,8 @@ def read_dataset(
                 f"option {option}: {data} has the columns {listing(own)}, in this order"
             )
     fingerprint = content_fingerprint(x, y.to(dtype))
-    targets = encode_classes(data, labels, y) if labels else y
-    return Table(x, targets, columns, fingerprint, dataset.path, dataset=dataset)
+    codes = encode_classes(data, labels, y) if labels else y
+    return Table(x, codes, columns, fingerprint, dataset.path, dataset=dataset)
 
 
 def read_parts(

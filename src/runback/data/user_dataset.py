@@ -35,8 +35,8 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Sample `i` is `(x, y)`. `x` is a number, a vector of numbers, or an array of more dimensions, such
     as an image `[1, 8, 8]`; a vector's numbers have names, an array keeps its shape. `y` is a number,
-    a vector of numbers, or a class index. The optional attributes `feature_names` and
-    `target_names` name them.
+    a vector of numbers, a class index, or an array of more dimensions of numbers or class indices.
+    The optional attributes `feature_names` and `target_names` name them.
 
     An `IterableDataset` has an order instead of indices: it is read from its beginning by `stream`.
 
@@ -88,7 +88,7 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
         return self.n_rows
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        """`x` in the dataset's dtype, and `y` `[n_targets]`, int64 if its numbers are whole.
+        """`x` in the dataset's dtype, and `y` `[n_targets]` or `[...]`, int64 if its numbers are whole.
 
         Raises:
             DataError: the sample cannot be read, or has another shape than the others.
@@ -109,7 +109,7 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
             yield sample
 
     def materialise(self) -> tuple[Tensor, Tensor]:
-        """All samples, read with fixed seeds: `[n, ...]`, and `[n, n_targets]`, int64 if all are whole.
+        """All samples, read with fixed seeds: two tensors `[n, ...]`, `y` int64 if all are whole.
 
         Raises:
             DataError: there are none, they differ in shape, or a value is not finite.
@@ -182,7 +182,7 @@ class UserDataset(Dataset[tuple[Tensor, Tensor]]):
 
 
 class DatasetRows(Dataset[tuple[Tensor, Tensor]]):
-    """A subset of a dataset's rows; a batch is `([n, ...], [n, n_targets])`.
+    """A subset of a dataset's rows; a batch is `([n, ...], [n, n_targets])`, or `[n, ...]` twice.
 
     Args:
         dataset: all samples.
@@ -233,23 +233,23 @@ def as_input(value: Any) -> Tensor:
     Raises:
         ValueError: it is empty, or not of real numbers.
     """
-    x = _numbers(value, "x")
-    return x.reshape(-1) if x.dim() < 2 else x
+    return _with_dimension(_numbers(value, "x"))
 
 
 def as_target(value: Any, dtype: torch.dtype) -> Tensor:
-    """A number or a vector as `[n_targets]`: int64 if its type is one of whole numbers, else `dtype`.
+    """A number or a vector as `[n_targets]`, an array of more dimensions with its shape.
+
+    The result is int64 if the value's type is one of whole numbers, else of `dtype`.
 
     Raises:
-        ValueError: it has more dimensions, is empty, or not of real numbers.
+        ValueError: it is empty, or not of real numbers.
     """
     y = _numbers(value, "y")
-    if y.dim() > 1:
-        raise ValueError(
-            f"y has the shape {list(y.shape)}; it must be a number, a vector (flatten it, and the "
-            "output of the module), or a class"
-        )
-    return y.reshape(-1).to(dtype if y.is_floating_point() else torch.int64)
+    return _with_dimension(y).to(dtype if y.is_floating_point() else torch.int64)
+
+
+def _with_dimension(value: Tensor) -> Tensor:
+    return value.reshape(-1) if value.dim() < 2 else value
 
 
 def _numbers(value: Any, name: str) -> Tensor:

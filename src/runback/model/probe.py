@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from typing import Any
@@ -27,7 +27,7 @@ from runback.user_code import pass_interruptions
 
 
 def check_module(
-    module: nn.Module, features: Tensor, n_outputs: int, *, twin: nn.Module | None = None
+    module: nn.Module, features: Tensor, shape: Sequence[int], *, twin: nn.Module | None = None
 ) -> list[str]:
     """Runs a module twice in each mode; afterwards it is unchanged, as are all generators.
 
@@ -36,45 +36,45 @@ def check_module(
     Args:
         module: on the CPU.
         features: `[n, n_features]`.
-        n_outputs: the width of the output.
+        shape: of the output for a row, such as `(n_targets,)`.
         twin: the same module, built a second time with other random numbers, for the warnings.
 
     Returns:
         Warnings: one sentence for each kind of state that the state_dict does not hold.
 
     Raises:
-        ModelError: forward fails on `[n, n_features]`, does not return `[n, n_outputs]` in the
+        ModelError: forward fails on `[n, n_features]`, does not return `[n, *shape]` in the
             dtype of its input, its output depends on no parameter, or it changes the entries of the
             state_dict, their shapes or dtypes.
     """
     with same_generators():
-        _materialize(module, features, n_outputs)
+        _materialize(module, features, shape)
         with _unchanged(module):
-            outputs = [_eval_pass(module, features, n_outputs, seed) for seed in (1, 2)]
-            changing = _changing(module, features, n_outputs)
+            outputs = [_eval_pass(module, features, shape, seed) for seed in (1, 2)]
+            changing = _changing(module, features, shape)
         found = _warnings(module, changing, *outputs)
         return found + _twin_warnings(module, twin, features, outputs[0])
 
 
-def _changing(module: nn.Module, features: Tensor, n_outputs: int) -> list[str]:
+def _changing(module: nn.Module, features: Tensor, shape: Sequence[int]) -> list[str]:
     """The names of what changes in a training step and is not in the state_dict.
 
     The second step counts: a cache is filled by the first.
     """
-    _train_pass(module, features, n_outputs)
+    _train_pass(module, features, shape)
     before = fingerprints(module)
-    _eval_pass(module, features.flip(0), n_outputs, seed=3)
-    _train_pass(module, features.flip(0), n_outputs)
+    _eval_pass(module, features.flip(0), shape, seed=3)
+    _train_pass(module, features.flip(0), shape)
     return changed_names(before, fingerprints(module))
 
 
-def check_one_row(module: nn.Module, features: Tensor, n_outputs: int, hint: str) -> None:
+def check_one_row(module: nn.Module, features: Tensor, shape: Sequence[int], hint: str) -> None:
     """Runs a module in train mode on one row, if a batch of the training has only one.
 
     Args:
         module: checked by `check_module`.
         features: `[1, n_features]`.
-        n_outputs: the width of the output.
+        shape: of the output for a row, such as `(n_targets,)`.
         hint: the option at fault, and what would be right.
 
     Raises:
@@ -82,7 +82,7 @@ def check_one_row(module: nn.Module, features: Tensor, n_outputs: int, hint: str
     """
     try:
         with same_generators(), _unchanged(module):
-            _train_pass(module, features, n_outputs)
+            _train_pass(module, features, shape)
     except ModelError as error:
         raise ModelError(f"{error}; {hint}") from None
 
@@ -114,28 +114,28 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
     module.load_state_dict(weights)
 
 
-def _materialize(module: nn.Module, features: Tensor, n_outputs: int) -> None:
+def _materialize(module: nn.Module, features: Tensor, shape: Sequence[int]) -> None:
     if any(map(is_lazy, [*module.parameters(), *module.buffers()])):
         before = module.state_dict().keys()
-        _eval_pass(module, features, n_outputs, seed=1)
+        _eval_pass(module, features, shape, seed=1)
         _require_names(before, module.state_dict().keys())
 
 
-def _eval_pass(module: nn.Module, features: Tensor, n_outputs: int, seed: int) -> Tensor:
+def _eval_pass(module: nn.Module, features: Tensor, shape: Sequence[int], seed: int) -> Tensor:
     seed_generators(seed, 0, features.device)
     module.eval()
     with torch.no_grad():
-        return _checked_forward(module, features, n_outputs)
+        return _checked_forward(module, features, shape)
 
 
-def _train_pass(module: nn.Module, features: Tensor, n_outputs: int) -> None:
+def _train_pass(module: nn.Module, features: Tensor, shape: Sequence[int]) -> None:
     module.train()
-    output = _checked_forward(module, features, n_outputs)
+    output = _checked_forward(module, features, shape)
     if not output.requires_grad:
         raise ModelError("option model: the output of forward depends on no parameter")
 
 
-def _checked_forward(module: nn.Module, features: Tensor, n_outputs: int) -> Tensor:
+def _checked_forward(module: nn.Module, features: Tensor, shape: Sequence[int]) -> Tensor:
     try:
         output = module(features)
     except BaseException as error:  # a user's forward can raise anything
@@ -144,10 +144,11 @@ def _checked_forward(module: nn.Module, features: Tensor, n_outputs: int) -> Ten
         raise ModelError(
             f"option model: forward fails{mode} on input {list(features.shape)}: {first_line(error)}"
         ) from error
-    expected = (features.shape[0], n_outputs)
-    shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-    if not isinstance(output, Tensor) or shape != expected:
-        raise ModelError(f"option model: forward returns {shape}, not {expected} (rows, targets)")
+    expected = (features.shape[0], *shape)
+    found = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+    if not isinstance(output, Tensor) or found != expected:
+        what = "(rows, targets)" if len(shape) == 1 else "(rows, then the classes, if any, and y)"
+        raise ModelError(f"option model: forward returns {found}, not {expected} {what}")
     if output.dtype != features.dtype:
         raise ModelError(f"option model: forward returns {output.dtype} for {features.dtype}")
     return output
@@ -208,7 +209,7 @@ def _twin_warnings(
     if twin is None:
         return []
     load_weights(twin, module.state_dict())
-    found = _eval_pass(twin, features, expected.shape[1], seed=1)
+    found = _eval_pass(twin, features, expected.shape[1:], seed=1)
     if not differing_rows(expected, found):
         return []
     return [

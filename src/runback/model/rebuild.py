@@ -33,7 +33,7 @@ from runback.user_code import pass_interruptions, refusing_exits
 
 @dataclass(frozen=True)
 class Predicted:
-    """The output of a module `[n, n_outputs]`, and the `fingerprints` of its attributes."""
+    """The output of a module `[n, ...]`, and the `fingerprints` of its attributes."""
 
     output: Tensor
     attributes: dict[str, str]
@@ -128,7 +128,7 @@ def _require_equal(expected: Predicted, found: Predicted) -> None:
 
 
 def _require_finite(output: Tensor) -> None:
-    finite = output.isfinite().all(dim=1)
+    finite = output.isfinite().flatten(1).all(dim=1)
     for row in torch.nonzero(~finite).flatten().tolist()[:1]:
         raise DivergedError(
             f"the model predicts {_shown(output[row])} for checked row {row + 1}, so "
@@ -137,12 +137,12 @@ def _require_finite(output: Tensor) -> None:
 
 
 def differing_rows(one: Tensor, other: Tensor) -> list[int]:
-    """The rows of two outputs `[n, n_targets]` that are not equal bit for bit; NaN equals NaN."""
+    """The rows of two outputs `[n, ...]` that are not equal bit for bit; NaN equals NaN."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return [0]
     whole = torch.int64 if one.dtype == torch.float64 else torch.int32
     equal = (one.view(whole) == other.view(whole)) | (one.isnan() & other.isnan())
-    return torch.nonzero(~equal.all(dim=1)).flatten().tolist()
+    return torch.nonzero(~equal.flatten(1).all(dim=1)).flatten().tolist()
 
 
 def advice(one: dict[str, str], other: dict[str, str]) -> str:
@@ -174,9 +174,9 @@ def _predicted(module: nn.Module, features: Tensor) -> Predicted:
 
 
 def _shown(row: Tensor) -> str:
-    return ", ".join(f"{value:.9g}" for value in row[:3].tolist()) + (
-        ", ..." if len(row) > 3 else ""
-    )
+    numbers = row.flatten()
+    shown = ", ".join(f"{value:.9g}" for value in numbers[:3].tolist())
+    return shown + (", ..." if len(numbers) > 3 else "")
 
 
 def start(module: str = "rebuild") -> subprocess.Popen[str]:

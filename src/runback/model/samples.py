@@ -1,4 +1,4 @@
-"""Samples of more than one dimension, such as images: their input, scaling and flattening."""
+"""Samples of more than one dimension, such as images: their input, scaling, flattening and output."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from runback.model.scaling import Scale
 
 
 class Flattened(nn.Module):
-    """A built-in module on the numbers of a sample, row by row: `[n, ...] -> [n, n_targets]`."""
+    """A built-in module on the numbers of a sample, row by row: `[n, ...] -> [n, ...]`."""
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
@@ -24,6 +24,19 @@ class Flattened(nn.Module):
         """Flattens, then applies the module."""
         out: Tensor = self.module(x.flatten(1))
         return out
+
+
+class Reshaped(nn.Module):
+    """A built-in module whose outputs are the numbers of arrays: `[n, n_features] -> [n, *shape]`."""
+
+    def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
+        super().__init__()
+        self.module, self.shape = module, tuple(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the module, then arranges its outputs."""
+        out: Tensor = self.module(x)
+        return out.unflatten(1, self.shape)
 
 
 class ScaledSamples(nn.Module):

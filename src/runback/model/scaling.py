@@ -95,7 +95,8 @@ class TargetScaled(nn.Module):
     """A module that is trained on scaled targets; the output is in the targets' own units.
 
     The training computes the cost from `module` and the targets scaled by `target`: undoing the
-    scaling first would lose bits of small differences of large targets.
+    scaling first would lose bits of small differences of large targets. Targets that are arrays have
+    one offset and one scale (`n_targets` is 1).
     """
 
     def __init__(self, n_targets: int, module: nn.Module) -> None:
@@ -104,5 +105,5 @@ class TargetScaled(nn.Module):
         self.module = module
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the module, then undoes the scaling: `[n, ...] -> [n, n_targets]`."""
+        """Applies the module, then undoes the scaling: `[n, ...] -> [n, n_targets]`, or arrays."""
         return self.target.undone(self.module(x))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from runback.columns.tensors import frame_to_tensor
-from runback.errors import DataError
+from runback.errors import DataError, UsageError
 from runback.model.batched_forward import batched_forward
 from runback.model.digests import verify_digests
 from runback.model.own_serving import OwnPredictor
@@ -25,6 +25,7 @@ from runback.model.raw_columns import accept_raw_columns
 from runback.model.samples import samples_to_tensor
 from runback.model.spec import ModelSpec, load_built
 from runback.tasks import by_name
+from runback.tasks.task import output_of_numbers
 
 
 class Predictor:
@@ -47,8 +48,9 @@ class Predictor:
             params: `{"probabilities": True}` adds a column `TARGET=CLASS` for each class.
 
         Returns:
-            `[n]` for one target, as `mlflow.models.evaluate` requires; otherwise a DataFrame with a
-            column for each target and, where asked for, each class.
+            `[n]` for one target, as `mlflow.models.evaluate` requires; arrays `[n, *target_shape]` if
+            the target is one; otherwise a DataFrame with a column for each target and, where asked
+            for, each class.
 
         Raises:
             DataError: a column is missing, a cell is not of its column's kind, or samples have
@@ -57,6 +59,8 @@ class Predictor:
         probabilities = bool((params or {}).get("probabilities", False))
         predict = self.predict_samples if self.spec.shape else self.predict_frame
         predicted = predict(data, probabilities=probabilities)
+        if shape := self.spec.target_shape:
+            return predicted.to_numpy(copy=True).reshape(-1, *shape)
         single = len(predicted.columns) == 1
         return predicted.iloc[:, 0].to_numpy(copy=True) if single else predicted
 
@@ -67,7 +71,7 @@ class Predictor:
         first_row: int = 0,
         probabilities: bool = False,
     ) -> pd.DataFrame:
-        """Predictions with a column for each target and the frame's index.
+        """Predictions with the columns of `columns` and the frame's index.
 
         Args:
             frame: as in `predict`.
@@ -88,7 +92,7 @@ class Predictor:
         return predicted
 
     def predict_samples(self, samples: Any, probabilities: bool = False) -> pd.DataFrame:
-        """Predictions with a column for each target and a row for each sample.
+        """Predictions with the columns of `columns` and a row for each sample.
 
         Args:
             samples: an array or a tensor `[n, *shape]`, where `shape` is that of the spec, or
@@ -106,14 +110,38 @@ class Predictor:
         return self._decoded(x, probabilities)
 
     def _decoded(self, x: Tensor, probabilities: bool) -> pd.DataFrame:
-        task, targets = by_name(self.spec.task), self.spec.target_columns
-        return task.decode(self.compute(x), targets, probabilities)
+        task, spec, output = by_name(self.spec.task), self.spec, self.compute(x)
+        columns = columns_of(spec, probabilities)
+        if not spec.target_shape:
+            return task.decode(output, spec.target_columns, probabilities)
+        numbers = task.decode(output_of_numbers(output, spec.target_shape), spec.target_columns)
+        values = numbers.iloc[:, 0].to_numpy()
+        return pd.DataFrame(values.reshape(len(x), len(columns)), columns=columns)
 
     def compute(self, x: Tensor) -> Tensor:
-        """The module's output `[n, n_outputs]` for `[n, ...]`, on the CPU; n may be 0."""
+        """The module's output `[n, *output_shape]` for `[n, ...]`, on the CPU; n may be 0."""
         if not len(x):
-            return torch.empty((0, self.spec.n_outputs), dtype=self.spec.torch_dtype)
+            return torch.empty((0, *self.spec.output_shape), dtype=self.spec.torch_dtype)
         return batched_forward(self.module, x)
+
+
+def columns_of(spec: ModelSpec, probabilities: bool) -> list[str]:
+    """The columns of predictions: the targets and, where asked for, the classes of each.
+
+    A target that is an array has a column for each of its numbers, such as `y_0_3_7`.
+
+    Raises:
+        UsageError: `probabilities` for numbers or for arrays.
+    """
+    if not spec.target_shape:
+        return by_name(spec.task).columns(spec.target_columns, probabilities)
+    if probabilities:
+        raise UsageError(
+            f"option probabilities: the model predicts arrays of the shape {list(spec.target_shape)}; "
+            "the module that load_model returns has an output for each class"
+        )
+    places = np.ndindex(*spec.target_shape)
+    return [f"{spec.targets[0]}_{'_'.join(map(str, place))}" for place in places]
 
 
 def _load_pyfunc(data_path: str) -> Predictor | OwnPredictor:

@@ -11,7 +11,7 @@ import dataclasses
 import inspect
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from runback.errors import CheckpointError, ModelError, first_line
 from runback.model.builtin import BUILTIN
 from runback.model.digests import verify_digests, write_digests
 from runback.model.expanding import Expanded
-from runback.model.samples import Flattened, ScaledSamples
+from runback.model.samples import Flattened, Reshaped, ScaledSamples
 from runback.model.scaling import Scaled, TargetScaled
 from runback.tasks import NumberTarget, Target, by_name
 from runback.user_code import (
@@ -65,6 +65,8 @@ class ModelSpec:
         dtype: "float32" or "float64", of weights and input.
         labels: for a task of classes, the columns of `targets`; empty for numbers.
         shape: of a sample with more than one dimension, whose only feature is x; otherwise empty.
+        target_shape: of the only target, if it is an array of more than one dimension; otherwise
+            empty.
         own_module: for a user-defined class, its importable name below `source/`; empty for a
             built-in model and before `build_model`.
         columns: the encoding of each feature; empty if all are complete number columns.
@@ -83,6 +85,7 @@ class ModelSpec:
     labels: tuple[LabelColumn, ...] = ()
     normalize_target: str = "none"
     shape: tuple[int, ...] = ()
+    target_shape: tuple[int, ...] = ()
 
     @property
     def layout(self) -> Layout:
@@ -101,12 +104,21 @@ class ModelSpec:
 
     @property
     def n_outputs(self) -> int:
-        """The width of the module's output.
+        """What the class gets as `n_targets`; see `Task.n_outputs`.
 
         Raises:
             ModelError: no registered task has the name `task`.
         """
-        return by_name(self.task).n_outputs(self.target_columns)
+        return by_name(self.task).n_outputs(self.target_columns, self.target_shape)
+
+    @property
+    def output_shape(self) -> tuple[int, ...]:
+        """The shape of the module's output for a row: `(n_outputs,)` without arrays.
+
+        Raises:
+            ModelError: no registered task has the name `task`.
+        """
+        return by_name(self.task).output_shape(self.target_columns, self.target_shape)
 
     def as_json(self) -> dict[str, Any]:
         """The spec as JSON values, with the format version."""
@@ -134,8 +146,15 @@ class ModelSpec:
         lists = {name: tuple(values[name]) for name in ("features", "targets")}
         columns = _columns(stored.get("columns"), lists["features"])
         labels = _labels(stored.get("labels"), lists["targets"])
-        shape = _shape(stored.get("shape"), columns)
-        return cls(**{**values, **lists}, columns=columns, labels=labels, shape=shape)
+        shape = _shape(stored, "shape", not columns)
+        target_shape = _shape(stored, "target_shape", len(lists["targets"]) == 1)
+        return cls(
+            **{**values, **lists},
+            columns=columns,
+            labels=labels,
+            shape=shape,
+            target_shape=target_shape,
+        )
 
 
 def _columns(stored: Any, features: tuple[str, ...]) -> tuple[Column, ...]:
@@ -166,18 +185,19 @@ def _labels(stored: Any, targets: tuple[str, ...]) -> tuple[LabelColumn, ...]:
     return labels
 
 
-def _shape(stored: Any, columns: tuple[Column, ...]) -> tuple[int, ...]:
-    """The stored shape of a sample; none for rows of a table.
+def _shape(stored: Mapping[str, Any], name: str, fits: bool) -> tuple[int, ...]:
+    """A stored shape, if there is one: of a sample, or of a target.
 
     Raises:
-        ModelError: an invalid shape, or one beside columns.
+        ModelError: an invalid shape, or one that does not fit the other entries.
     """
-    if stored is None or stored == []:
+    found = stored.get(name)
+    if found is None or found == []:
         return ()
-    is_shape = isinstance(stored, list) and 2 <= len(stored) <= MAX_DIMENSIONS and not columns
-    if not is_shape or not all(type(size) is int and 0 < size <= MAX_SIZE for size in stored):
-        raise ModelError(f"{SPEC_FILE}: the entry 'shape' is {stored!r:.80}")
-    return tuple(stored)
+    is_shape = fits and isinstance(found, list) and 2 <= len(found) <= MAX_DIMENSIONS
+    if not is_shape or not all(type(size) is int and 0 < size <= MAX_SIZE for size in found):
+        raise ModelError(f"{SPEC_FILE}: the entry {name!r} is {found!r:.80}")
+    return tuple(found)
 
 
 def _is_text(value: Any) -> bool:
@@ -370,7 +390,8 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
     layout, third = spec.layout, _third_argument(cls)
     takes_columns = third == "columns" and not spec.shape
     n_features = layout.width if takes_columns else layout.one_hot_width
-    given: tuple[Any, ...] = (math.prod(spec.shape) if spec.shape else n_features, spec.n_outputs)
+    n_targets = math.prod(spec.output_shape) if spec.model in BUILTIN else spec.n_outputs
+    given: tuple[Any, ...] = (math.prod(spec.shape) if spec.shape else n_features, n_targets)
     if takes_columns:
         given = (*given, layout.columns)
     if third == "shape" and spec.shape and third not in spec.model_args:
@@ -383,6 +404,8 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
         raise ModelError(
             f"option model_args: {spec.model} refuses {spec.model_args}: {first_line(error)}"
         ) from error
+    if spec.target_shape and spec.model in BUILTIN:
+        module = Reshaped(module, spec.output_shape)
     if spec.shape:
         module = _for_samples(spec, module)
     elif layout.categories and not takes_columns:
@@ -390,7 +413,7 @@ def _assemble(spec: ModelSpec, cls: type[nn.Module]) -> nn.Module:
     if spec.normalize != "none" and not spec.shape:
         module = Scaled(layout.width, module, spec.normalize)
     if spec.normalize_target != "none":
-        module = TargetScaled(spec.n_outputs, module)
+        module = TargetScaled(1 if spec.target_shape else spec.n_outputs, module)
     return module.to(spec.torch_dtype)
 
 

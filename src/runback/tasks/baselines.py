@@ -29,8 +29,8 @@ def fitted_rows(n_rows: int, n_columns: int) -> slice:
 
 
 def mean_of(y: Array, n: int) -> Array:
-    """The mean of each target `[n_train, n_targets]` as the prediction `[n, n_targets]`."""
-    return np.broadcast_to(y.mean(axis=0), (n, y.shape[1])).copy()
+    """The mean over the rows of `[n_train, ...]` as the prediction `[n, ...]`."""
+    return np.broadcast_to(y.mean(axis=0), (n, *y.shape[1:])).copy()
 
 
 def linear_numbers(x: Array, y: Array, x_test: Array) -> Array:
@@ -42,7 +42,7 @@ def linear_numbers(x: Array, y: Array, x_test: Array) -> Array:
 
 
 def shares_of(codes: Codes, n: int, n_classes: int) -> Array:
-    """The share of each class as its probability, `[n, n_classes]`."""
+    """The share of each class in `[n_train]` as its probability, `[n, n_classes]`."""
     shares = np.bincount(codes, minlength=n_classes) / len(codes)
     return np.broadcast_to(np.clip(shares, SMALLEST, 1), (n, n_classes)).copy()
 

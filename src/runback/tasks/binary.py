@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from runback.tasks import baselines, class_scores, resampling
 from runback.tasks.class_scores import Codes, Probabilities
 from runback.tasks.classification import columns_of, labels_of
 from runback.tasks.resampling import Resampled
-from runback.tasks.task import Loss, Metric, Target
+from runback.tasks.task import Loss, Metric, Target, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +26,7 @@ MAX_PLOTTED = 4
 
 
 class Binary:
-    """See `runback.tasks.Task`; the output `[n, n_targets]` are logits of the second class.
+    """See `runback.tasks.Task`; the output are logits of the second class, `[n, n_targets]` or arrays.
 
     Scores are averaged over the targets with equal weight.
     """
@@ -41,8 +42,8 @@ class Binary:
         """Codes 0 and 1 in the dtype of the weights."""
         return dtype
 
-    def n_outputs(self, targets: Sequence[Target]) -> int:
-        """One output for each target.
+    def n_outputs(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> int:
+        """One output for each target, or for each number of an array.
 
         Raises:
             ConfigError: a target has more than two classes.
@@ -53,7 +54,11 @@ class Binary:
                     f"option loss: bce has yes/no targets, and {target.name!r} has "
                     f"{len(target.classes)} classes; use cross_entropy"
                 )
-        return len(targets)
+        return len(targets) * math.prod(shape)
+
+    def output_shape(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> tuple[int, ...]:
+        """That of the targets."""
+        return tuple(shape) or (self.n_outputs(targets),)
 
     def balanced(self, loss: str, targets: Sequence[Target]) -> Loss:
         """Binary cross entropy in which both classes of a target have the same total weight."""
@@ -68,7 +73,7 @@ class Binary:
         return weighted
 
     def adapted(self, function: Loss) -> Loss:
-        """The function itself: it gets logits and zeros and ones, `[n, n_targets]`."""
+        """The function itself: it gets logits and zeros and ones, `[n, n_targets]` or arrays."""
         return function
 
     def scores(
@@ -81,6 +86,7 @@ class Binary:
         scores = {"cost": loss(output, y).item()}
         if not bool(output.isfinite().all()):
             return scores
+        output, y = numbers_of(output, y)
         each = [
             class_scores.class_scores(shares, codes)
             for shares, codes in zip(_probabilities(output), _codes(y), strict=True)
@@ -89,15 +95,24 @@ class Binary:
         return scores | {name: float(np.mean([found[name] for found in each])) for name in names}
 
     def resampled(self, metric: str, output: Tensor, y: Tensor, loss: Loss) -> Resampled | None:
-        """All metrics; see `runback.tasks.Task`."""
+        """All metrics, of arrays the cost alone; see `runback.tasks.Task`."""
         if metric == "cost":
             return resampling.cost(loss, output, y)
+        if y.dim() > 2:
+            return None
         return resampling.of_classes(metric, _probabilities(output), _codes(y))
 
     def baselines(
         self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Tensor]]:
-        """The share of the second class, and a logistic regression for each target."""
+        """The share of the second class, and a logistic regression for each target.
+
+        Of arrays the share alone.
+        """
+        if y.dim() > 2:
+            share = _logits([baselines.shares_of(_codes(y.reshape(-1, 1))[0], len(x_test), 2)])
+            yield "constant", share.reshape(-1, *[1] * (y.dim() - 1)).expand(-1, *y.shape[1:])
+            return
         known, asked, codes = x.double().numpy(), x_test.double().numpy(), _codes(y)
         yield "constant", _logits(baselines.shares_of(c, len(asked), 2) for c in codes)
         yield (
@@ -125,6 +140,7 @@ class Binary:
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:
         """The plots of a classification for each of the first `MAX_PLOTTED` targets."""
+        output, y = numbers_of(output, y)
         triples = zip(targets, _probabilities(output), _codes(y), strict=True)
         for number, (target, shares, codes) in zip(range(MAX_PLOTTED), triples, strict=False):
             labels = [str(label) for label in target.classes]

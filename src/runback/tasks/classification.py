@@ -15,7 +15,7 @@ from runback.errors import ConfigError
 from runback.tasks import baselines, class_scores, resampling
 from runback.tasks.class_scores import Codes, Probabilities
 from runback.tasks.resampling import Resampled
-from runback.tasks.task import Loss, Metric, Target
+from runback.tasks.task import Loss, Metric, Target, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,11 +23,20 @@ if TYPE_CHECKING:
 
 
 def _cross_entropy(output: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-    return functional.cross_entropy(output, y[:, 0], weight)
+    return functional.cross_entropy(output, _codes(y), weight)
+
+
+def _codes(y: Tensor) -> Tensor:
+    """The codes as torch's losses take them: `[n]` of a column, arrays as they are."""
+    return y[:, 0] if y.dim() == 2 else y
 
 
 class Classification:
-    """See `runback.tasks.Task`; the output `[n, n_classes]` are logits, `y` codes `[n, 1]`."""
+    """See `runback.tasks.Task`; the output `[n, n_classes]` are logits, `y` codes `[n, 1]`.
+
+    For arrays of classes, such as the classes of an image's pixels, the output is `[n, n_classes,
+    *shape]` and `y` `[n, *shape]`.
+    """
 
     name = "classification"
     model_type = "classifier"
@@ -40,13 +49,17 @@ class Classification:
         """Codes are int64, whatever the weights are."""
         return torch.int64
 
-    def n_outputs(self, targets: Sequence[Target]) -> int:
-        """One output for each class.
+    def n_outputs(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> int:
+        """The number of classes.
 
         Raises:
             ConfigError: more than one target.
         """
         return len(_only(targets).classes)
+
+    def output_shape(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> tuple[int, ...]:
+        """The classes, for arrays in front of their shape."""
+        return (self.n_outputs(targets), *shape)
 
     def balanced(self, loss: str, targets: Sequence[Target]) -> Loss:
         """Cross entropy with class weights `n_rows / (n_classes * count)`, as in scikit-learn."""
@@ -59,32 +72,46 @@ class Classification:
         return weighted
 
     def adapted(self, function: Loss) -> Loss:
-        """A function of logits `[n, n_classes]` and codes `[n]`."""
-        return lambda output, y: function(output, y[:, 0])
+        """A function of logits `[n, n_classes]` and codes `[n]`; arrays as they are."""
+        return lambda output, y: function(output, _codes(y))
 
     def scores(
         self, output: Tensor, y: Tensor, loss: Loss, targets: Sequence[Target]
     ) -> dict[str, float]:
         """The run's cost and `class_scores`; only `cost` if an output is not finite."""
         scores = {"cost": loss(output, y).item()}
+        output, y = numbers_of(output, y)
         if bool(output.isfinite().all()):
             scores |= class_scores.class_scores(_probabilities(output), y[:, 0].numpy())
         return scores
 
     def resampled(self, metric: str, output: Tensor, y: Tensor, loss: Loss) -> Resampled | None:
-        """All metrics of few classes; the cost only without class weights, where it is a mean."""
+        """All metrics of few classes; the cost only without class weights, where it is a mean.
+
+        Arrays have the cost alone: a sample of rows is not one of their numbers.
+        """
         if metric == "cost":
             return resampling.cost(loss, output, y) if loss is _cross_entropy else None
+        if y.dim() > 2:
+            return None
         return resampling.of_classes(metric, [_probabilities(output)], [y[:, 0].numpy()])
 
     def baselines(
         self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Tensor]]:
-        """The shares of the classes, and a logistic regression."""
+        """The shares of the classes, and a logistic regression; of arrays the shares alone."""
         n_classes = len(_only(targets).classes)
+        shares = baselines.shares_of(y.flatten().numpy(), len(x_test), n_classes)
+        logits = torch.from_numpy(np.log(shares))
+        if y.dim() > 2:
+            shape = y.shape[1:]
+            yield (
+                "constant",
+                logits.reshape(*logits.shape, *[1] * len(shape)).expand(-1, -1, *shape),
+            )
+            return
+        yield "constant", logits
         known, asked = x.double().numpy(), x_test.double().numpy()
-        shares = baselines.shares_of(y[:, 0].numpy(), len(asked), n_classes)
-        yield "constant", torch.from_numpy(np.log(shares))
         fitted = baselines.linear_probabilities(known, y[rows, 0].numpy(), asked, n_classes)
         yield "linear", torch.from_numpy(np.log(fitted))
 
@@ -107,6 +134,7 @@ class Classification:
         self, output: Tensor, y: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Figure]]:
         """Confusion matrix, ROC curves and calibration."""
+        output, y = numbers_of(output, y)
         labels = [str(label) for label in _only(targets).classes]
         yield from class_scores.class_plots(_probabilities(output), y[:, 0].numpy(), labels)
 

@@ -14,9 +14,9 @@ def hint_for(loss: str, y: Tensor) -> str:
 
     Args:
         loss: of the run.
-        y: `[n_train, n_targets]`.
+        y: `[n_train, n_targets]`, or arrays, about which nothing is told.
     """
-    if loss != "mse" or y.shape[1] != 1:
+    if loss != "mse" or y.dim() != 2 or y.shape[1] != 1:
         return ""
     values = y[:: -(-len(y) // MAX_ROWS)].flatten()
     distinct = values.unique()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from torch.nn import functional
 from runback.errors import ConfigError, UsageError
 from runback.tasks import baselines, figures, resampling
 from runback.tasks.resampling import Resampled
-from runback.tasks.task import Loss, Metric, Target
+from runback.tasks.task import Loss, Metric, Target, numbers_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,10 +25,12 @@ if TYPE_CHECKING:
 Drawn = npt.NDArray[np.float64]
 MAX_PLOTTED = 2000
 MAX_COLUMNS = 8
+# Of targets that are arrays, which have many times the numbers of a table's column.
+MAX_NUMBERS = 1_000_000
 
 
 class Regression:
-    """See `runback.tasks.Task`; the output `[n, n_targets]` is the prediction itself."""
+    """See `runback.tasks.Task`; the output is the prediction itself, `[n, n_targets]` or arrays."""
 
     name = "regression"
     model_type = "regressor"
@@ -49,16 +52,20 @@ class Regression:
         """The dtype of the weights."""
         return dtype
 
-    def n_outputs(self, targets: Sequence[Target]) -> int:
-        """One output for each target."""
-        return len(targets)
+    def n_outputs(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> int:
+        """One output for each target, or for each number of an array."""
+        return len(targets) * math.prod(shape)
+
+    def output_shape(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> tuple[int, ...]:
+        """That of the targets."""
+        return tuple(shape) or (self.n_outputs(targets),)
 
     def balanced(self, loss: str, targets: Sequence[Target]) -> Loss:
         """Refused: numbers have no classes."""
         raise ConfigError(f"option class_weights: loss {loss} has no classes; use none")
 
     def adapted(self, function: Loss) -> Loss:
-        """The function itself: it gets predictions and targets `[n, n_targets]`."""
+        """The function itself: it gets predictions and targets `[n, n_targets]`, or arrays."""
         return function
 
     def scores(
@@ -67,8 +74,8 @@ class Regression:
         """The run's cost, RMSE, MAE and R2, averaged over targets with equal weight.
 
         Args:
-            output: `[n, n_targets]`.
-            y: `[n, n_targets]`.
+            output: `[n, n_targets]`, or arrays, whose numbers are scored as those of one target.
+            y: likewise.
             loss: of the run.
             targets: the columns of `y`.
 
@@ -80,6 +87,7 @@ class Regression:
         from sklearn.metrics import mean_absolute_error, r2_score, root_mean_squared_error
 
         scores = {"cost": loss(output, y).item()}
+        output, y = numbers_of(output, y)
         p, a = output.double().numpy(), y.double().numpy()
         if np.isfinite(p).all():
             with np.errstate(over="ignore", invalid="ignore"):  # infinity and NaN are valid results
@@ -98,9 +106,11 @@ class Regression:
     def baselines(
         self, x: Tensor, y: Tensor, rows: slice, x_test: Tensor, targets: Sequence[Target]
     ) -> Iterator[tuple[str, Tensor]]:
-        """The mean, and least squares."""
-        known, numbers, asked = (t.double().numpy() for t in (x, y[rows], x_test))
+        """The mean, and least squares; of arrays the mean array alone."""
         yield "constant", torch.from_numpy(baselines.mean_of(y.double().numpy(), len(x_test)))
+        if y.dim() > 2:
+            return
+        known, numbers, asked = (t.double().numpy() for t in (x, y[rows], x_test))
         yield "linear", torch.from_numpy(baselines.linear_numbers(known, numbers, asked))
 
     def decode(
@@ -130,13 +140,16 @@ class Regression:
     ) -> Iterator[tuple[str, Figure]]:
         """Predicted over actual values with the diagonal, and the residuals: at most 8 targets.
 
-        Of one target all rows are drawn, where they are many as a density; of several, at most 2000.
+        Of one target all rows are drawn, where they are many as a density; of several, at most 2000;
+        of arrays at most 1,000,000 numbers.
         """
-        step = 1 if len(targets) == 1 else max(1, len(y) // MAX_PLOTTED)
+        output, y, what = *numbers_of(output, y), "test rows" if y.dim() == 2 else "test numbers"
+        most = MAX_PLOTTED if len(targets) > 1 else MAX_NUMBERS if what != "test rows" else len(y)
+        step = max(1, len(y) // max(1, most))
         actual = figures.drawable(y.numpy()[::step, :MAX_COLUMNS])
         predicted = figures.drawable(output.numpy()[::step, :MAX_COLUMNS])
         names = [target.name for target in targets[:MAX_COLUMNS]]
-        rows = f"{len(y)} test rows" if step == 1 else f"{len(actual)} of {len(y)} test rows"
+        rows = f"{len(y)} {what}" if step == 1 else f"{len(actual)} of {len(y)} {what}"
         if len(targets) > MAX_COLUMNS:
             rows += f", {MAX_COLUMNS} of {len(targets)} targets"
         yield "predictions", _predictions(actual, predicted, names, rows)

@@ -120,12 +120,17 @@ def cost(loss: Loss, output: Tensor, y: Tensor) -> Resampled:
 
 
 def of_numbers(metric: str, output: Tensor, y: Tensor) -> Resampled:
-    """The metrics of numbers, `output` and `y` `[n, n_targets]`."""
-    predicted, actual = output.double().numpy(), y.double().numpy()
+    """The metrics of numbers, `output` and `y` `[n, n_targets]`, or arrays `[n, *shape]`.
+
+    A row of arrays has the means over its numbers, whose sums over rows have the same ratios.
+    """
+    width = y.shape[1] if y.dim() == 2 else 1
+    predicted, actual = (t.double().reshape(len(y), width, -1).numpy() for t in (output, y))
     with np.errstate(over="ignore", invalid="ignore"):
         errors = predicted - actual
-        centered = actual - actual.mean(axis=0)
-        rows = _joined([errors**2, np.abs(errors), centered**2, centered])
+        centered = actual - actual.mean(axis=(0, 2), keepdims=True)
+        parts = [errors**2, np.abs(errors), centered**2, centered]
+        rows = _joined([part.mean(axis=2) for part in parts])
     return Sums(rows, {"rmse": _rmse, "mae": _mean(1), "r2": _r2}[metric])
 
 

@@ -89,8 +89,16 @@ class Task(Protocol):
     def target_dtype(self, dtype: torch.dtype) -> torch.dtype:
         """The dtype of the targets `[n, n_targets]` for weights of `dtype`."""
 
-    def n_outputs(self, targets: Sequence[Target]) -> int:
-        """The width of the module's output."""
+    def n_outputs(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> int:
+        """What a module's class gets as `n_targets`: the numbers of an output, or the classes.
+
+        Args:
+            targets: the columns.
+            shape: of the only target, if it is an array; otherwise empty.
+        """
+
+    def output_shape(self, targets: Sequence[Target], shape: Sequence[int] = ()) -> tuple[int, ...]:
+        """The shape of the module's output for a row; arguments as in `n_outputs`."""
 
     def balanced(self, loss: str, targets: Sequence[Target]) -> Loss:
         """The loss with classes weighted by the inverse of their counts.
@@ -108,8 +116,8 @@ class Task(Protocol):
         """The metrics defined for these rows, including `cost` (the run's loss).
 
         Args:
-            output: of the module, `[n, n_outputs]`, on the CPU.
-            y: `[n, n_targets]`, on the CPU.
+            output: of the module, `[n, *output_shape]`, on the CPU.
+            y: `[n, n_targets]`, or arrays `[n, *shape]`, whose numbers all count alike; on the CPU.
             loss: of the run.
             targets: the columns of `y`.
         """
@@ -126,11 +134,12 @@ class Task(Protocol):
         """Yields the names and outputs `[n_test, n_outputs]` of simple models.
 
         They are "constant" (the mean, or the shares of the classes) and "linear" (scikit-learn's
-        linear or logistic regression, on at most `baselines.MAX_ROWS` evenly spaced rows).
+        linear or logistic regression, on at most `baselines.MAX_ROWS` evenly spaced rows). Arrays
+        have only the first, for numbers the mean array.
 
         Args:
             x: the training rows on which "linear" is fitted, `[n_fitted, n_features]`.
-            y: the targets of all training rows, `[n_train, n_targets]`.
+            y: the targets of all training rows, `[n_train, n_targets]` or `[n_train, *shape]`.
             rows: of `x` among all training rows, from `baselines.fitted_rows`.
             x_test: the test rows `[n_test, n_features]`.
             targets: the columns of `y`.
@@ -167,3 +176,24 @@ class Task(Protocol):
 
     def load_libraries(self) -> None:
         """Imports the libraries for `scores` and `plots`."""
+
+
+def numbers_of(output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Arrays as rows with one number each, and columns as they are.
+
+    Args:
+        output: as in `Task.scores`.
+        y: likewise.
+
+    Returns:
+        For arrays, `[n_numbers, 1]` or of classes `[n_numbers, n_classes]`, and `[n_numbers, 1]`.
+    """
+    if y.dim() == 2:
+        return output, y
+    return output_of_numbers(output, y.shape[1:]), y.reshape(-1, 1)
+
+
+def output_of_numbers(output: Tensor, shape: Sequence[int]) -> Tensor:
+    """The output for arrays of a shape, a row for each number: `[n_numbers, 1 or n_classes]`."""
+    width = output.shape[1] if output.dim() > len(shape) + 1 else 1
+    return output.reshape(len(output), width, math.prod(shape)).movedim(1, 2).reshape(-1, width)

@@ -331,8 +331,12 @@ def _signature(spec: dict[str, Any]) -> ModelSignature | None:
     inputs = _samples(spec) or Schema([_input(column) for column in _columns(spec)])
     kinds = _output_types(spec)
     names = spec["targets"] if len(kinds) > 1 else [None]
-    outputs = Schema([ColSpec(kind, name) for kind, name in zip(kinds, names, strict=True)])
-    if not spec.get("labels"):
+    shape = spec.get("target_shape")
+    if shape:
+        outputs = Schema([TensorSpec(kinds[0].to_numpy(), (-1, *shape))])
+    else:
+        outputs = Schema([ColSpec(kind, name) for kind, name in zip(kinds, names, strict=True)])
+    if shape or not spec.get("labels"):
         return ModelSignature(inputs=inputs, outputs=outputs)
     params = ParamSchema([ParamSpec("probabilities", DataType.boolean, False)])
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)

@@ -25,10 +25,10 @@ def leaking_columns(
     Args:
         layout: of the features.
         features: `[n_rows, n_features]`.
-        targets: `[n_rows, n_targets]`.
+        targets: `[n_rows, n_targets]`; of arrays none is named.
         rows: the training rows, of which at most `MAX_ROWS` are read.
     """
-    if len({part.column for part in layout}) < 2 or len(rows) < MIN_ROWS:
+    if len({part.column for part in layout}) < 2 or len(rows) < MIN_ROWS or targets.dim() > 2:
         return []
     rows = rows[:: -(-len(rows) // MAX_ROWS)]
     x, y = features.index_select(0, rows).double(), targets.index_select(0, rows).double()

@@ -181,6 +181,7 @@ def spec_of(
     labels: Sequence[LabelColumn] = (),
     shape: tuple[int, ...] = (),
     task: Task | None = None,
+    target_shape: tuple[int, ...] = (),
 ) -> ModelSpec:
     """The model spec of a configuration for the columns of a table, or for samples of a shape."""
     return ModelSpec(
@@ -195,6 +196,7 @@ def spec_of(
         columns=tuple(encoders),
         labels=tuple(labels),
         shape=shape,
+        target_shape=target_shape,
     )
 
 
@@ -297,12 +299,12 @@ def _build(
     seed_generators(config.seed, 0, device)
     split = prepared.split
     labels, shape = prepared.labels, table.sample_shape
-    spec = spec_of(config, table.columns, table.encoders, labels, shape, task)
+    spec = spec_of(config, table.columns, table.encoders, labels, shape, task, table.target_shape)
     built = build_model(spec, source)
     _fit_scales(built, table, split)
     rows = table.features[split.train[:CHECKED_ROWS]]
     twin = _twin(built, source)
-    for warning in check_module(built.module, rows, built.spec.n_outputs, twin=twin):
+    for warning in check_module(built.module, rows, built.spec.output_shape, twin=twin):
         say(f"warning: option model: {warning}")
     return built
 
@@ -312,6 +314,8 @@ def _fit_scales(built: BuiltModel, table: Table, split: Split) -> None:
     module, spec = built.module, built.spec
     if isinstance(module, TargetScaled):
         targets = table.targets.index_select(0, split.train)
+        if table.target_shape:
+            targets = targets.reshape(-1, 1)
         module.target.fit(targets, spec.normalize_target, option="normalize_target")
         module = module.module
     if isinstance(module, ScaledSamples):
@@ -350,7 +354,7 @@ def _require_batches(config: TrainConfig, table: Table, split: Split, built: Bui
             f"the last batch of {n_rows} training rows has one row, as batch_size is "
             f"{config.batch_size}; use drop_last true or another batch_size"
         )
-    check_one_row(built.module, table.features[split.train[:1]], built.spec.n_outputs, hint)
+    check_one_row(built.module, table.features[split.train[:1]], built.spec.output_shape, hint)
 
 
 def _part(table: Table, rows: torch.Tensor, device: torch.device) -> TableDataset:

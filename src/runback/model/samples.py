@@ -35,8 +35,8 @@ class Reshaped(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the module, then arranges its outputs."""
-        out: Tensor = self.module(x)
-        return out.unflatten(1, self.shape)
+        out: Tensor = self.module(x).unflatten(1, self.shape)
+        return out
 
 
 class ScaledSamples(nn.Module):

@@ -12,7 +12,11 @@ def test_the_note_of_a_run_says_what_it_is(workspace: Workspace) -> None:
     run_id = workspace.train()
     run = workspace.client.get_run(run_id)
     note, metrics = run.data.tags[tags.NOTE], run.data.metrics
-    assert "rows: 160 training, 20 validation, 20 test; 1 feature column(s)" in note
+    assert note.startswith("- Weights: ")
+    assert (
+        "- Data: `non_linear.csv`, rows: 160 training, 20 validation, 20 test; 1 feature column(s)"
+        in note
+    )
     assert "- Model: `polynomial`, 3 parameters, on cpu" in note
     assert f"- Weights: epoch {metrics['best_epoch']:.0f}, lowest val_cost" in note
     assert "| test score | this model | constant | linear |" in note

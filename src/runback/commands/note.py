@@ -39,6 +39,7 @@ def note(
 
 
 def _what(setup: TrainingSetup, chosen: str) -> str:
+    # MLflow's table shows the beginning; the whole path of the table is that of the dataset.
     split, columns, shape = setup.split, setup.table.columns, setup.table.sample_shape
     features = f"{len(columns.features)} feature column(s)"
     if shape:
@@ -49,9 +50,10 @@ def _what(setup: TrainingSetup, chosen: str) -> str:
     size = sum(p.numel() for p in setup.state.model.parameters())
     targets = ", ".join(_code(name) for name in columns.targets[:3])
     return (
-        f"- Data: {_code(str(setup.table.path))}, rows: {rows}; {features}, target {targets}\n"
-        f"- Model: {_code(setup.config.model)}, {size} parameters, on {setup.state.device}\n"
-        f"- Weights: {chosen}" + (SCALED if setup.config.normalize_target != "none" else "")
+        f"- Weights: {chosen}\n"
+        f"- Data: {_code(setup.table.path.name)}, rows: {rows}; {features}, target {targets}\n"
+        f"- Model: {_code(setup.config.model)}, {size} parameters, on {setup.state.device}"
+        + (SCALED if setup.config.normalize_target != "none" else "")
     )
 
 

@@ -9,7 +9,7 @@ READY  := $(VENV)/.installed
 DEV    := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint docs audit fuzz chaos bench browser ui build mlproject clean
+.PHONY: help install train test lint docs audit fuzz chaos bench crashes browser ui build mlproject clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -56,6 +56,10 @@ chaos: $(DEV)  ## run the long campaigns: hundreds of kills, outages and damaged
 bench: $(DEV)  ## run all benchmarks with the peers: half an hour
 	tools/install.sh $(VENV) bench
 	$(BIN)/python -m benchmarks
+
+crashes: $(DEV)  ## let ckpt-chaos kill trainings at every file boundary and judge their resumes: an hour
+	tools/install.sh $(VENV) bench
+	$(BIN)/python -m benchmarks.crashes --bare
 
 browser: $(DEV)  ## test MLflow's UI in Chromium (packages chromium, chromium-driver); write the pictures of the docs
 	tools/install.sh $(VENV) browser

@@ -13,7 +13,11 @@ import time
 
 from benchmarks.common import HERE, QUICK_NOTE, ROOT
 
-NOT_BENCHMARKS = {"__init__", "__main__", "common", "peers", "versions"}
+# Parts of benchmarks, and `crashes`, which takes an hour.
+NOT_BENCHMARKS = {
+    "__init__", "__main__", "common", "crashed_lightning", "crashed_loop", "crashed_transformers",
+    "crashes", "peers", "versions",
+}  # fmt: skip
 
 
 def main() -> int:

@@ -70,6 +70,7 @@ LONG = {
     "test_faults_at_any_time_leave_whole_runs",
     "test_faults_of_the_requests_that_create_are_repaired",
     "test_four_simultaneous_starts_make_one_store",
+    "test_images_to_reproduce_train_register_and_predict",
     "test_killed_commands_resume_to_equal_results",
     "test_multiple_regression_converges",
     "test_other_params_or_objects_change_nothing",

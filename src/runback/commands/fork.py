@@ -6,6 +6,7 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -50,6 +51,17 @@ from runback.training.setup import dtype_of
 OF_THE_RUN = ("name", "key")
 OF_ANOTHER = {"optimizer": ("momentum", "optimizer_args"), "scheduler": ("scheduler_args",)}
 LEFT_TO_THE_DATA = (("loss", AUTO), ("normalize_target", AUTO))
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What was asked for: the run to fork, where, the given options, consent and the dataset."""
+
+    record: RunRecord
+    at: int | None
+    options: dict[str, Any]
+    trust: bool
+    samples: Dataset[Any] | None
 
 
 def fork(
@@ -105,12 +117,13 @@ def run_fork(
     _require_trained(record)
     key, place = key_of(options.get("key") or None), record.experiment_id
     options |= {"key": key} if key else {}
+    asked = _Asked(record, at, options, trust, samples)
     with holding_key(key, f"id {place}"):
         _, begun = earlier_run(courier, launch_id(), key, experiment_id=place)
         if begun is not None:
-            return _resumed(begun, record, at, options, courier, trust, samples)
+            return _resumed(asked, begun, courier)
         with tempfile.TemporaryDirectory(prefix="runback-") as folder:
-            return _trained(record, at, options, courier, trust, samples, Path(folder))
+            return _trained(asked, Path(folder), courier)
 
 
 def forked_config(record: RunRecord, options: Mapping[str, Any], at: int) -> TrainConfig:
@@ -199,54 +212,39 @@ def _require_fitting(record: RunRecord, before: TrainConfig, config: TrainConfig
             )
 
 
-def _trained(
-    record: RunRecord,
-    at: int | None,
-    options: dict[str, Any],
-    courier: CourierClient,
-    trust: bool,
-    samples: Dataset[Any] | None,
-    into: Path,
-) -> TrainResult:
-    start, folder = find_start(record, at, courier, into), run_dir(record.run_id)
-    config, frame = forked_config(record, options, start.epoch), None
+def _trained(asked: _Asked, into: Path, courier: CourierClient) -> TrainResult:
+    record = asked.record
+    start, folder = find_start(record, asked.at, courier, into), run_dir(record.run_id)
+    config, frame = forked_config(record, asked.options, start.epoch), None
     kept, changed = _kept(record, config), _changed_text(record, config)
-    if "data" not in options:
+    if "data" not in asked.options:
         config = with_data(config, record.tags, lambda path: stored_file(folder, path, courier))
         if record.tags.data_path == STORED_FRAME:
             frame, config = Path(config.data), dataclasses.replace(config, data=STORED_FRAME)
-    source = user_source(folder, config, courier, trust)
+    source = user_source(folder, config, courier, asked.trust)
     split = _split_sha256(folder, courier, into)
     point = ForkPoint(start, kept, changed, record, split)
-    return run_training(config, courier, source, frame, samples, point)
+    return run_training(config, courier, source, frame, asked.samples, point)
 
 
-def _resumed(
-    begun: RunRecord,
-    record: RunRecord,
-    at: int | None,
-    options: dict[str, Any],
-    courier: CourierClient,
-    trust: bool,
-    samples: Dataset[Any] | None,
-) -> TrainResult:
+def _resumed(asked: _Asked, begun: RunRecord, courier: CourierClient) -> TrainResult:
     """Continues a fork that the same command has begun: the run of its key, or that was given.
 
     Raises:
         UsageError: it is not this fork.
     """
-    fork = begun.tags.fork
+    fork, record, at = begun.tags.fork, asked.record, asked.at
     if fork is None or fork.run_id != record.run_id or at not in (None, fork.epoch):
         where = f" after epoch {at}" if at is not None else ""
         raise UsageError(
             f"run {begun.run_id} has been begun, and not as a fork of run {record.run_id}{where}; use "
             "another key, or unset MLFLOW_RUN_ID"
         )
-    config = forked_config(record, options, fork.epoch)
+    config = forked_config(record, asked.options, fork.epoch)
     changes = changes_from(begun, config, None)
-    if "data" not in options:
+    if "data" not in asked.options:
         changes.pop("data", None)
-    return run_resume(begun.run_id, changes, courier, trust=trust, samples=samples)
+    return run_resume(begun.run_id, changes, courier, trust=asked.trust, samples=asked.samples)
 
 
 def _changed_text(record: RunRecord, config: TrainConfig) -> str:

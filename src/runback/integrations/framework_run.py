@@ -18,12 +18,13 @@ from runback.commands.launch import launch_id, run_to_continue
 from runback.console.progress import say
 from runback.errors import UsageError
 from runback.integrations.checkpoint_files import CheckpointFiles
-from runback.integrations.opening import Opened, Request, held_run
+from runback.integrations.opening import Request, held_run
 from runback.limits import MAX_PARAM, key_problem, text_problem
 from runback.open_run.keys import key_of
 from runback.open_run.run import Run
 from runback.own_loop.files import keep_figure, keep_file
 from runback.own_loop.leaving import end_with_sentence
+from runback.own_loop.opening import Opened
 from runback.own_loop.values import numbers, require_name, require_tag
 from runback.storage.journal import Journal
 from runback.storage.scripts import remember_start, this_start

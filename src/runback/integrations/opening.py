@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from runback.open_run.keys import earlier_run, holding_key
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
+from runback.own_loop.opening import Opened
 from runback.tracking.client import CourierClient
 from runback.tracking.messages import RunDescription
 
@@ -29,17 +30,10 @@ class Request:
     experiment: str
 
 
-@dataclass(frozen=True)
-class Opened:
-    """A held run, its signals, which are not handled yet, and whether it existed before."""
-
-    run: Run
-    signals: StopSignals
-    is_resumed: bool
-
-
 def held_run(request: Request, stack: ExitStack) -> Opened:
     """Holds a new run, which is not created yet, or the one that is resumed; `stack` closes it.
+
+    Its signals are not handled yet.
 
     Raises:
         UsageError: there is no such run.

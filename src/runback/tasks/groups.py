@@ -87,12 +87,14 @@ def plot_groups(groups: Sequence[Group], mean: float, what: str, rows: str) -> F
     places = range(len(shown))
     errors, spreads = [g.error for g in shown], [g.spread for g in shown]
     axes.barh(places, errors, xerr=spreads, height=0.7, color="C0", alpha=0.7, ecolor="0.3")
-    axes.axvline(mean, color="black", linewidth=1, linestyle="--", label=f"all: {mean:.4g}")
+    axes.axvline(mean, color="black", linewidth=1, linestyle="--")
     names = [f"{figures.label(g.name, len(g.name))} ({g.n_rows})" for g in shown]
     axes.set_yticks(places, names, fontsize="small")
     axes.invert_yaxis()
     of = f": {len(shown)} of {len(groups)} groups" if len(groups) > len(shown) else " by group"
-    axes.set(xlabel=f"{what}, with its standard error", xlim=(0, None))
+    # Not in a legend, which would hide the ends of long bars.
+    told = f"{what}, with its standard error\ndashed: {mean:.4g}, the mean of all rows"
+    axes.set(xlabel=told, xlim=(0, None))
     figure.suptitle(f"Largest errors{of}, {rows}", fontsize="large")
     return figure
 

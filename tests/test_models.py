@@ -330,6 +330,7 @@ def test_a_missing_entry_of_a_model_is_named(tmp_path: Path) -> None:
         "labels",
         "normalize_target",
         "shape",
+        "target_shape",
     }  # models of the first version have none
     for name in stored.keys() - later:
         (tmp_path / SPEC_FILE).write_text(

@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -253,6 +254,15 @@ def memory(key: str) -> float:
     """VmRSS or VmHWM of this process in MiB."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(key))
+
+
+def measured(read: Callable[[], object]) -> dict[str, float]:
+    """Seconds of a call, and the peak of memory in it, in MiB, over that before."""
+    base, begin = memory("VmRSS"), time.perf_counter()
+    kept = read()
+    seconds = time.perf_counter() - begin
+    del kept
+    return {"seconds": seconds, "peak": memory("VmHWM") - base}
 
 
 def device() -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ from benchmarks.common import (
     Aim,
     child,
     in_turn,
+    measured,
     median,
-    memory,
     options,
     publish,
     ratio,
@@ -83,11 +82,7 @@ def reading(which: str, path: str) -> dict[str, float]:
         small = Path(folder) / "small.csv"
         write_table(small, 1000)
         _read(which, str(small))
-    base, begin = memory("VmRSS"), time.perf_counter()
-    kept = _read(which, path)
-    seconds = time.perf_counter() - begin
-    del kept
-    return {"seconds": seconds, "peak": memory("VmHWM") - base}
+    return measured(partial(_read, which, path))
 
 
 def _read(which: str, path: str) -> object:

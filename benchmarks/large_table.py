@@ -26,8 +26,8 @@ from benchmarks.common import (
     child,
     device,
     in_turn,
+    measured,
     median,
-    memory,
     options,
     publish,
     ratio,
@@ -73,16 +73,11 @@ def reading(which: str, path: str) -> dict[str, float]:
         write_table(small, 100)
         prepare(TrainConfig(data=str(small), model="mlp", batch_size=8))
         pd.read_csv(small, engine="pyarrow")
-    base, begin = memory("VmRSS"), time.perf_counter()
     if which == "pandas":
-        kept = pd.read_csv(path, engine="pyarrow")
-    elif which == "read":
-        kept = read_table(path, (), (), torch.float32)
-    else:
-        kept = prepare(TrainConfig(data=path, model="mlp", batch_size=BATCH))
-    seconds = time.perf_counter() - begin
-    del kept
-    return {"seconds": seconds, "peak": memory("VmHWM") - base}
+        return measured(partial(pd.read_csv, path, engine="pyarrow"))
+    if which == "read":
+        return measured(partial(read_table, path, (), (), torch.float32))
+    return measured(partial(prepare, TrainConfig(data=path, model="mlp", batch_size=BATCH)))
 
 
 def epochs(which: str, rows: int) -> dict[str, float]:

@@ -12,7 +12,7 @@ boosting, as categories.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -163,6 +163,11 @@ def digit_scores(seed: int) -> tuple[float, float, float]:
     return score_of_mlp(setup, "accuracy"), *peers
 
 
+def medians(found: Sequence[tuple[float, ...]]) -> list[str]:
+    """The cells of a row: of each model, the median over the seeds."""
+    return [f"{median(column):.3f}" for column in zip(*found, strict=True)]
+
+
 def main() -> None:
     """Measures and prints: one row a table, medians over the seeds."""
     import tempfile
@@ -172,11 +177,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, real in TABLES.items():
             found = [scores(name, Path(folder), seed) for seed in seeds]
-            cells = [f"{median(column):.3f}" for column in zip(*found, strict=True)]
+            cells = medians(found)
             score = "accuracy" if "split" in real.options else "R²"
             rows.append((f"{name}, {real.target}", score, *cells))
-    cells = [f"{median(c):.3f}" for c in zip(*map(digit_scores, seeds), strict=True)]
-    rows.append(("digits as images, digit", "accuracy", *cells))
+    digits = medians([digit_scores(seed) for seed in seeds])
+    rows.append(("digits as images, digit", "accuracy", *digits))
     body = [
         f"Medians over {len(seeds)} seeds of split and weights; sources of the tables: "
         "`tests/tables/README.md`. Columns that hold the target in another form are left out. The "

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import random
 import struct
+from collections.abc import Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +120,21 @@ def train_until(
     except Killed:
         run._checkpoints.close()
         run.journal._db.close()  # without a flush
+
+
+def require_exact_resumes(
+    folder: Path, config: TrainConfig, stops: Sequence[Position], kills: Sequence[bool] = (False,)
+) -> None:
+    """Trains in `folder / "whole"`; a training stopped or killed at each position ends as that one."""
+    whole = folder / "whole"
+    train_until(whole, config)
+    for stop, kill in product(stops, kills):
+        part = folder / f"{stop}-{kill}"
+        train_until(part, config, stop, kill=kill)
+        train_until(part, config)
+        for kept in (history, last_checkpoint):
+            found = difference(kept(part), kept(whole))
+            assert found == "", f"{stop}, {kill}: {found}"
 
 
 def saved_state(state: TrainState) -> dict[str, Any]:

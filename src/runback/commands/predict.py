@@ -29,7 +29,7 @@ from runback.errors import DataError, UsageError
 from runback.model.batched_forward import CHUNK_ROWS
 from runback.model.own_serving import OwnPredictor
 from runback.model.own_spec import OwnModel, is_own, load_own_verified
-from runback.model.serving import Predictor, columns_of
+from runback.model.serving import Predictor, arrays_of, columns_of
 from runback.model.spec import ModelSpec
 from runback.storage.atomic import write_atomically
 from runback.training.device import choose_device
@@ -99,8 +99,7 @@ def predict(
                 name, dtype = object_name(frame), loaded.spec.torch_dtype
                 frame, _ = UserDataset(name, dtype, samples=frame).materialise()
             predicted = predictor.predict_samples(frame, probabilities)
-            shape = loaded.spec.target_shape
-            return predicted.to_numpy().reshape(-1, *shape) if shape else predicted
+            return arrays_of(loaded.spec, predicted) if loaded.spec.target_shape else predicted
         _require_columns(loaded.spec)
         kept = _kept(frame, keep)
         predicted = predictor.predict_frame(frame, probabilities=probabilities)

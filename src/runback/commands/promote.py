@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from runback.commands.evaluate import split_of
@@ -151,13 +153,8 @@ def promote(
         scoring = scoring_of(loaded)
         metric = _metric_of(scoring, metric)
         version = registry.version_of(loaded.client, loaded.record)
-        with _promotion_lock(version.name):
-            holder = aliases.holder_of(loaded.client, version.name, alias)
-            undecided = _undecided(version, holder, alias, metric)
-            result = _compared(loaded, scoring, undecided, data, _Rule(force, significant))
-            if result.moved:
-                aliases.move(loaded.client, version.name, alias, _history_entry(result))
-            return result
+        compare = partial(_compared, loaded, scoring, data, _Rule(force, significant))
+        return _decided(loaded.client, version, alias, metric, compare)
 
 
 def rollback(run: str, alias: str = "champion") -> RollbackResult:
@@ -194,24 +191,43 @@ def _metric_of(scoring: Scoring, metric: str) -> str:
     return metric
 
 
+def _decided(
+    client: MlflowClient,
+    version: ModelVersion,
+    alias: str,
+    metric: str,
+    compare: Callable[[PromotionResult], PromotionResult],
+) -> PromotionResult:
+    """The result that `compare` completes, unless the version has the alias; moves it accordingly."""
+    with _promotion_lock(version.name):
+        holder = aliases.holder_of(client, version.name, alias)
+        result = _undecided(version, holder, alias, metric)
+        if result.holder == result.version:
+            return dataclasses.replace(result, reason="it has the alias already")
+        result = compare(result)
+        if result.moved:
+            aliases.move(client, version.name, alias, _history_entry(result))
+        return result
+
+
 def _by_logged(
     client: MlflowClient, record: RunRecord, alias: str, metric: str, better: str, rule: _Rule
 ) -> PromotionResult:
     """`promote` by the last values of a metric that both runs logged."""
     score, direction = _logged(record, metric), _direction(better, metric)
     version = registry.version_of(client, record)
-    with _promotion_lock(version.name):
-        holder = aliases.holder_of(client, version.name, alias)
-        result = _undecided(version, holder, alias, metric)
-        if result.holder == result.version:
-            return dataclasses.replace(result, reason="it has the alias already")
-        old = _logged_by_holder(client, result, rule)
-        result = dataclasses.replace(result, score=_finite(score), holder_score=old)
-        moved, reason = _verdict(direction, result, rule)
-        result = dataclasses.replace(result, moved=moved, reason=reason)
-        if moved:
-            aliases.move(client, version.name, alias, _history_entry(result))
-        return result
+    compare = partial(_compared_logged, client, score, direction, rule)
+    return _decided(client, version, alias, metric, compare)
+
+
+def _compared_logged(
+    client: MlflowClient, score: float, direction: Metric, rule: _Rule, result: PromotionResult
+) -> PromotionResult:
+    """As `_compared`, of values that were logged."""
+    old = _logged_by_holder(client, result, rule)
+    result = dataclasses.replace(result, score=_finite(score), holder_score=old)
+    moved, reason = _verdict(direction, result, rule)
+    return dataclasses.replace(result, moved=moved, reason=reason)
 
 
 def _logged(record: RunRecord, metric: str) -> float:
@@ -277,14 +293,12 @@ def _undecided(
 
 
 def _compared(
-    loaded: Loaded, scoring: Scoring, result: PromotionResult, data: str | None, rule: _Rule
+    loaded: Loaded, scoring: Scoring, data: str | None, rule: _Rule, result: PromotionResult
 ) -> PromotionResult:
     """Completes the result: both scores, their interval, whether to move the alias, and the reason.
 
     The metrics of the user's own that RUN was trained with score the holder, too.
     """
-    if result.holder == result.version:
-        return dataclasses.replace(result, reason="it has the alias already")
     metric = result.metric
     try:
         holder = _of_holder(loaded, scoring.own, result, data) if result.holder else None
@@ -344,14 +358,13 @@ def _finite(value: float) -> float | None:
 
 
 def _require_comparable(one: Loaded, other: Loaded, metric: str) -> None:
-    told = [
-        ", ".join(run.spec.targets) + f" {list(run.spec.target_shape) or ''}".rstrip()
-        for run in (one, other)
-    ]
-    if told[0] != told[1]:
+    targets = [(run.spec.targets, run.spec.target_shape) for run in (one, other)]
+    if targets[0] != targets[1]:
+        new, old = (
+            ", ".join(names) + (f" {list(shape)}" if shape else "") for names, shape in targets
+        )
         raise UsageError(
-            f"run {one.record.run_id} predicts {told[0]}, "
-            f"the holder's run {other.record.run_id} {told[1]}"
+            f"run {one.record.run_id} predicts {new}, the holder's run {other.record.run_id} {old}"
         )
     classes = [[label.classes for label in run.spec.labels] for run in (one, other)]
     if classes[0] != classes[1]:

@@ -59,8 +59,8 @@ class Predictor:
         probabilities = bool((params or {}).get("probabilities", False))
         predict = self.predict_samples if self.spec.shape else self.predict_frame
         predicted = predict(data, probabilities=probabilities)
-        if shape := self.spec.target_shape:
-            return predicted.to_numpy(copy=True).reshape(-1, *shape)
+        if self.spec.target_shape:
+            return arrays_of(self.spec, predicted)
         single = len(predicted.columns) == 1
         return predicted.iloc[:, 0].to_numpy(copy=True) if single else predicted
 
@@ -110,11 +110,12 @@ class Predictor:
         return self._decoded(x, probabilities)
 
     def _decoded(self, x: Tensor, probabilities: bool) -> pd.DataFrame:
-        task, spec, output = by_name(self.spec.task), self.spec, self.compute(x)
-        columns = columns_of(spec, probabilities)
+        task, spec = by_name(self.spec.task), self.spec
         if not spec.target_shape:
-            return task.decode(output, spec.target_columns, probabilities)
-        numbers = task.decode(output_of_numbers(output, spec.target_shape), spec.target_columns)
+            return task.decode(self.compute(x), spec.target_columns, probabilities)
+        columns = columns_of(spec, probabilities)
+        output = output_of_numbers(self.compute(x), spec.target_shape)
+        numbers = task.decode(output, spec.target_columns)
         values = numbers.iloc[:, 0].to_numpy()
         return pd.DataFrame(values.reshape(len(x), len(columns)), columns=columns)
 
@@ -142,6 +143,11 @@ def columns_of(spec: ModelSpec, probabilities: bool) -> list[str]:
         )
     places = np.ndindex(*spec.target_shape)
     return [f"{spec.targets[0]}_{'_'.join(map(str, place))}" for place in places]
+
+
+def arrays_of(spec: ModelSpec, predicted: pd.DataFrame) -> npt.NDArray[Any]:
+    """Predictions of arrays `[n, *target_shape]`, from their columns."""
+    return predicted.to_numpy(copy=True).reshape(-1, *spec.target_shape)
 
 
 def _load_pyfunc(data_path: str) -> Predictor | OwnPredictor:

@@ -192,7 +192,7 @@ def _shape(stored: Mapping[str, Any], name: str, fits: bool) -> tuple[int, ...]:
         ModelError: an invalid shape, or one that does not fit the other entries.
     """
     found = stored.get(name)
-    if found is None or found in ([], ()):
+    if found in (None, [], ()):
         return ()
     is_shape = fits and isinstance(found, list) and 2 <= len(found) <= MAX_DIMENSIONS
     if not is_shape or not all(type(size) is int and 0 < size <= MAX_SIZE for size in found):

@@ -83,13 +83,14 @@ def test_the_first_supported_python_is_taken(programs: Path) -> None:
     assert done.returncode == 0, done.stderr
     options = "--disable-pip-version-check --no-compile --constraint constraints.txt"
     pip = f"3.12.1 -m pip install {options}"
-    assert asked == ["3.12.1 -m venv env", f"{pip} --editable ."]
+    compiled = "3.12.1 -m compileall -qq -j 0 -x /tests?/ env/lib src"
+    assert asked == ["3.12.1 -m venv env", f"{pip} --editable .", compiled]
     lines = done.stderr.splitlines()
     assert lines[0] == "runback: creating env with Python 3.12.1"
     assert lines[1].startswith("runback: installing runback into env: some minutes, and a download")
     assert re.fullmatch(r"runback: installed in \d+ s", lines[2])
     again, asked = install(programs, "env", "dev", PYTHON="")
-    assert again.returncode == 0 and asked == [f"{pip} --editable .[dev]"]
+    assert again.returncode == 0 and asked == [f"{pip} --editable .[dev]", compiled]
 
 
 def test_no_supported_python_is_one_sentence(programs: Path) -> None:
@@ -112,6 +113,7 @@ def test_uv_is_used_where_it_is_installed(programs: Path) -> None:
     assert asked == [
         "uv venv --quiet --seed --python python3.13 env",
         "uv pip install --python env/bin/python --constraint constraints.txt --editable .[dev]",
+        "3.13.1 -m compileall -qq -j 0 -x /tests?/ env/lib src",
     ]
 
 

@@ -65,11 +65,16 @@ def test_a_printable_place_has_no_secret(form, secret, quoted) -> None:
 
 
 @given(form=st.sampled_from(FORMS), secret=SECRET, quoted=QUOTING)
+@example("http://host:5000/?token={}", f";&{MARK}", str)
+@example("http://host:5000/?token={}", f"a&{MARK}=b", str)
+@example("postgresql://host/db?user=me&password={}", f"a&{MARK}=b", str)
 def test_a_redacted_text_has_no_secret(form, secret, quoted) -> None:
     """Whatever part of the URI a library quotes, and however it writes it."""
     uri = form.format(quoted(secret))
     if uri.startswith("sqlite:///"):
         return  # SQLite has no secrets, and its query is left out
+    if "/{}" in form and ":" in quoted(secret):
+        return  # what stands before the colon is a user
     spellings = (
         uri, repr(uri), uri.upper(), secret, quote(secret), quote_plus(secret), repr(secret),
         f"cannot resolve {secret.partition('@')[2] or secret!r} now", quote(uri), secret.lower(),

@@ -55,6 +55,8 @@ def secrets_of(uri: str) -> set[str]:
     # SQLAlchemy ends a password at the first "@", and takes the rest for the host.
     found |= {value for _, value in parse_qsl(query.lstrip("?#;&"), keep_blank_values=True)}
     found |= set(_odbc_values(query))
+    # A "&" that was not quoted may belong to a secret, so that the next name is a part of it.
+    found.add(query.partition("=")[2])
     return found - {""}
 
 

@@ -1,7 +1,7 @@
 """MLflow's UI in a real browser: what a new user sees behind the links that runback prints.
 
 Needs Debian's packages `chromium` and `chromium-driver`, and `pip install 'runback[browser]'`. With
-`SCREENSHOTS=FOLDER` the pictures of the documentation are written to FOLDER: `make screenshots`.
+`SCREENSHOTS=FOLDER` the pictures of the documentation are written to FOLDER: `make browser`.
 """
 
 from __future__ import annotations

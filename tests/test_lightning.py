@@ -109,7 +109,7 @@ def test_a_last_file_that_is_behind_is_replaced(
         fit(at=18, act=stop, key="k")
     (last,) = workspace.folder.glob("lit/*/checkpoints/last.ckpt")
     newest, whole = last.with_name("ck-step=15.ckpt"), last.read_bytes()
-    run = FrameworkRun("lit", key="k")
+    run = FrameworkRun("Lightning", "lit", key="k")
     assert run.is_resumed
     restore_last(run)
     assert "is now a copy" not in capfd.readouterr().err

@@ -52,7 +52,8 @@ def test_an_unchanged_fork_of_a_loop_is_bit_identical(workspace: Workspace, kind
     stored = workspace.client.get_run(forked).data.tags
     assert stored[tags.FORK_OF] == run_id
     assert recorded(workspace.client, forked)["fork"] == {"epoch": 2}
-    assert stored[tags.NOTE].startswith(f"Fork of run `{run_id}` after epoch 2.\n")
+    assert stored[tags.NOTE].startswith(f"Fork of run `{run_id}` after epoch 2.\n\n- Program: ")
+    assert f"runback show {forked}" in stored[tags.NOTE]
 
 
 def test_a_fork_that_failed_at_once_goes_on(workspace: Workspace) -> None:

@@ -151,7 +151,13 @@ def test_curves_share_a_logarithmic_scale() -> None:
 
 def test_curves_of_odd_values_are_drawn() -> None:
     assert curve_lines({"cost": []}) == curve_lines({"cost": [(1, math.nan)]}) == []
-    assert curve_lines({"cost": [(7, 0.5), (8, math.inf)]})[0] == "cost  0.5 ▁ 0.5"
+    assert curve_lines({"cost": [(7, 0.5), (8, math.inf)]})[0] == "cost  0.5 ▁ inf"
+    stored = {"cost": [(1, 0.5), (2, 0.1)], "val_cost": [(1, -sys.float_info.max)]}  # by MLflow
+    assert curve_lines(stored) == [
+        "cost       0.5 █▁ 0.1",
+        "val_cost  -inf  -inf",
+        "               epochs 1 to 2, log scale from 0.1 to 0.5",
+    ]
     negative = curve_lines({"cost": [(1, -1.0), (2, 1.0)]})
     assert negative == ["cost  -1 ▁█ 1", "         epochs 1 to 2, linear scale from -1 to 1"]
     many = curve_lines({"cost": [(step, 1 / step) for step in range(1, 100_001)]})

@@ -12,13 +12,17 @@ from runback.commands.compare import Comparison
 from runback.commands.compared_text import labels, ranking_lines, table_lines
 from runback.commands.show import RunDetails
 from runback.errors import StorageError
-from runback.tasks.figures import drawable, label, new_figure, with_grid
+from runback.tasks.figures import FEW_POINTS, drawable, label, new_figure
+
+# Than the shortest curve, beside which it is not seen on a linear axis.
+FAR_LONGER = 20
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 60em; padding: 0 1em }
 table { border-collapse: collapse; margin: 1em 0 }
 th, td { border-bottom: 1px solid #ddd; padding: .3em 1em .3em 0; text-align: left;
          vertical-align: top; overflow-wrap: anywhere }
+tbody th { white-space: nowrap }
 thead th { border-bottom: 2px solid #888 }
 div.wide { overflow-x: auto }
 svg { max-width: 100%; height: auto }
@@ -69,17 +73,21 @@ def _table(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
 
 
 def _curves(runs: Sequence[RunDetails]) -> str:
-    """The costs of all runs in one SVG: val_cost as lines, cost as thin dotted ones."""
+    """The costs of all runs in one SVG: val_cost as lines, cost as thin dotted ones.
+
+    Both axes are logarithmic where a linear one would hide a run: much smaller costs, fewer epochs.
+    """
     names, lowest = labels(runs), math.inf
     figure, axes = new_figure()
-    figure.set_size_inches(9, 4.8)
+    figure.set_size_inches(9, 5.4)
     for index, run in enumerate(run for run in runs if run.costs):
         for metric, points in run.costs.items():
             drawn = drawable([value for _, value in points])
             style = ("-", 1.6) if metric == "val_cost" else (":", 1.1)
             axes.plot(
                 [step for step, _ in points], drawn, color=f"C{index % 10}", linestyle=style[0],
-                linewidth=style[1], label=label(f"{names[run.run_id]} {metric}", 60),
+                linewidth=style[1], marker="." if len(points) < FEW_POINTS else "",
+                label=label(f"{names[run.run_id]} {metric}", 60),
             )  # fmt: skip
             lowest = min(lowest, *(value for value in drawn if math.isfinite(value)), math.inf)
     if not axes.lines:
@@ -87,7 +95,11 @@ def _curves(runs: Sequence[RunDetails]) -> str:
     if 0 < lowest < math.inf:
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel="cost")
-    with_grid(figure)
+    lengths = [max(step for step, _ in points) for run in runs for points in run.costs.values()]
+    if max(lengths) > FAR_LONGER * min(lengths):
+        axes.set_xscale("log")
+    axes.grid(alpha=0.25)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None})
     return text.getvalue()[text.getvalue().index("<svg") :]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from runback.commands.compare import Comparison
@@ -62,8 +63,14 @@ def ranking_lines(found: Comparison) -> list[list[str]]:
 
 
 def labels(runs: Sequence[RunDetails]) -> dict[str, str]:
-    """A short name for each run, with a part of its ID, by its ID."""
-    return {run.run_id: f"{_cut(run.name, MAX_NAME)} ({run.run_id[:SHORT_ID]})" for run in runs}
+    """A short name for each run, with a part of its ID, by its ID: what all begin with is left out."""
+    words = [run.name.split() for run in runs]
+    same = sum(1 for _ in takewhile(lambda equal: len({*equal}) == 1, zip(*words, strict=False)))
+    names = [" ".join(own[same:] or own) for own in words]
+    return {
+        run.run_id: f"{_cut(name, MAX_NAME)} ({run.run_id[:SHORT_ID]})"
+        for run, name in zip(runs, names, strict=True)
+    }
 
 
 def _ranked(model: Ranked, name: str) -> list[str]:

@@ -66,7 +66,7 @@ def begin_fork(run: Run, setup: TrainingSetup, point: ForkPoint) -> None:
             f"option patience: {setup.config.patience} epochs without a better val_cost have passed "
             f"at epoch {setup.state.epoch}; give a larger one, 0, or an earlier epoch with --at"
         )
-    keep_start(run, point.start, point.tags)
+    keep_start(run, point.start)
 
 
 def begin_again(run: Run, setup: TrainingSetup) -> None:

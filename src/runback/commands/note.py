@@ -1,6 +1,8 @@
-"""The description of a finished run, as Markdown: what MLflow's UI shows above the run."""
+"""The description of a run, as Markdown: what MLflow's UI shows above the run."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from runback.commands.baselines import Scores
 from runback.commands.fork_point import fork_of
@@ -11,6 +13,7 @@ from runback.training.setup import TrainingSetup
 
 LARGEST_NOTE = 4000
 SCALED = "\n- `cost` and `val_cost` are of the standardised target, test scores in its own units"
+UNFINISHED = "the run is in training, or was stopped before its end"
 # Options of which it is told that a resume has changed them.
 TOLD = sorted(MUTABLE_ON_RESUME - {"data", "name"})
 
@@ -36,6 +39,19 @@ def note(
         _commands(run),
     ]
     return "\n\n".join(part for part in parts if part)[:LARGEST_NOTE]
+
+
+def post_unfinished(run: Run, setup: TrainingSetup, error: Exception | None = None) -> None:
+    """Describes a run that has no model yet, or will have none because of an error."""
+    fork = fork_of(run)
+    reason = _code(f"{type(error).__name__}: {error}") if error else UNFINISHED
+    commands = (f"runback show {run.id}", f"runback resume {run.id}")
+    parts = [
+        sentence(fork) if fork else "",
+        _what(setup, f"none yet; {reason}"),
+        _as_block(commands),
+    ]
+    run.journal.post("note", text="\n\n".join(part for part in parts if part)[:LARGEST_NOTE])
 
 
 def _what(setup: TrainingSetup, chosen: str) -> str:
@@ -90,7 +106,11 @@ def _commands(run: Run) -> str:
         f"runback reproduce {run.id}",
         f"python -c \"import runback; model = runback.load_model('{run.id}')\"",
     )
-    return "\n".join(("```", *lines, "```"))
+    return _as_block(lines)
+
+
+def _as_block(commands: Sequence[str]) -> str:
+    return "\n".join(("```", *commands, "```"))
 
 
 def _code(text: str) -> str:

@@ -21,6 +21,7 @@ from runback import tasks
 from runback.commands.finish import finish, require_finite
 from runback.commands.fork_point import ForkPoint, begin_fork, say_taken_over
 from runback.commands.launch import launch_id, require_adoptable
+from runback.commands.note import post_unfinished
 from runback.commands.options import TrainOptions
 from runback.commands.own_objects import collect_sources, name_objects
 from runback.commands.recorded import STORED_FRAME
@@ -32,7 +33,7 @@ from runback.console.epochs import Progress
 from runback.console.progress import say, tell
 from runback.data.files import object_name
 from runback.data.frame import is_frame, named_frame, write_frame
-from runback.errors import ConfigError, ModelError, RunbackError
+from runback.errors import ConfigError, Interrupted, ModelError, RunbackError
 from runback.limits import artifact_path_problem
 from runback.model.rebuild import Rebuilder
 from runback.open_run.checkpoints import Checkpointing
@@ -225,6 +226,7 @@ def train_to_end(
     seen = run.seen()
     _say_where(seen)
     with (
+        _described(run, setup),
         short_of_memory(setup.state.device),
         naming_a_full_disk(run.folder.path),
         refusing_exits(f"model {setup.config.model} or of its data"),
@@ -235,6 +237,26 @@ def train_to_end(
     result = TrainResult(run.id, run.finish())
     _say_where(seen)
     return result
+
+
+@contextlib.contextmanager
+def _described(run: Run, setup: TrainingSetup) -> Iterator[None]:
+    """Describes a run without a model yet, and why it has none if the block fails.
+
+    A finished run that is resumed has its model, and its description, until it has the next.
+    """
+    if run.record is not None and run.record.status == "FINISHED":
+        yield
+        return
+    post_unfinished(run, setup)
+    try:
+        yield
+    except Interrupted:
+        raise
+    except Exception as error:
+        with contextlib.suppress(RunbackError):
+            post_unfinished(run, setup, error)
+        raise
 
 
 def _say_where(seen: str) -> None:
@@ -439,7 +461,7 @@ def description_of(setup: TrainingSetup, point: ForkPoint | None = None) -> RunD
     config, table = setup.config, setup.table
     counted = {} if config.missing_target == "refuse" else {LEFT_OUT: str(table.left_out)}
     return RunDescription(
-        params={**config.as_params(), **counted},
+        params={**{n: text for n, text in config.as_params().items() if text}, **counted},
         tags={
             tags.RUN_NAME: run_name(config, point.tags if point else None),
             **({tags.KEY: config.key} if config.key else {}),

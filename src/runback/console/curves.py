@@ -10,21 +10,24 @@ BLOCKS = "▁▂▃▄▅▆▇█"
 LETTERS = "_.-=+*%#"
 WIDTH = 56
 
+# MLflow stores an infinity as the largest float64, beside which no other value could be told.
+LARGEST = 1e100
+
 # Steps and values.
 Curve = Sequence[tuple[int, float]]
 
 
 def curve_lines(curves: Mapping[str, Curve], marks: str = BLOCKS) -> list[str]:
-    """A line for each curve, then one with the axes; empty without a finite value.
+    """A line for each curve, then one with the axes; empty without a value that can be shown.
 
     All curves share both axes; the vertical one is logarithmic if all values are positive. A column
-    is the mean of its epochs; values that are not finite are left out.
+    is the mean of its epochs; values that are not finite, or above 1e100, are left out.
 
     Args:
         curves: by name.
         marks: from the lowest to the highest.
     """
-    finite = {n: [p for p in curve if math.isfinite(p[1])] for n, curve in curves.items()}
+    finite = {n: [p for p in curve if abs(p[1]) <= LARGEST] for n, curve in curves.items()}
     shown = {name: curve for name, curve in finite.items() if curve}
     points = [point for curve in shown.values() for point in curve]
     if not points:
@@ -36,16 +39,21 @@ def curve_lines(curves: Mapping[str, Curve], marks: str = BLOCKS) -> list[str]:
         name: _drawn([(step, scale(v)) for step, v in curve], span, scale(low), scale(high), marks)
         for name, curve in shown.items()
     }
-    width = max(len(name) for name in texts)
-    starts = {name: f"{curve[0][1]:.6g}" for name, curve in shown.items()}
+    width = max(map(len, curves))
+    starts = {name: _number(curve[0][1]) for name, curve in curves.items() if curve}
     pad = max(len(text) for text in starts.values())
     kind = "log" if low > 0 else "linear"
     axes = f"epochs {span[0]} to {span[1]}, {kind} scale from {low:.6g} to {high:.6g}"
     lines = [
-        f"{name:<{width}}  {starts[name]:>{pad}} {text} {shown[name][-1][1]:.6g}"
-        for name, text in texts.items()
+        f"{name:<{width}}  {start:>{pad}} {texts.get(name, '')} {_number(curves[name][-1][1])}"
+        for name, start in starts.items()
     ]
     return [*lines, f"{'':<{width + pad + 3}}{axes}"]
+
+
+def _number(value: float) -> str:
+    """A value as text, with the infinity that MLflow has stored as a number."""
+    return f"{math.copysign(math.inf, value) if abs(value) > LARGEST else value:.6g}"
 
 
 def _drawn(curve: Curve, span: tuple[int, int], low: float, high: float, marks: str) -> str:

@@ -24,6 +24,7 @@ from runback.open_run.keys import key_of
 from runback.open_run.run import Run
 from runback.own_loop.files import keep_figure, keep_file
 from runback.own_loop.leaving import end_with_sentence
+from runback.own_loop.note import post_note
 from runback.own_loop.opening import Opened
 from runback.own_loop.values import numbers, require_name, require_tag
 from runback.storage.journal import Journal
@@ -48,6 +49,7 @@ class FrameworkRun:
     has caught.
 
     Args:
+        framework: its name.
         name: of a new run.
         key: the newest unfinished run with this key in the experiment is resumed, and a new run gets
             it; by default RUNBACK_KEY.
@@ -59,7 +61,13 @@ class FrameworkRun:
     """
 
     def __init__(
-        self, name: str, *, key: str | None = None, resume: str = "", experiment: str = ""
+        self,
+        framework: str,
+        name: str,
+        *,
+        key: str | None = None,
+        resume: str = "",
+        experiment: str = "",
     ) -> None:
         end_with_sentence()
         key = key_of(key)
@@ -70,7 +78,7 @@ class FrameworkRun:
             key,
             experiment,
         )
-        self._stack = ExitStack()
+        self._framework, self._stack = framework, ExitStack()
         self._opened: Opened | None = None
         self._files: CheckpointFiles | None = None
         self._id = ""
@@ -161,8 +169,10 @@ class FrameworkRun:
             run.reopen({}, description)
         else:
             run.create(description, self._request.experiment)
-        self._id = run.id
-        remember_start(run.id, this_start())
+        self._id, start = run.id, this_start()
+        remember_start(run.id, start)
+        if not opened.is_resumed:
+            post_note(run, start, f"the loop of {self._framework}")
         seen = run.seen()
         what = f"run {run.id} is resumed" if opened.is_resumed else f"run {run.id}"
         say(f"{what}: see it {seen}" if seen else what)

@@ -66,7 +66,7 @@ class RunbackLogger(Logger):
     ) -> None:
         super().__init__()
         self._name, self._checkpoints = name, checkpoints
-        self._run = FrameworkRun(name, key=key, resume=resume, experiment=experiment)
+        self._run = FrameworkRun("Lightning", name, key=key, resume=resume, experiment=experiment)
         if rank_zero_only.rank == 0 and self._run.is_resumed:
             restore_last(self._run)
 

@@ -74,7 +74,9 @@ class RunbackCallback(TrainerCallback):
         checkpoints: bool = True,
     ) -> None:
         self._checkpoints = checkpoints
-        self._run = FrameworkRun(name, key=key, resume=resume, experiment=experiment)
+        self._run = FrameworkRun(
+            "Transformers", name, key=key, resume=resume, experiment=experiment
+        )
         self._output: Path | None = None
         self._is_training = self._is_resumed = False
 

@@ -83,7 +83,7 @@ def find_start(record: RunRecord, at: int | None, courier: CourierClient, into: 
     raise UsageError(f"run {record.run_id} has no valid checkpoint of {which} to be forked from")
 
 
-def keep_start(run: Run, start: Start, fork: ForkTags) -> None:
+def keep_start(run: Run, start: Start) -> None:
     """Adds the checkpoint to the files of a new run, which is then independent of the other."""
     folder = run.folder.path / FORK
     make_folder(folder)
@@ -91,7 +91,6 @@ def keep_start(run: Run, start: Start, fork: ForkTags) -> None:
         shutil.copyfile(file, folder / file.name)
         run.post_file(folder / file.name, FORK)
     run.journal.reach(start.epoch)
-    run.journal.post("note", text=sentence(fork))
 
 
 def sentence(fork: ForkTags) -> str:

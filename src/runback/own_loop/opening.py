@@ -14,6 +14,7 @@ from runback.open_run.keys import earlier_run, holding_key
 from runback.open_run.run import Run
 from runback.open_run.signals import StopSignals
 from runback.own_loop.loop import Settings
+from runback.own_loop.note import post_note
 from runback.own_loop.values import require_same
 from runback.storage.scripts import ScriptStart, remember_start
 from runback.tracking import run_tag, tags
@@ -88,15 +89,16 @@ def open_run(request: Request, stack: ExitStack) -> Opened:
     start = _start(parent, request.at, courier, stack) if parent else None
     run = stack.enter_context(Run.new(courier, signals, run_id))
     run.checkpointing = request.checkpointing
-    description = request.description
+    description, fork = request.description, None
     if parent and start:
         fork = _fork_tags(parent, start, description)
-        keep_start(run, start, fork)
+        keep_start(run, start)
         marks = {**description.tags, tags.FORK_OF: fork.run_id}
         facts: dict[str, run_tag.Entry] = {run_tag.FORK: fork.as_entry()}
         description = replace(description, tags=marks, facts=facts)
     run.create(description, *place)
     remember_start(run.id, request.script)
+    post_note(run, request.script, "a training loop of its own", fork)
     return Opened(run, signals, is_resumed=False, start=start)
 
 

@@ -151,14 +151,14 @@ def scatter(axes: Axes, x: Array, y: Array, name: str) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, with a grid and a legend; the folder is created if missing."""
-    with_grid(figure)
+    _add_grid(figure)
     path.parent.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():  # glyphs missing in matplotlib's font
         warnings.simplefilter("ignore")
         figure.savefig(path)
 
 
-def with_grid(figure: Figure) -> None:
+def _add_grid(figure: Figure) -> None:
     """Adds a grid and a legend."""
     for axes in figure.axes:
         if not axes.images:  # lines over an image's cells mislead

@@ -134,10 +134,11 @@ def test_a_lost_create_response_makes_one_run(
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "0")
     wire.faults = ["lost", "page"]
     open_one()
-    assert wire.questions == 7
+    asked = wire.questions
+    assert asked in (5, 7)  # MLflow repeats a creation itself before 3.18
     assert runs_of(behind) == dict.fromkeys(made, "RUNNING")
     open_one()
-    assert wire.questions == 8 and runs_of(behind) == dict.fromkeys(made, "RUNNING")
+    assert wire.questions == asked + 1 and runs_of(behind) == dict.fromkeys(made, "RUNNING")
 
 
 def test_training_after_a_lost_response_makes_one_run(

@@ -96,7 +96,7 @@ def _curves(runs: Sequence[RunDetails]) -> str:
         axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel="cost")
     lengths = [max(step for step, _ in points) for run in runs for points in run.costs.values()]
-    if max(lengths) > FAR_LONGER * min(lengths):
+    if max(lengths) > FAR_LONGER * max(1, min(lengths)):
         axes.set_xscale("log")
     axes.grid(alpha=0.25)
     figure.legend(loc="outside lower center", ncols=2, frameon=False)

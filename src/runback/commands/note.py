@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from runback.commands.baselines import Scores
 from runback.commands.fork_point import fork_of
 from runback.config import MUTABLE_ON_RESUME
+from runback.console.markdown import code, code_block, paragraphs
 from runback.open_run.forking import sentence
 from runback.open_run.run import Run
 from runback.training.setup import TrainingSetup
@@ -30,28 +29,23 @@ def note(
         scores: of the test rows, empty without any.
         baselines: those of simple models by name.
     """
-    fork = fork_of(run)
-    parts = [
-        sentence(fork) if fork else "",
-        _what(setup, chosen),
-        _table(scores, baselines),
-        _unusual(run, setup),
-        _commands(run),
-    ]
-    return "\n\n".join(part for part in parts if part)[:LARGEST_NOTE]
+    parts = _table(scores, baselines), _unusual(run, setup), _commands(run)
+    return _joined(run, setup, chosen, *parts)
 
 
 def post_unfinished(run: Run, setup: TrainingSetup, error: Exception | None = None) -> None:
     """Describes a run that has no model yet, or will have none because of an error."""
-    fork = fork_of(run)
-    reason = _code(f"{type(error).__name__}: {error}") if error else UNFINISHED
+    reason = code(f"{type(error).__name__}: {error}") if error else UNFINISHED
     commands = (f"runback show {run.id}", f"runback resume {run.id}")
-    parts = [
-        sentence(fork) if fork else "",
-        _what(setup, f"none yet; {reason}"),
-        _as_block(commands),
-    ]
-    run.journal.post("note", text="\n\n".join(part for part in parts if part)[:LARGEST_NOTE])
+    text = _joined(run, setup, f"none yet; {reason}", code_block(commands))
+    run.journal.post("note", text=text)
+
+
+def _joined(run: Run, setup: TrainingSetup, chosen: str, *parts: str) -> str:
+    """A description: of what the run is a fork, what it is, and more parts."""
+    fork = fork_of(run)
+    begin = sentence(fork) if fork else ""
+    return paragraphs(begin, _what(setup, chosen), *parts)[:LARGEST_NOTE]
 
 
 def _what(setup: TrainingSetup, chosen: str) -> str:
@@ -64,11 +58,11 @@ def _what(setup: TrainingSetup, chosen: str) -> str:
         f"{len(split.train)} training, {len(split.validation)} validation, {len(split.test)} test"
     )
     size = sum(p.numel() for p in setup.state.model.parameters())
-    targets = ", ".join(_code(name) for name in columns.targets[:3])
+    targets = ", ".join(code(name) for name in columns.targets[:3])
     return (
         f"- Weights: {chosen}\n"
-        f"- Data: {_code(setup.table.path.name)}, rows: {rows}; {features}, target {targets}\n"
-        f"- Model: {_code(setup.config.model)}, {size} parameters, on {setup.state.device}"
+        f"- Data: {code(setup.table.path.name)}, rows: {rows}; {features}, target {targets}\n"
+        f"- Model: {code(setup.config.model)}, {size} parameters, on {setup.state.device}"
         + (SCALED if setup.config.normalize_target != "none" else "")
     )
 
@@ -106,13 +100,4 @@ def _commands(run: Run) -> str:
         f"runback reproduce {run.id}",
         f"python -c \"import runback; model = runback.load_model('{run.id}')\"",
     )
-    return _as_block(lines)
-
-
-def _as_block(commands: Sequence[str]) -> str:
-    return "\n".join(("```", *commands, "```"))
-
-
-def _code(text: str) -> str:
-    """A text in which no character has a meaning in Markdown."""
-    return f"`{' '.join(text.replace('`', chr(39)).split())}`"
+    return code_block(lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from runback.console.markdown import code, code_block, paragraphs
 from runback.open_run.forking import sentence
 from runback.open_run.run import Run
 from runback.storage.scripts import ScriptStart
@@ -19,13 +20,9 @@ def post_note(run: Run, start: ScriptStart, loop: str, fork: ForkTags | None = N
         loop: whose loop it has, in words.
         fork: of which run it is a fork, and where it began; None if it is none.
     """
-    program = f"`{Path(start.script).name.replace('`', '')}`" if start.script else "a notebook"
+    program = code(Path(start.script).name) if start.script else "a notebook"
     commands = [f"runback show {run.id}"]
     if start.script:
         commands.append(f"runback resume {run.id}")
-    parts = [
-        sentence(fork) if fork else "",
-        f"- Program: {program}, with {loop}",
-        "\n".join(("```", *commands, "```")),
-    ]
-    run.journal.post("note", text="\n\n".join(part for part in parts if part))
+    begin, what = sentence(fork) if fork else "", f"- Program: {program}, with {loop}"
+    run.journal.post("note", text=paragraphs(begin, what, code_block(commands)))

@@ -1,4 +1,4 @@
-"""Another version's source tree beside this one: start-up, exit, and the time of an epoch.
+"""Another version's source tree beside this one: start-up, exit, an epoch, and a large table.
 
     python -m benchmarks.versions OTHER_SRC
 
@@ -31,11 +31,14 @@ from benchmarks.common import (
     ratio,
     table,
 )
+from benchmarks.large_table import ROWS
+from benchmarks.large_table import write_table as write_large_table
 from benchmarks.tracked_training import journalled, write_table
 
 RUNBACK = (sys.executable, "-m", "runback")
 EPOCHS, CHECKPOINT_EVERY = 10_000, 1000
 HELP, SHORT, LONG = "`runback --help`", "`runback train`, 20 epochs", "`runback train`, tracked"
+LARGE = f"`runback train` of {ROWS:,} rows, 2 epochs"
 BARE = "bare loop, validated, not tracked"
 
 
@@ -87,15 +90,18 @@ def main() -> None:
     asked = arguments()
     trees = {"before": asked.other.resolve(), "now": ROOT / "src"}
     short = ("train", "--data", str(ROOT / "data" / "non_linear.csv"), "--epochs", "20")
+    large = ("train", "--data", "large.csv", "--epochs", "2", "--batch-size", "8192")
     rounds, epochs = (1, 1000) if asked.quick else (5, EPOCHS)
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         folder = Path(name)
         write_table(folder / "table.csv")
+        write_large_table(folder / "large.csv", ROWS // 10 if asked.quick else ROWS)
         empty_store(folder)
         cases: dict[Any, Any] = {BARE: partial(bare, folder, epochs)}
         for version, source in trees.items():
             cases[HELP, version] = partial(wall_of, source, folder, "--help")
             cases[SHORT, version] = partial(wall_of, source, folder, *short)
+            cases[LARGE, version] = partial(wall_of, source, folder, *large)
             cases[LONG, version] = partial(tracked, source, folder, epochs)
         found = in_turn(cases, rounds)
     publish("versions", "Before and after", [ABOUT, "", *rows(found)])
@@ -113,6 +119,7 @@ def rows(found: dict[Any, list[dict[str, Any]]]) -> list[str]:
     figures = (
         ("`runback --help`, ms", HELP, "wall", 1e3),
         ("`runback train`, 20 epochs, start to exit, s", SHORT, "wall", 1),
+        (f"{LARGE}, start to exit, s", LARGE, "wall", 1),
         ("`runback train`, start to first epoch, s", LONG, "to_first", 1),
         ("`runback train`, per epoch, us", LONG, "per_epoch", 1e6),
         ("`runback train`, last epoch to exit, s", LONG, "to_exit", 1),

@@ -18,6 +18,7 @@ import pyarrow.csv as pacsv
 from runback.columns.cells import MISSING
 from runback.columns.number import not_a_number, number_of
 from runback.data.csv_format import PLAIN, CsvFormat
+from runback.data.csv_pieces import in_order, row_pieces
 from runback.data.files import COMPRESSED
 from runback.errors import DataError, first_line
 
@@ -60,13 +61,16 @@ def csv_blocks(
         null_values=[*MISSING, *form.null_values],
         decimal_point=form.decimal,
     )
-    options = _csv_options(path, names, form)
-    with (
-        opened(path) as file,
-        _no_rows_are_no_error(path, form),
-        pacsv.open_csv(file, convert_options=convert, **options) as reader,
-    ):
-        yield from reader
+    lines = header(path, form)[1]
+    with opened(path) as file, _no_rows_are_no_error(path, form):
+        if form.is_utf8 and isinstance(file, io.BufferedReader) and _skip(file, lines):
+            yield from _parallel_blocks(file, names, form, convert)
+            if not file.peek(1):
+                return
+            lines = 0
+        options = _csv_options(names, form, skip_rows=lines)
+        with pacsv.open_csv(file, convert_options=convert, **options) as reader:
+            yield from reader
 
 
 def csv_error(
@@ -181,12 +185,40 @@ def _require_delimiter(path: Path, name: str, form: CsvFormat) -> None:
     )
 
 
-def _csv_options(path: Path, names: Sequence[str], form: CsvFormat) -> dict[str, Any]:
-    """Options to read the rows after the header; the block size grows with the header's length."""
+def _skip(file: io.BufferedReader, lines: int) -> bool:
+    """Skips the lines of the header; False, at the file's beginning, if one has another end."""
+    skipped = b"".join(file.readline() for _ in range(lines))
+    if skipped.endswith(b"\n") and skipped.count(b"\r") == skipped.count(b"\r\n"):
+        return True
+    file.seek(0)
+    return False
+
+
+def _parallel_blocks(
+    file: io.BufferedReader, names: Sequence[str], form: CsvFormat, convert: pacsv.ConvertOptions
+) -> Iterator[pa.RecordBatch]:
+    """The blocks of all rows, or of those up to where `row_pieces` ends early."""
+    size = _block_size(names)
+
+    def parse(piece: bytes) -> pa.Table:
+        options = _csv_options(names, form, block_size=len(piece) + 1, use_threads=False)
+        return pacsv.read_csv(pa.BufferReader(piece), convert_options=convert, **options)
+
+    pieces = (piece for piece in row_pieces(file, size, form) if piece.strip(b"\r\n"))
+    for parsed in in_order(parse, pieces):
+        yield from parsed.to_batches()
+
+
+def _block_size(names: Sequence[str]) -> int:
+    """The bytes of a block, which grow with the header's length."""
+    return max(1 << 20, 32 * sum(len(name) + 1 for name in names))
+
+
+def _csv_options(names: Sequence[str], form: CsvFormat, **options: Any) -> dict[str, Any]:
+    """Options to read rows with these columns, completed by those of `pacsv.ReadOptions`."""
     read = pacsv.ReadOptions(
         column_names=list(names),
-        skip_rows=header(path, form)[1],
-        block_size=max(1 << 20, 32 * sum(len(name) + 1 for name in names)),
+        **{"block_size": _block_size(names), **options},
         encoding="utf8" if form.is_utf8 else form.encoding,
     )
     # Quoted cells may contain line breaks.

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +23,7 @@ from runback.data.raw import RawTable
 from runback.errors import DataError
 
 _ROWS = 65_536  # of a table in one piece
+_CACHED_ROWS = 4096  # of which the numbers fit in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,37 @@ def encode_features(raw: RawTable, columns: Sequence[Column], dtype: torch.dtype
         return numbers.tensor
     encoded = torch.empty((len(raw), width_of(columns)), dtype=dtype)
     position = 0
-    for column in columns:
-        width = len(column.parts)
-        part = encoded[:, position : position + width]
-        fill(raw.path, [column], raw.column, part, 0)
-        raw.cells.pop(column.name, None)
+    for part, size in _parts(raw, columns):
+        width = width_of(part)
+        _fill_part(raw, part, size, encoded[:, position : position + width])
         position += width
     return encoded
+
+
+def _parts(raw: RawTable, columns: Sequence[Column]) -> Iterator[tuple[Sequence[Column], int]]:
+    """Columns that are encoded together, and the rows that are encoded in one piece.
+
+    Numbers that are side by side stay in the processor's cache. Other cells are encoded as a whole,
+    since each distinct text is looked up once.
+    """
+    for are_numbers, group in groupby(columns, lambda c: c.name in raw.numbers[0].names):
+        if are_numbers:
+            yield tuple(group), _CACHED_ROWS
+        else:
+            yield from (((column,), len(raw)) for column in group)
+
+
+def _fill_part(raw: RawTable, columns: Sequence[Column], size: int, part: Tensor) -> None:
+    """Fills `[n_rows, width]` with some columns, of which the cells that are no numbers are freed."""
+    for low in range(0, len(raw), size):
+        rows = slice(low, low + size)
+        fill(raw.path, columns, partial(_cells, raw, rows), part[rows], low)
+    for column in columns:
+        raw.cells.pop(column.name, None)
+
+
+def _cells(raw: RawTable, rows: slice, name: str) -> Any:
+    return raw.column(name)[rows]
 
 
 def fit_labels(raw: RawTable, train: Tensor) -> tuple[LabelColumn, ...]:

@@ -108,8 +108,10 @@ def read_raw(wanted: Wanted, dtype: torch.dtype) -> RawTable:
 class _Reading:
     """Blocks of rows, collected column by column, so that the file is never in memory as a whole."""
 
-    def __init__(self, wanted: Wanted, as_cells: Collection[str], dtype: torch.dtype) -> None:
-        self.wanted, self.most, self.n_rows = wanted, most_rows(wanted.file), 0
+    def __init__(
+        self, wanted: Wanted, as_cells: Collection[str], dtype: torch.dtype, most: int
+    ) -> None:
+        self.wanted, self.most, self.n_rows = wanted, most, 0
         self.names = [
             tuple(name for name in part if name not in as_cells)
             for part in (wanted.columns.features, wanted.columns.targets)
@@ -158,12 +160,13 @@ class _Reading:
 
 
 def _read(wanted: Wanted, dtype: torch.dtype) -> _Reading:
+    most = most_rows(wanted.file)
     if is_parquet(wanted.file):
-        reading = _Reading(wanted, _parquet_cells(wanted), dtype)
+        reading = _Reading(wanted, _parquet_cells(wanted), dtype, most)
         for block in blocks(wanted.file, wanted.names, (), wanted.used):
             reading.add(block)
         return reading
-    return _read_csv(wanted, dtype)
+    return _read_csv(wanted, dtype, most)
 
 
 def _parquet_cells(wanted: Wanted) -> set[str]:
@@ -174,12 +177,12 @@ def _parquet_cells(wanted: Wanted) -> set[str]:
     return {*wanted.as_cells, *(name for name in wanted.used if not is_number(types[name]))}
 
 
-def _read_csv(wanted: Wanted, dtype: torch.dtype) -> _Reading:
+def _read_csv(wanted: Wanted, dtype: torch.dtype, most: int) -> _Reading:
     """Reads a CSV file; columns turn out to have cells that are not numbers at most twice."""
     file, names, form = wanted.file, wanted.names, wanted.form
     as_cells = set(wanted.as_cells)
     while True:
-        reading = _Reading(wanted, as_cells, dtype)
+        reading = _Reading(wanted, as_cells, dtype, most)
         try:
             for block in _csv_blocks(wanted, reading):
                 reading.add(block)

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -73,8 +74,10 @@ def most_rows(path: Path) -> int:
         if is_parquet(path):
             return int(pq.read_metadata(path).num_rows)
         with opened(path) as file:
-            pieces = iter(lambda: file.read(_COUNTED), b"")
-            return 1 + sum(int(piece.count(b"\n")) + int(piece.count(b"\r")) for piece in pieces)
+            pieces = (np.frombuffer(p, np.uint8) for p in iter(lambda: file.read(_COUNTED), b""))
+            return 1 + sum(
+                int(np.count_nonzero(codes == end)) for codes in pieces for end in b"\r\n"
+            )
 
 
 def parquet_types(path: Path) -> dict[str, pa.DataType]:

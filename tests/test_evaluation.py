@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -88,6 +89,52 @@ def test_predictions_use_eval_mode_and_restore_it() -> None:
         assert torch.equal(predict_rows(module, x), predict_rows(module, x))
         assert module.training is training
     assert not predict_rows(module, x).requires_grad
+
+
+@pytest.fixture
+def _threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("_threads")
+def test_predictions_are_the_same_with_other_threads() -> None:
+    """With AVX-512 and without the one thread, two of these rows differ in their last bit."""
+    torch.manual_seed(0)
+    module = Mlp(26, 1, hidden=[64, 64])
+    for n_rows in (53_940, 1000, 999, 7):
+        x = torch.randn(n_rows, 26)
+        found = []
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(predict_rows(module, x))
+            assert torch.get_num_threads() == threads
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+
+
+class Threads(nn.Module):
+    """A module that returns the number of threads that compute it."""
+
+    def __init__(self, n_weights: int) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(n_weights))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_full((len(x), 1), torch.get_num_threads())
+
+
+@pytest.mark.usefixtures("_threads")
+@pytest.mark.parametrize(
+    ("shape", "n_weights", "threads"),
+    [((2,), 500_000, 1), ((2,), 600_000, 2), ((1, 8, 8), 8000, 1), ((1, 32, 32), 8000, 2)],
+)
+def test_a_small_module_predicts_with_one_thread(
+    shape: tuple[int, ...], n_weights: int, threads: int
+) -> None:
+    torch.set_num_threads(2)
+    assert predict_rows(Threads(n_weights), torch.zeros(3, *shape)).eq(threads).all()
 
 
 def test_better_depends_on_the_metric() -> None:

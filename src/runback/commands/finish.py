@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from runback.commands.baselines import compare_with_baselines
@@ -22,6 +23,7 @@ from runback.model.spec import load_weights, save_model
 from runback.open_run.run import Run
 from runback.stateful import cloned
 from runback.tracking import tags
+from runback.training.device import DEFAULT_THREADS
 from runback.training.setup import TrainingSetup, held_out
 
 # Rows of which the rebuilt model must predict the same, bit for bit; fewer of large samples.
@@ -44,6 +46,7 @@ def finish(run: Run, setup: TrainingSetup, rebuilder: Rebuilder) -> None:
         DivergedError: the test cost is not finite; it is logged first.
         RebuildError: the model folder does not give the trained module back; nothing is published.
     """
+    torch.set_num_threads(setup.config.threads or DEFAULT_THREADS)  # as `evaluate` computes
     chosen = _choose(setup)
     load_weights(setup.state.model, chosen.weights)
     test, model = held_out(setup), setup.state.model

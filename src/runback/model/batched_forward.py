@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,10 @@ from torch import Tensor, nn
 CHUNK_ROWS = 65_536
 # Samples of more than one dimension: fewer, as a convolution holds many times their numbers.
 CHUNK_NUMBERS = 1 << 21
+# On some processors (measured: with AVX-512), the bits also depend on the number of threads among
+# which the rows are divided. Up to about this many multiplications for a row, one thread computes
+# them: a block then takes it half a second.
+ONE_THREAD_PRODUCTS = 1 << 19
 
 
 def chunk_rows(x: Tensor) -> int:
@@ -28,7 +34,23 @@ def chunk_rows(x: Tensor) -> int:
 def batched_forward(module: nn.Module, x: Tensor) -> Tensor:
     """`module(x)` for `[n, ...]`, n > 0, in blocks of `chunk_rows`; returned on the CPU."""
     device = next(module.parameters()).device
-    return torch.cat([module(part.to(device)).cpu() for part in x.split(chunk_rows(x))])
+    with _same_threads(module, x):
+        return torch.cat([module(part.to(device)).cpu() for part in x.split(chunk_rows(x))])
+
+
+@contextmanager
+def _same_threads(module: nn.Module, x: Tensor) -> Iterator[None]:
+    """One CPU thread for a small module, however many the process uses."""
+    n_weights = sum(parameter.numel() for parameter in module.parameters())
+    threads = torch.get_num_threads()
+    if threads == 1 or n_weights * math.prod(x.shape[2:]) > ONE_THREAD_PRODUCTS:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def predict_rows(module: nn.Module, features: Tensor) -> Tensor:

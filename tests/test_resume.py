@@ -312,6 +312,40 @@ def test_a_changed_value_is_reported_on_resume(
     assert points(workspace, finished) == before
 
 
+CONDITIONS: list[tuple[Any, str]] = [
+    ({"torch": "2.0.0", "threads": "64"}, "torch was 2.0.0 and is "),
+    ({"processor": "\x1b[2J" + "x" * 200}, "processor was '\\x1b[2Jxxx"),
+    ({"torch": ["2.0.0"], "other": 1}, "torch was ['2.0.0'] and is "),
+    ({}, ""),
+    ("2.0.0", ""),
+]
+
+
+@pytest.mark.parametrize(("recorded_as", "told"), CONDITIONS, ids=repr)
+def test_changed_conditions_are_told_on_resume(
+    workspace: Workspace,
+    finished: str,
+    capsys: pytest.CaptureFixture[str],
+    recorded_as: Any,
+    told: str,
+) -> None:
+    file = workspace.home(finished) / "checkpoints" / "checkpoint-000020.json"
+    manifest = json.loads(file.read_text())
+    assert "threads" in manifest["versions"]
+    versions = recorded_as
+    if isinstance(recorded_as, dict):
+        versions = {**manifest["versions"], **recorded_as}
+    file.write_text(json.dumps({**manifest, "versions": versions}))
+    resumed(finished, epochs=22)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "last bits" in line]
+    description = workspace.client.get_run(finished).data.tags["mlflow.note.content"]
+    assert len(lines) == bool(told)
+    assert ("under other conditions" in description) == bool(told)
+    if told:
+        assert f"since the checkpoint, {told}" in lines[0] and len(lines[0]) < 400
+        assert told in description
+
+
 def lease_of_another_machine(until: float) -> str:
     """A lease that ends at `until`, in seconds since the epoch."""
     return json.dumps({"host": "other-host", "home": "/x", "pid": 7, "until": int(until * 1000)})

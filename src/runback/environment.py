@@ -1,4 +1,4 @@
-"""The software environment of a run: versions, the git commit, and the uncommitted diff."""
+"""The environment of a run: versions, the processor, the git commit, and the uncommitted diff."""
 
 from __future__ import annotations
 
@@ -6,24 +6,62 @@ import importlib.metadata
 import json
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from runback import __version__
 
 GIT_SECONDS = 10.0
+_CPUINFO = Path("/proc/cpuinfo")
 # A longer patch is truncated, with a note at its end.
 MAX_PATCH_BYTES = 5_000_000
 TRUNCATED = b"\n[cut off by runback]\n"
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python, torch and runback, which affect a run's results."""
+    """Versions of Python, torch and runback, and the processor, which affect a run's results."""
+    return dict(_versions())
+
+
+@cache
+def _versions() -> dict[str, str]:
     return {
         "python": platform.python_version(),
         "torch": importlib.metadata.version("torch"),
         "runback": __version__,
+        "processor": _processor(),
     }
+
+
+def conditions() -> dict[str, str]:
+    """What the last bits of a training in this process depend on: `versions`, threads, the GPU."""
+    import torch  # late: the commands that do not train are faster without it
+
+    has_gpu = torch.cuda.is_initialized()
+    return {
+        **versions(),
+        "threads": str(torch.get_num_threads()),
+        "gpu": torch.cuda.get_device_name() if has_gpu else "none",
+    }
+
+
+def changed_conditions(recorded: object) -> dict[str, tuple[str, str]]:
+    """The conditions that are not as recorded, which may be any JSON value: recorded and present."""
+    if not isinstance(recorded, dict):
+        return {}
+    both = {name: (str(recorded.get(name, now)), now) for name, now in conditions().items()}
+    return {name: (before, now) for name, (before, now) in both.items() if before != now}
+
+
+def _processor() -> str:
+    """The processor's model, as far as the system tells it."""
+    try:
+        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return platform.processor()
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(models, platform.processor())
 
 
 def git_commit(folder: Path) -> str | None:

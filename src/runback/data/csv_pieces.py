@@ -45,7 +45,7 @@ def row_pieces(file: io.BufferedReader, size: int, form: CsvFormat) -> Iterator[
 
 def in_order(parse: Callable[[Piece], Parsed], pieces: Iterator[Piece]) -> Iterator[Parsed]:
     """What `parse` returns for each piece, in their order; some threads parse ahead."""
-    threads = min(len(os.sched_getaffinity(0)), _MAX_THREADS)
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
     pending: deque[Future[Parsed]] = deque()
     with ThreadPoolExecutor(threads) as executor:
         for piece in pieces:

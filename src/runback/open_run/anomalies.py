@@ -1,8 +1,10 @@
-"""Reports anomalies in a run's metrics: values that are not finite, and retrained values that
-differ from the recorded ones.
+"""Reports anomalies of a run: values that are not finite, retrained values that differ from the
+recorded ones, and a resume under other conditions.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 from runback.console.progress import say
 from runback.storage.journal import Journal
@@ -10,6 +12,17 @@ from runback.tracking import tags
 
 # After the first difference every later epoch differs too.
 SHOWN_MISMATCHES = 3
+_LONGEST = 80  # of a recorded condition
+
+
+def condition_changes(changed: Mapping[str, tuple[str, str]]) -> str:
+    """The conditions that have changed since a checkpoint, see `environment.changed_conditions`."""
+    texts = {name: (_plain(before), _plain(now)) for name, (before, now) in changed.items()}
+    return ", ".join(f"{name} was {before} and is {now}" for name, (before, now) in texts.items())
+
+
+def _plain(text: str) -> str:
+    return text[:_LONGEST] if text.isprintable() else repr(text)[:_LONGEST]
 
 
 class Anomalies:

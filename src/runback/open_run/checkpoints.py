@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from runback.environment import versions
+from runback.environment import conditions
 from runback.stateful import Position
 from runback.storage.atomic import make_folder, remove_leftovers
 from runback.storage.checkpoint_writer import CheckpointWriter
@@ -53,7 +53,7 @@ class RunCheckpoints:
         self._folder, self._journal, self._saved = folder, journal, saved
         make_folder(folder.checkpoints)
         remove_leftovers(folder.checkpoints)
-        self._key, self._versions = settings.key(folder), versions()
+        self._key, self._conditions = settings.key(folder), conditions()
         self._retention = Retention(folder.checkpoints, self._key, settings.keep)
         self._writer = CheckpointWriter(self._write)
 
@@ -67,6 +67,7 @@ class RunCheckpoints:
         Raises:
             CheckpointError, JournalError: an earlier one could not be written.
         """
+        self._conditions = conditions()  # here: another thread may have another number of threads
         self._writer.submit(state)
         self._saved = position
 
@@ -92,7 +93,7 @@ class RunCheckpoints:
     def _write(self, state: dict[str, Any]) -> None:
         """Runs on the writer's thread: metrics first, then the file, its manifest, the outbox."""
         self._journal.flush(durable=True)
-        manifest = write_checkpoint(self._folder.checkpoints, state, self._key, self._versions)
+        manifest = write_checkpoint(self._folder.checkpoints, state, self._key, self._conditions)
         self.post(manifest.file, manifest.manifest_file)
         self._retention.add(manifest, self._post_deletion)
 

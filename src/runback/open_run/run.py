@@ -13,8 +13,9 @@ from types import TracebackType
 from typing import Any
 
 from runback.console.progress import say
+from runback.environment import changed_conditions
 from runback.errors import Interrupted, JournalError, RunbackError, UsageError
-from runback.open_run.anomalies import Anomalies
+from runback.open_run.anomalies import Anomalies, condition_changes
 from runback.open_run.checkpoints import Checkpointing, RunCheckpoints
 from runback.open_run.restore import (
     GENERATORS,
@@ -61,6 +62,7 @@ class Run:
         record: the run on the tracking server; None for a new one.
         state: plain values stored in each checkpoint.
         checkpointing: checkpoint settings; set before `restore` and before the run goes live.
+        changed: the conditions that have changed since the restored checkpoint, see `environment`.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Run:
         self.folder, self.record = folder, record
         self.state: dict[str, Any] = {}
         self.checkpointing = Checkpointing()
+        self.changed: dict[str, tuple[str, str]] = {}
         self._lock, self._courier, self._signals = lock, courier, signals
         self._kept: dict[str, Stateful] = {}
         self._restored: Restored | None = None
@@ -156,6 +159,10 @@ class Run:
         if self._restored is None:
             return None
         self.state.update(self._restored.values)
+        self.changed = changed_conditions(self._restored.manifest.versions)
+        if self.changed:
+            told = condition_changes(self.changed)
+            say(f"warning: since the checkpoint, {told}: the last bits of the results can differ")
         return self._restored.manifest.position
 
     def catch_up(self) -> int:

@@ -7,7 +7,7 @@ files with flipped bits without an error, so the digest is always checked.
 The manifest has no digest of its own. Each field that determines what is resumed is compared with
 something outside the manifest: `file`, `epoch` and `batch` with the manifest's name and the
 checkpoint's content, `size` and `sha256` with the file, `run_id` and `config_sha256` with the run.
-`versions` is informational and not compared.
+`versions` decides nothing; a resume says which of them have changed.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Manifest:
         sha256: of the file, in hexadecimal.
         run_id: of the run.
         config_sha256: of the run's configuration.
-        versions: of torch, Python and runback.
+        versions: of torch, Python and runback, and what else the last bits of results depend on.
     """
 
     file: str

@@ -31,7 +31,9 @@ from tracking_parts import (
 @pytest.fixture
 def delivery(workspace: Workspace):
     """A delivery of an empty journal to a new run on a SQLite store."""
-    return new_delivery(workspace)
+    made = new_delivery(workspace)
+    yield made
+    made.journal.close()
 
 
 def new_delivery(workspace: Workspace):

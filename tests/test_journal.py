@@ -90,7 +90,8 @@ def test_repeated_values_are_compared_not_replaced(
         if not (a == b or (math.isnan(a) and math.isnan(b)))
     }
     assert found == expected
-    kept = [p.value for p in Journal(path).points("cost")]
+    with contextlib.closing(Journal(path)) as again:
+        kept = [p.value for p in again.points("cost")]
     longest = first + second[len(first) :]
     assert [bits(v) for v in kept] == [bits(v) for v in longest]
 
@@ -266,7 +267,8 @@ def test_flushed_points_survive_sigkill(tmp_path: Path) -> None:
     process.wait()
     flushed = max([flushed, *map(int, process.stdout.read().split())])
     process.stdout.close()
-    found = [(p.step, p.value) for p in Journal(path).points("cost")]
+    with contextlib.closing(Journal(path)) as journal:
+        found = [(p.step, p.value) for p in journal.points("cost")]
     assert found == [(step, step / 3) for step in range(1, len(found) + 1)]
     assert len(found) >= flushed - 1  # a step is printed after its flush
 
@@ -275,8 +277,10 @@ def test_flushed_points_survive_sigkill(tmp_path: Path) -> None:
 def test_a_damaged_journal_is_refused_by_name(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "journal.db"
     path.write_bytes(content)
-    with pytest.raises(JournalError, match=f"{path} cannot be opened as a journal"):
+    with pytest.raises(JournalError, match=f"{path} cannot be opened as a journal") as caught:
         Journal(path)
+    open_files = {os.path.realpath(file) for file in Path("/proc/self/fd").glob("*")}
+    assert caught.value and str(path) not in open_files
 
 
 def test_the_outbox_keeps_order_and_retries_refusals(journal: Journal) -> None:

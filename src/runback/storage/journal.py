@@ -448,19 +448,22 @@ class Journal:
     # Internal; methods that use `_db` directly require the lock
 
     def _opened(self, tidy: bool) -> sqlite3.Connection:
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            db = sqlite3.connect(
-                self.path, timeout=30.0, check_same_thread=False, isolation_level=None
-            )
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = NORMAL")
-            if not tidy:
-                db.execute("PRAGMA wal_autocheckpoint = 0")
-            db.executescript(_SCHEMA)
-        except (sqlite3.Error, OSError) as error:
-            raise JournalError(f"{self.path} cannot be opened as a journal: {error}") from error
-        return db
+        with contextlib.ExitStack() as on_error:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                db = sqlite3.connect(
+                    self.path, timeout=30.0, check_same_thread=False, isolation_level=None
+                )
+                on_error.callback(db.close)
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = NORMAL")
+                if not tidy:
+                    db.execute("PRAGMA wal_autocheckpoint = 0")
+                db.executescript(_SCHEMA)
+            except (sqlite3.Error, OSError) as error:
+                raise JournalError(f"{self.path} cannot be opened as a journal: {error}") from error
+            on_error.pop_all()
+            return db
 
     @contextmanager
     def _database(self) -> Iterator[sqlite3.Connection]:

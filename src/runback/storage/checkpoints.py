@@ -152,14 +152,15 @@ def write_checkpoint(
     path = folder / checkpoint_name(state["epoch"], state["batch"])
     buffer = io.BytesIO()
     torch.save(state, buffer)
-    content = buffer.getbuffer()
-    write_bytes(path, content)
+    with buffer.getbuffer() as content:
+        write_bytes(path, content)
+        size, sha256 = len(content), _sha256(content)
     manifest = Manifest(
         file=path.name,
         epoch=state["epoch"],
         batch=state["batch"],
-        size=len(content),
-        sha256=_sha256(content),
+        size=size,
+        sha256=sha256,
         run_id=key.run_id,
         config_sha256=key.config_sha256,
         versions=versions,

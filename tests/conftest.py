@@ -115,6 +115,16 @@ class Workspace:
 
 
 @pytest.fixture
+def threads() -> Iterator[None]:
+    """Restores the thread count of torch, which `prepare` sets for the whole process."""
+    import torch
+
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
 def workspace(
     tmp_path: Path, empty_database: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Workspace]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -91,14 +90,7 @@ def test_predictions_use_eval_mode_and_restore_it() -> None:
     assert not predict_rows(module, x).requires_grad
 
 
-@pytest.fixture
-def _threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
 def test_predictions_are_the_same_with_other_threads() -> None:
     """With AVX-512 and without the one thread, two of these rows differ in their last bit."""
     torch.manual_seed(0)
@@ -125,7 +117,7 @@ class Threads(nn.Module):
         return x.new_full((len(x), 1), torch.get_num_threads())
 
 
-@pytest.mark.usefixtures("_threads")
+@pytest.mark.usefixtures("threads")
 @pytest.mark.parametrize(
     ("shape", "n_weights", "threads"),
     [((2,), 500_000, 1), ((2,), 600_000, 2), ((1, 8, 8), 8000, 1), ((1, 32, 32), 8000, 2)],

@@ -13,13 +13,7 @@ from runback.config import TrainConfig
 from runback.training.loop import EpochResult, run_epochs
 from runback.training.setup import TrainingSetup, prepare
 
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Restores the thread count of torch, which `prepare` sets for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 def results(work: TrainingSetup) -> Iterator[EpochResult]:

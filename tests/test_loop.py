@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -384,13 +383,6 @@ def test_device_auto_without_an_accelerator_is_cpu() -> None:
     assert choose_device("cpu") == CPU
     if all(NOT_HERE.values()):
         assert choose_device("auto") == CPU
-
-
-@pytest.fixture
-def threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def test_only_large_steps_use_all_threads(threads: None) -> None:

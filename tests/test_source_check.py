@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from runback.errors import DataError, ModelError
 HEAD = "from pathlib import Path\nPath('ran').touch()\nfrom torch import nn\nimport torch\n"
 BODY = "    def __init__(self, n_features, n_targets, hidden=4):\n        super().__init__()\n"
 FORWARD = "    def forward(self, x):\n        return x\n"
+# In a sentence of Python's for an argument that is passed by its name only.
+BY_NAME = "keyword-only " if sys.version_info >= (3, 13) else ""
 NET = f"class Net(nn.Module):\n{BODY}{FORWARD}"
 
 
@@ -40,7 +43,7 @@ def check(text: str, **options: Any) -> None:
         (f"class Net(nn.Module):\n{FORWARD}", "class Net has no __init__; it is called as Net(n_fea"),
         (f"class Net(nn.Module):\n{BODY}", "option model: mine.py:Net: class Net has no forward"),
         (NET.replace("hidden=4", "hidden"), "missing a required argument: 'hidden'"),
-        (NET.replace("hidden=4", "*, hidden"), "missing a required "),
+        (NET.replace("hidden=4", "*, hidden"), f"missing a required {BY_NAME}argument: 'hidden'"),
         (NET.replace(", n_targets, hidden=4", ""), "too many positional arguments"),
         (NET.replace("__init__(self", "__init__(self, *"), "too many positional arguments"),
         (f"{NET}Net(1, 1)(torch.ones(1, 1)).sum().backward()", "mine.py, line 10: the file trains"),

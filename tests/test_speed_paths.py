@@ -24,6 +24,8 @@ from runback.training.optimizers import make_optimizer
 from runback.training.setup import TrainingSetup, prepare
 from runback.training.state import TrainState, is_finite
 
+pytestmark = pytest.mark.usefixtures("threads")
+
 DIABETES = {
     "data": str(DATA / "diabetes.csv"), "normalize": "standard", "normalize_target": "none",
     "batch_size": 32,
@@ -43,14 +45,6 @@ CONFIGS = {
     "scaled target": {**DIABETES, "model": "linear", "normalize_target": "standard"},
     "float64": {**DIABETES, "model": "mlp", "precision": "float64", "optimizer": "adamw"},
 }  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def threads() -> Iterator[None]:
-    """Restores the thread count of torch, which `prepare` sets for the whole process."""
-    before = torch.get_num_threads()
-    yield
-    torch.set_num_threads(before)
 
 
 def config_of(name: str, **other: object) -> TrainConfig:

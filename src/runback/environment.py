@@ -46,14 +46,6 @@ def conditions() -> dict[str, str]:
     }
 
 
-def changed_conditions(recorded: object) -> dict[str, tuple[str, str]]:
-    """The conditions that are not as recorded, which may be any JSON value: recorded and present."""
-    if not isinstance(recorded, dict):
-        return {}
-    both = {name: (str(recorded.get(name, now)), now) for name, now in conditions().items()}
-    return {name: (before, now) for name, (before, now) in both.items() if before != now}
-
-
 def _processor() -> str:
     """The processor's model, as far as the system tells it."""
     try:

@@ -6,7 +6,6 @@ from runback.commands.baselines import Scores
 from runback.commands.fork_point import fork_of
 from runback.config import MUTABLE_ON_RESUME
 from runback.console.markdown import code, code_block, paragraphs
-from runback.open_run.anomalies import condition_changes
 from runback.open_run.forking import sentence
 from runback.open_run.run import Run
 from runback.training.setup import TrainingSetup
@@ -87,7 +86,7 @@ def _unusual(run: Run, setup: TrainingSetup) -> str:
         changes = ", ".join(n for n in TOLD if before.get(n, now[n]) != now[n])
         found.append("was resumed" + (f", with other values of {changes}" if changes else ""))
     if run.changed:
-        found.append(f"was resumed under other conditions: {code(condition_changes(run.changed))}")
+        found.append(f"was resumed under other conditions: {code(run.changed)}")
     if setup.state.epoch < setup.config.epochs:
         found.append(f"was stopped by patience after epoch {setup.state.epoch}")
     if number := len(run.journal.mismatches):

@@ -68,7 +68,7 @@ def csv_blocks(
             if not file.peek(1):
                 return
             lines = 0
-        options = _csv_options(names, form, skip_rows=lines)
+        options = _csv_options(names, form, block_size=_block_size(names), skip_rows=lines)
         with pacsv.open_csv(file, convert_options=convert, **options) as reader:
             yield from reader
 
@@ -198,13 +198,12 @@ def _parallel_blocks(
     file: io.BufferedReader, names: Sequence[str], form: CsvFormat, convert: pacsv.ConvertOptions
 ) -> Iterator[pa.RecordBatch]:
     """The blocks of all rows, or of those up to where `row_pieces` ends early."""
-    size = _block_size(names)
 
     def parse(piece: bytes) -> pa.Table:
         options = _csv_options(names, form, block_size=len(piece) + 1, use_threads=False)
         return pacsv.read_csv(pa.BufferReader(piece), convert_options=convert, **options)
 
-    pieces = (piece for piece in row_pieces(file, size, form) if piece.strip(b"\r\n"))
+    pieces = (piece for piece in row_pieces(file, _block_size(names), form) if piece.strip(b"\r\n"))
     for parsed in in_order(parse, pieces):
         yield from parsed.to_batches()
 
@@ -215,11 +214,11 @@ def _block_size(names: Sequence[str]) -> int:
 
 
 def _csv_options(names: Sequence[str], form: CsvFormat, **options: Any) -> dict[str, Any]:
-    """Options to read rows with these columns, completed by those of `pacsv.ReadOptions`."""
+    """Options to read rows with these columns; `options` are those of `pacsv.ReadOptions`."""
     read = pacsv.ReadOptions(
         column_names=list(names),
-        **{"block_size": _block_size(names), **options},
         encoding="utf8" if form.is_utf8 else form.encoding,
+        **options,
     )
     # Quoted cells may contain line breaks.
     parse = pacsv.ParseOptions(

@@ -4,9 +4,8 @@ recorded ones, and a resume under other conditions.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from runback.console.progress import say
+from runback.environment import conditions
 from runback.storage.journal import Journal
 from runback.tracking import tags
 
@@ -15,10 +14,20 @@ SHOWN_MISMATCHES = 3
 _LONGEST = 80  # of a recorded condition
 
 
-def condition_changes(changed: Mapping[str, tuple[str, str]]) -> str:
-    """The conditions that have changed since a checkpoint, see `environment.changed_conditions`."""
-    texts = {name: (_plain(before), _plain(now)) for name, (before, now) in changed.items()}
-    return ", ".join(f"{name} was {before} and is {now}" for name, (before, now) in texts.items())
+def condition_changes(recorded: object) -> str:
+    """The conditions that are not as recorded with a checkpoint, in words; empty if none has changed.
+
+    Args:
+        recorded: the `conditions` of that time, or any other JSON value.
+    """
+    if not isinstance(recorded, dict):
+        return ""
+    both = {name: (str(recorded.get(name, now)), now) for name, now in conditions().items()}
+    changed = {name: texts for name, texts in both.items() if len(set(texts)) > 1}
+    return ", ".join(
+        f"{name} was {_plain(before)} and is {_plain(now)}"
+        for name, (before, now) in changed.items()
+    )
 
 
 def _plain(text: str) -> str:

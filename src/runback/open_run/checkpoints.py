@@ -53,7 +53,8 @@ class RunCheckpoints:
         self._folder, self._journal, self._saved = folder, journal, saved
         make_folder(folder.checkpoints)
         remove_leftovers(folder.checkpoints)
-        self._key, self._conditions = settings.key(folder), conditions()
+        self._key = settings.key(folder)
+        self._conditions: dict[str, str] = {}  # of the checkpoint that was submitted last
         self._retention = Retention(folder.checkpoints, self._key, settings.keep)
         self._writer = CheckpointWriter(self._write)
 

@@ -13,7 +13,6 @@ from types import TracebackType
 from typing import Any
 
 from runback.console.progress import say
-from runback.environment import changed_conditions
 from runback.errors import Interrupted, JournalError, RunbackError, UsageError
 from runback.open_run.anomalies import Anomalies, condition_changes
 from runback.open_run.checkpoints import Checkpointing, RunCheckpoints
@@ -62,7 +61,7 @@ class Run:
         record: the run on the tracking server; None for a new one.
         state: plain values stored in each checkpoint.
         checkpointing: checkpoint settings; set before `restore` and before the run goes live.
-        changed: the conditions that have changed since the restored checkpoint, see `environment`.
+        changed: the conditions that have changed since the restored checkpoint, in words.
     """
 
     def __init__(
@@ -76,7 +75,7 @@ class Run:
         self.folder, self.record = folder, record
         self.state: dict[str, Any] = {}
         self.checkpointing = Checkpointing()
-        self.changed: dict[str, tuple[str, str]] = {}
+        self.changed = ""
         self._lock, self._courier, self._signals = lock, courier, signals
         self._kept: dict[str, Stateful] = {}
         self._restored: Restored | None = None
@@ -159,10 +158,12 @@ class Run:
         if self._restored is None:
             return None
         self.state.update(self._restored.values)
-        self.changed = changed_conditions(self._restored.manifest.versions)
+        self.changed = condition_changes(self._restored.manifest.versions)
         if self.changed:
-            told = condition_changes(self.changed)
-            say(f"warning: since the checkpoint, {told}: the last bits of the results can differ")
+            say(
+                f"warning: since the checkpoint, {self.changed}: "
+                "the last bits of the results can differ"
+            )
         return self._restored.manifest.position
 
     def catch_up(self) -> int:

@@ -50,7 +50,9 @@ def epochs(mode: str) -> Iterator[float]:
     from runback.training.state import TrainState
 
     place = torch.device(device())
-    config = TrainConfig(model="mlp", lr=LR, batch_size=BATCH, epochs=10**9, compile=mode)
+    config = TrainConfig(
+        model="mlp", lr=LR, batch_size=BATCH, epochs=10**9, patience=0, compile=mode
+    )
     x = torch.randn(ROWS, FEATURES)
     part = TableDataset(x.to(place), x.sum(1, keepdim=True).to(place))
     batches = TensorBatches(part, Order(ROWS, BATCH, shuffle=True, drop_last=True, seed=0))
